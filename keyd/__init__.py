@@ -1,0 +1,1 @@
+"""The key engine: SAD, SPD, PF_KEY rules and the ESP data path."""

@@ -1,0 +1,152 @@
+"""The values that engine, data path and steering share: SAs and policies, immutable, with JSON.
+
+Addresses are packed, in network order. JSON is the form on the workers' channels; keys travel
+there as hexadecimal, and nowhere else.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from pfkey.const import Dir, Level, Mode, PolicyType
+from pfkey.selector import Range, Selector
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One step of a policy's bundle, innermost first."""
+
+    proto: int  # 50 ESP, 51 AH, 108 IPComp
+    mode: Mode
+    level: Level
+    reqid: int = 0
+    src: bytes | None = None  # tunnel end points
+    dst: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicySpec:
+    """A policy as data path and steering see it.
+
+    `(priority, order)` ascending is the order of the match: the first match decides. `is_hold`
+    marks what a crashed predecessor left behind: it drops what it selects and nobody can dump it.
+    """
+
+    id: int
+    dir: Dir
+    type: PolicyType
+    selector: Selector
+    requests: tuple[Request, ...] = ()
+    priority: int = 0
+    order: int = 0
+    is_hold: bool = False
+
+    @property
+    def key(self) -> tuple[Dir, Selector]:
+        """What makes two policies the same one (EEXIST, delete)."""
+        return (self.dir, self.selector)
+
+    @property
+    def is_required(self) -> bool:
+        """Whether clear packets are refused: at least one request above `use`."""
+        return self.type == PolicyType.IPSEC and any(r.level != Level.USE for r in self.requests)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a worker's channel or a hold's comment."""
+        s = self.selector
+        return {
+            "id": self.id, "dir": int(self.dir), "type": int(self.type),
+            "prio": self.priority, "order": self.order, "hold": self.is_hold,
+            "src": [s.src.address.hex(), s.src.prefixlen, s.src.port],
+            "dst": [s.dst.address.hex(), s.dst.prefixlen, s.dst.port],
+            "proto": s.proto,
+            "requests": [
+                [r.proto, int(r.mode), int(r.level), r.reqid,
+                 r.src.hex() if r.src else None, r.dst.hex() if r.dst else None]
+                for r in self.requests
+            ],
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, o: dict[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        return cls(
+            id=o["id"], dir=Dir(o["dir"]), type=PolicyType(o["type"]), priority=o["prio"],
+            order=o["order"], is_hold=o["hold"],
+            selector=Selector(
+                Range(bytes.fromhex(o["src"][0]), o["src"][1], o["src"][2]),
+                Range(bytes.fromhex(o["dst"][0]), o["dst"][1], o["dst"][2]),
+                o["proto"],
+            ),
+            requests=tuple(
+                Request(proto=p, mode=Mode(m), level=Level(lv), reqid=q,
+                        src=bytes.fromhex(s) if s else None, dst=bytes.fromhex(d) if d else None)
+                for p, m, lv, q, s, d in o["requests"]
+            ),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaSpec:
+    """A usable SA as the data path sees it. `repr` shows no key.
+
+    `slot` numbers its record in the state file (sequence, window edge, use). `mode` ANY matches
+    transport and tunnel (KAME; the FAQ's files rely on it). Limits of 0 do not limit.
+    """
+
+    slot: int
+    proto: int
+    spi: int
+    src: bytes
+    dst: bytes
+    mode: Mode
+    reqid: int = 0
+    auth: int = 0  # SADB_AALG number, 0 none
+    auth_key: bytes = b""
+    encrypt: int = 0  # SADB_EALG number, 0 none
+    encrypt_key: bytes = b""
+    replay_packets: int = 0
+    flags: int = 0
+    order: int = 0  # larger is newer
+    is_dying: bool = False
+    hard_bytes: int = 0
+    hard_packets: int = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"SaSpec(slot={self.slot}, proto={self.proto}, spi={self.spi:#010x}, "
+            f"src={self.src.hex()}, dst={self.dst.hex()}, keys=…)"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a worker's channel; keys in hexadecimal."""
+        return {
+            "slot": self.slot, "proto": self.proto, "spi": self.spi, "src": self.src.hex(),
+            "dst": self.dst.hex(), "mode": int(self.mode), "reqid": self.reqid,
+            "auth": self.auth, "auth_key": self.auth_key.hex(),
+            "encrypt": self.encrypt, "encrypt_key": self.encrypt_key.hex(),
+            "replay": self.replay_packets, "flags": self.flags, "order": self.order,
+            "dying": self.is_dying, "hard_bytes": self.hard_bytes,
+            "hard_packets": self.hard_packets,
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, o: dict[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        return cls(
+            slot=o["slot"], proto=o["proto"], spi=o["spi"], src=bytes.fromhex(o["src"]),
+            dst=bytes.fromhex(o["dst"]), mode=Mode(o["mode"]), reqid=o["reqid"],
+            auth=o["auth"], auth_key=bytes.fromhex(o["auth_key"]),
+            encrypt=o["encrypt"], encrypt_key=bytes.fromhex(o["encrypt_key"]),
+            replay_packets=o["replay"], flags=o["flags"], order=o["order"],
+            is_dying=o["dying"], hard_bytes=o["hard_bytes"], hard_packets=o["hard_packets"],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the data path did with an SA. Times are wall-clock seconds, 0 for never."""
+
+    packets: int = 0
+    octets: int = 0
+    first_use: float = 0.0
+    last_use: float = 0.0

@@ -1,0 +1,1 @@
+"""Sans-IO: packets change clothes here; no lookups outside, no sockets, no clock."""

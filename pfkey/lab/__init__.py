@@ -1,0 +1,1 @@
+"""Hosts as network namespaces, and the FAQ examples that run on them."""
