@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pfkey.const import UNSPEC_PROTO
 
 
-
 @dataclass(frozen=True, slots=True)
 class Range:
     """An address prefix and a port (0: any)."""
@@ -52,6 +51,4 @@ class Selector:
 
     def might_match_fragment(self, src: bytes, dst: bytes, proto: int) -> bool:
         """Whether a fragment without ports could belong to a selected packet."""
-        return (
-            self.proto in (UNSPEC_PROTO, proto) and self.src.covers(src) and self.dst.covers(dst)
-        )
+        return self.proto in (UNSPEC_PROTO, proto) and self.src.covers(src) and self.dst.covers(dst)

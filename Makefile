@@ -1,0 +1,71 @@
+# The front door. `make demo` and `make test` prepare the machine first; that costs nothing when done.
+#
+# Needs: Debian 12 or later, Python 3.11 or later, git, make, gcc. As root, missing Debian packages are installed.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+JOBS   ?= 2
+
+# what the programs need, then what only the tests need
+APT_RUN  := iproute2 libnftables1 iputils-ping procps util-linux
+APT_TEST := nftables tcpdump tshark linux-libc-dev libc6-dev gcc mandoc libcap2-bin iperf3
+
+.PHONY: help setup demo test lint check fuzz bench soak test-lowest lock wheel clean
+
+help:
+	@echo "make setup        prepare this machine: Debian packages (as root), $(VENV)"
+	@echo "make demo         the FAQ's first example with real packets, explained as it happens"
+	@echo "make test         checks and all tests"
+	@echo "make lint         ruff, formatting, strict types, import rules"
+	@echo "make fuzz         property tests with many more examples (FUZZ_EXAMPLES=N)"
+	@echo "make bench        what is fast and how fast; each line is JSON"
+	@echo "make test-lowest  the tests with the oldest libraries that pyproject.toml allows"
+	@echo "make wheel        build the wheel and try it in an environment of its own"
+
+setup: $(VENV)/.ready
+
+$(VENV)/.apt: Makefile
+	@./tools/apt $(APT_RUN) $(APT_TEST)
+	@mkdir -p $(VENV) && touch $@
+
+$(VENV)/.ready: $(VENV)/.apt pyproject.toml requirements/test.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed: apt-get install python3"; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { echo "venv is missing: apt-get install python3-venv"; exit 1; }
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/test.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+demo: setup
+	@$(BIN)/pfkey lab --demo
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest -n $(JOBS) --dist worksteal
+
+fuzz: setup
+	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-20000} $(BIN)/pytest -n $(JOBS) -m "not root" tests/pfkey tests/keyd tests/fuzz --timeout 0
+
+bench: setup
+	@for b in bench/bench_*.py; do $(BIN)/python $$b || exit 1; done
+
+test-lowest: setup
+	@test -x .venv-lowest/bin/pip || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet --disable-pip-version-check -r requirements/test.lock
+	.venv-lowest/bin/pip install --quiet --disable-pip-version-check -r requirements/lowest.lock
+	.venv-lowest/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	.venv-lowest/bin/pytest -n $(JOBS) --dist worksteal
+
+lock: setup
+	{ sed -n 1p requirements/test.lock; $(BIN)/pip freeze --exclude-editable | grep -viE '^(pip|setuptools)='; } > requirements/test.lock.new
+	mv requirements/test.lock.new requirements/test.lock
+
+wheel: setup
+	@./tools/wheel $(BIN)
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .venv-lowest
