@@ -1,0 +1,173 @@
+"""What is on a link: a packet socket in another namespace, and senders of crafted packets."""
+
+import ctypes
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TypeVar
+
+from pfkey.lab.hosts import Host
+
+T = TypeVar("T")
+
+_CLONE_NEWNET = 0x40000000
+_ETH_P_IP = 0x0800
+_PACKET_OUTGOING = 4
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def in_host(host: Host, job: Callable[[], T]) -> T:
+    """Run `job` in a thread that has entered the host; a socket it makes stays there."""
+    answers: list[T] = []
+    errors: list[BaseException] = []
+
+    def enter() -> None:
+        try:
+            fd = os.open(f"/run/netns/{host.netns}", os.O_RDONLY)
+            try:
+                if _libc.setns(fd, _CLONE_NEWNET):
+                    raise OSError(ctypes.get_errno(), "setns")
+            finally:
+                os.close(fd)
+            answers.append(job())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return answers[0]
+
+
+class Tap:
+    """Every IPv4 packet that arrives at a device, until it is closed.
+
+    It stands on the receiving end, so what it sees was on the wire.
+    """
+
+    def __init__(self, host: Host, device: str) -> None:
+        def make() -> socket.socket:
+            tap = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_IP))
+            tap.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
+            tap.bind((device, _ETH_P_IP))
+            tap.settimeout(0.2)
+            return tap
+
+        self._socket = in_host(host, make)
+        self._packets: list[bytes] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                octets, address = self._socket.recvfrom(70000)
+            except TimeoutError:
+                if self._stop.is_set():
+                    return
+                continue
+            if address[2] != _PACKET_OUTGOING:
+                self._packets.append(octets)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._socket.close()
+
+    @property
+    def lost(self) -> int:
+        """Packets the kernel could not give us since the last call."""
+        lost: int = struct.unpack("II", self._socket.getsockopt(263, 6, 8))[1]
+        return lost
+
+    @property
+    def packets(self) -> list[bytes]:
+        """What arrived so far, IP header first."""
+        return self._packets[:]
+
+    def forget(self) -> None:
+        """Start anew."""
+        self._packets.clear()
+
+    def protocols(self, src: str, dst: str) -> dict[int, int]:
+        """How many packets of each protocol went from `src` to `dst`."""
+        count: dict[int, int] = {}
+        between = socket.inet_aton(src) + socket.inet_aton(dst)
+        for packet in self.packets:
+            if packet[12:20] == between:
+                count[packet[9]] = count.get(packet[9], 0) + 1
+        return count
+
+
+def checksum(octets: bytes) -> int:
+    """The Internet checksum (RFC 1071), plainly."""
+    if len(octets) % 2:
+        octets += b"\0"
+    total = sum(struct.unpack(f">{len(octets) // 2}H", octets))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def ipv4(
+    src: str, dst: str, proto: int, payload: bytes, *, ident: int = 1, offset: int = 0,
+    more: bool = False, ttl: int = 64,
+) -> bytes:  # fmt: skip
+    """An IPv4 packet or fragment; `offset` in octets."""
+    header = struct.pack(
+        ">BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), ident, (offset // 8) | (0x2000 if more else 0),
+        ttl, proto, 0, socket.inet_aton(src), socket.inet_aton(dst),
+    )  # fmt: skip
+    return header[:10] + struct.pack(">H", checksum(header)) + header[12:] + payload
+
+
+def udp(src: str, dst: str, sport: int, dport: int, payload: bytes) -> bytes:
+    """A UDP datagram with its checksum."""
+    head = struct.pack(">HHHH", sport, dport, 8 + len(payload), 0)
+    pseudo = (
+        socket.inet_aton(src)
+        + socket.inet_aton(dst)
+        + struct.pack(">BBH", 0, 17, len(head + payload))
+    )
+    return head[:6] + struct.pack(">H", checksum(pseudo + head + payload) or 0xFFFF) + payload
+
+
+def raw_sender(host: Host) -> socket.socket:
+    """A socket that sends whole IPv4 packets from this host (IP_HDRINCL)."""
+    return in_host(host, lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW))
+
+
+def udp_listener(host: Host, address: str, port: int) -> socket.socket:
+    """A bound UDP socket in the host, non-blocking."""
+
+    def make() -> socket.socket:
+        listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        listener.bind((address, port))
+        listener.setblocking(False)
+        return listener
+
+    return in_host(host, make)
+
+
+def drain(listener: socket.socket) -> list[bytes]:
+    """Everything that waits on a non-blocking datagram socket."""
+    got = []
+    while True:
+        try:
+            got.append(listener.recv(70000))
+        except BlockingIOError:
+            return got
