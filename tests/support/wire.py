@@ -4,6 +4,7 @@ import ctypes
 import os
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -91,8 +92,8 @@ class Tap:
     @property
     def lost(self) -> int:
         """Packets the kernel could not give us since the last call."""
-        lost: int = struct.unpack("II", self._socket.getsockopt(263, 6, 8))[1]
-        return lost
+        statistics = self._socket.getsockopt(263, 6, 8)  # SOL_PACKET, PACKET_STATISTICS
+        return int.from_bytes(statistics[4:], sys.byteorder)
 
     @property
     def packets(self) -> list[bytes]:
