@@ -1,0 +1,99 @@
+"""The crypto wall: keys meet octets here, and the crypto library is imported nowhere else.
+
+Algorithms are named by their numbers in SADB messages; 0, no algorithm, is done as NULL. What a
+number means, its key lengths and the length of its ICV stand in `pfkey.algorithms`; here each
+primitive that the table names has its function. Only `CryptoError` and its children are raised.
+"""
+
+from collections.abc import Callable
+
+from pfkey import algorithms
+from pfkey.algorithms import Algorithm, Kind
+from pfkey.crypto import ciphers
+from pfkey.crypto import integrity as authenticators
+from pfkey.crypto.ciphers import Cipher
+from pfkey.crypto.integrity import Integrity
+from pfkey.errors import CryptoError, UnsupportedAlgorithmError
+
+__all__ = ["Cipher", "Integrity", "cipher", "integrity", "probe"]
+
+CIPHERS: dict[str, Callable[[bytes], Cipher]] = {
+    "null": ciphers.null,
+    "cbc.des": ciphers.des_cbc,
+    "cbc.3des": ciphers.des3_cbc,
+    "cbc.cast5": ciphers.cast128_cbc,
+    "cbc.blowfish": ciphers.blowfish_cbc,
+    "cbc.aes": ciphers.aes_cbc,
+    "cbc.camellia": ciphers.camellia_cbc,
+}
+AUTHENTICATORS: dict[str, Callable[[bytes, int], Integrity]] = {
+    "null": authenticators.null,
+    "hmac.md5": authenticators.hmac_md5,
+    "hmac.sha1": authenticators.hmac_sha1,
+    "hmac.sha256": authenticators.hmac_sha256,
+    "hmac.sha384": authenticators.hmac_sha384,
+    "hmac.sha512": authenticators.hmac_sha512,
+}
+
+
+def cipher(number: int, key: bytes) -> Cipher:
+    """The cipher of an SADB_EALG number under a key.
+
+    Raises:
+        UnsupportedAlgorithmError: not done here, or switched off in this machine's library.
+        CryptoError: a key of a length that the algorithm does not take.
+    """
+    if number == 0:
+        return ciphers.null()
+    row = algorithms.by_number(Kind.ENCRYPT, number)
+    make = CIPHERS.get(row.wall) if row else None
+    if row is None or make is None:
+        raise _not_done("encryption", number, row)
+    _check_key(row, key)
+    return make(key)
+
+
+def integrity(number: int, key: bytes) -> Integrity:
+    """The authenticator of an SADB_AALG number under a key. Raises as `cipher` does."""
+    if number == 0:
+        return authenticators.null()
+    row = algorithms.by_number(Kind.AUTH, number)
+    make = AUTHENTICATORS.get(row.wall) if row else None
+    if row is None or make is None:
+        raise _not_done("authentication", number, row)
+    _check_key(row, key)
+    return make(key, row.icv)
+
+
+def probe() -> frozenset[tuple[str, int]]:
+    """The (kind, number) pairs that work on this machine, found by doing each once.
+
+    A FIPS mode or an OpenSSL without legacy algorithms shows only in the doing.
+    """
+    works = set()
+    for row in algorithms.AUTH + algorithms.ENCRYPT:
+        # no octet pattern is asked for: parity and weak keys are nobody's business here
+        key = bytes(range(row.min_bits // 8))
+        try:
+            if row.kind == Kind.AUTH:
+                integrity(row.number, key).icv(b"probe")
+            else:
+                made = cipher(row.number, key)
+                made.open(bytes(made.iv_octets), made.seal(bytes(made.iv_octets), bytes(16)))
+        except CryptoError:
+            continue
+        works.add((row.kind.value, row.number))
+    return frozenset(works)
+
+
+def _not_done(what: str, number: int, row: Algorithm | None) -> UnsupportedAlgorithmError:
+    name = f" ({row.name})" if row else ""
+    return UnsupportedAlgorithmError(f"{what} algorithm {number}{name} is not done here")
+
+
+def _check_key(row: Algorithm, key: bytes) -> None:
+    bits = len(key) * 8
+    if not algorithms.bits_ok(row, bits):
+        raise CryptoError(
+            f"{row.name} takes a key of {algorithms.lengths_text(row)} bits, not of {bits}"
+        )
