@@ -6,7 +6,8 @@
         a.run("ping", "-c1", "20.1.1.1")
 
 A host's name is `pk<pid>x<number><name>`: what a killed run leaves behind is recognised by its
-dead pid and swept by the next `Net`. Needs iproute2, and CAP_NET_ADMIN where it runs.
+dead pid and swept by the next `Net`. A `Net` with a prefix of its own is never swept: that is for
+hosts that outlive the program. Needs iproute2, and CAP_NET_ADMIN where it runs.
 """
 
 import contextlib
@@ -89,11 +90,15 @@ class Host:
         stdout: int | IO[str] | None = subprocess.PIPE,
         stderr: int | IO[str] | None = subprocess.PIPE,
         env: Mapping[str, str] | None = None,
+        new_session: bool = False,
     ) -> subprocess.Popen[str]:
-        """Start a program; it is ended with the net unless it ended before."""
+        """Start a program; it is ended with the net unless it ended before.
+
+        In a session of its own it hears nothing of the terminal: no interrupt, no hang-up.
+        """
         process = subprocess.Popen(
             [*self.enter, *argv], stdin=stdin, stdout=stdout, stderr=stderr, text=True,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, **(env or {})}, start_new_session=new_session,
         )  # fmt: skip
         self._running.append(process)
         return process
@@ -125,10 +130,12 @@ class Host:
 class Net:
     """A set of hosts and links. Use it as a context manager; `keep()` leaves all standing."""
 
-    def __init__(self, trace: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, trace: Callable[[str], None] | None = None, *, prefix: str | None = None
+    ) -> None:
         self.trace = trace
         self.hosts: dict[str, Host] = {}
-        self._prefix = f"pk{os.getpid()}x{next(_numbers)}"
+        self._prefix = prefix or f"pk{os.getpid()}x{next(_numbers)}"
         self._kept = False
 
     def __enter__(self) -> Self:

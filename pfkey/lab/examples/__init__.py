@@ -1,0 +1,1 @@
+"""The FAQ's files, as they stand there."""
