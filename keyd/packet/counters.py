@@ -1,0 +1,82 @@
+"""The data path's counters: every packet ends in one of them, every batch in some more.
+
+The rows are those of `specs/tables/counters.toml`, in its order, which is the order of the
+counters' area in the state file: append, never insert. `IN_POLVIO` and so on are indexes.
+"""
+
+from keyd.packet.drop import Drop
+
+ROWS: tuple[tuple[str, str], ...] = (
+    ("ipsec", "in_polvio"),
+    ("ipsec", "out_polvio"),
+    ("ipsec", "out_nosa"),
+    ("ipsec", "out_nomem"),
+    ("ipsec", "out_noroute"),
+    ("ipsec", "out_inval"),
+    ("ipsec", "out_bundlesa"),
+    ("ipsec", "spdcachelookup"),
+    ("ipsec", "spdcachemiss"),
+    ("esp", "input"),
+    ("esp", "output"),
+    ("esp", "hdrops"),
+    ("esp", "nopf"),
+    ("esp", "notdb"),
+    ("esp", "badkcr"),
+    ("esp", "qfull"),
+    ("esp", "noxform"),
+    ("esp", "badilen"),
+    ("esp", "badenc"),
+    ("esp", "badauth"),
+    ("esp", "wrap"),
+    ("esp", "replay"),
+    ("esp", "invalid"),
+    ("esp", "toobig"),
+    ("esp", "pdrops"),
+    ("esp", "crypto"),
+    ("esp", "tunnel"),
+    ("esp", "ibytes"),
+    ("esp", "obytes"),
+    ("pfkey", "tun_reads"),
+    ("pfkey", "tun_segments"),
+    ("pfkey", "superpacket_in"),
+    ("pfkey", "segments_out"),
+    ("pfkey", "coalesced_writes"),
+    ("pfkey", "coalesced_segments"),
+    ("pfkey", "tun_writes"),
+    ("pfkey", "tun_short"),
+    ("pfkey", "foreign"),
+    ("pfkey", "spoofed"),
+    ("pfkey", "nd_refused"),
+    ("pfkey", "frag_dropped"),
+    ("pfkey", "clear_out"),
+    ("pfkey", "bypassed"),
+    ("pfkey", "icmp_toobig_sent"),
+    ("pfkey", "icmp_accepted"),
+    ("pfkey", "icmp_ignored"),
+    ("pfkey", "out_guard"),
+    ("pfkey", "hold_dropped"),
+    ("pfkey", "expired"),
+    ("pfkey", "queue_dropped"),
+    ("pfkey", "internal"),
+)
+
+(
+    IN_POLVIO, OUT_POLVIO, OUT_NOSA, OUT_NOMEM, OUT_NOROUTE, OUT_INVAL, OUT_BUNDLESA,
+    SPDCACHELOOKUP, SPDCACHEMISS,
+    ESP_INPUT, ESP_OUTPUT, HDROPS, NOPF, NOTDB, BADKCR, QFULL, NOXFORM, BADILEN, BADENC, BADAUTH,
+    WRAP, REPLAY, INVALID, TOOBIG, PDROPS, CRYPTO, TUNNEL, IBYTES, OBYTES,
+    TUN_READS, TUN_SEGMENTS, SUPERPACKET_IN, SEGMENTS_OUT, COALESCED_WRITES, COALESCED_SEGMENTS,
+    TUN_WRITES, TUN_SHORT, FOREIGN, SPOOFED, ND_REFUSED, FRAG_DROPPED, CLEAR_OUT, BYPASSED,
+    ICMP_TOOBIG_SENT, ICMP_ACCEPTED, ICMP_IGNORED, OUT_GUARD, HOLD_DROPPED, EXPIRED,
+    QUEUE_DROPPED, INTERNAL,
+) = range(len(ROWS))  # fmt: skip
+
+OF_DROP: dict[Drop, int] = {drop: ROWS.index(("esp", drop.value)) for drop in Drop}
+
+
+def grouped(values: list[int]) -> dict[str, dict[str, int]]:
+    """The values by group and name, in the order of `ROWS`."""
+    groups: dict[str, dict[str, int]] = {}
+    for (group, name), value in zip(ROWS, values, strict=True):
+        groups.setdefault(group, {})[name] = value
+    return groups

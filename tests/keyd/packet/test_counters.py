@@ -1,0 +1,34 @@
+"""The counters' table against the specification, in both directions."""
+
+import tomllib
+from pathlib import Path
+
+from keyd.packet import counters
+from keyd.packet.drop import Drop
+
+TABLE = Path(__file__).parents[3] / "specs" / "tables" / "counters.toml"
+
+
+def test_rows_are_those_of_the_specification_in_its_order() -> None:
+    spec = tomllib.loads(TABLE.read_text())["counter"]
+    assert tuple((row["group"], row["name"]) for row in spec) == counters.ROWS
+
+
+def test_index_constants_point_at_their_rows() -> None:
+    for index, (group, name) in enumerate(counters.ROWS):
+        word = name.upper()
+        at = getattr(counters, word, None)
+        if at is None:
+            at = getattr(counters, f"{group}_{name}".upper())
+        assert at == index, (group, name)
+
+
+def test_every_drop_has_a_counter_of_its_own() -> None:
+    assert set(counters.OF_DROP) == set(Drop)
+    assert len(set(counters.OF_DROP.values())) == len(Drop)
+
+
+def test_grouped_keeps_values_with_their_names() -> None:
+    groups = counters.grouped(list(range(len(counters.ROWS))))
+    assert groups["ipsec"]["in_polvio"] == counters.IN_POLVIO
+    assert groups["pfkey"]["internal"] == counters.INTERNAL
