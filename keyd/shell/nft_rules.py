@@ -1,0 +1,300 @@
+"""Policies as nft rules: plain text out, no system touched (RFC 4301 section 5; DESIGN 5).
+
+The table has four base chains. A policy becomes one rule, or a few, in the `policy_*` chain of
+its direction, in match order, so that the first match decides as in the SPD:
+
+    output   → policy_out   (packets to others)   protect mark, pass, or drop
+             → policy_own   (packets to this host's own addresses, which no TUN ever sees)
+    guard      drops what bears the protect mark and leaves by another device than the TUN
+    inbound  → policy_in    before reassembly and before routing
+    forward  → policy_fwd   (forwarded packets; empty, and so without effect, without fwd policies)
+
+A non-first fragment shows no ports. A rule with ports that protects is therefore followed by one
+that selects such fragments by address and protocol alone: a superset, which fails closed. Rules
+that let packets pass get no such companion: what they might have let pass meets the next rule.
+
+The place for forwarded outbound packets is a second mark rule at prerouting, after `inbound`.
+"""
+
+import base64
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import ip_network
+
+from keyd.model import PolicySpec, Request
+from pfkey.const import IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP, UNSPEC_PROTO, Dir, Mode, PolicyType
+from pfkey.const import Level as RequestLevel
+from pfkey.selector import Range, Selector
+
+TABLE = "pfkey"
+PRIORITY_OUTPUT = -90  # after mangle (-150) and dstnat (-100): others' marks come first
+PRIORITY_INBOUND = -450  # before the reassembly of connection tracking (-400)
+PRIORITY_GUARD = 300  # the last there is
+POLICY_CHAINS = ("policy_out", "policy_own", "policy_in", "policy_fwd")
+COUNTERS = (
+    "in_polvio",  # clear packets that an inbound policy wants protected
+    "in_discard",  # inbound packets that a discard policy selects
+    "out_discard",  # outbound packets that a discard policy selects
+    "out_own",  # packets to the host's own addresses whose policy demands protection
+    "out_guard",  # packets under a policy that would have left in clear past the TUN
+    "fwd_polvio",
+    "fwd_discard",
+    "hold_dropped",  # what a policy selects that a crashed predecessor left behind
+)
+COMMENT_LIMIT = 128  # octets that nft takes
+
+_PROTECT, _BYPASS = 0x4B, 0x4C
+_TCP, _UDP, _ICMP, _ICMPV6, _MH = 6, 17, 1, 58, 135
+_WITH_PORTS = (_TCP, _UDP, 33, 132, 136)  # and DCCP, SCTP, UDP-Lite
+_TYPE_AND_CODE = {_ICMP: ("icmp type", "icmp code"), _ICMPV6: ("icmpv6 type", "icmpv6 code"),
+                  _MH: ("mh type", "")}  # fmt: skip
+_IPSEC = f"{{ {IPPROTO_ESP}, {IPPROTO_AH}, {IPPROTO_COMP} }}"
+_NEIGHBOUR_DISCOVERY = f"meta l4proto {_ICMPV6} ip6 hoplimit 255 icmpv6 type 133-137 accept"
+_REQUESTS_KEPT = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """The two marks in the bits of the packet mark that are ours."""
+
+    mask: int = 0xFF000000
+
+    def __post_init__(self) -> None:
+        bits = self.mask >> self._shift if self.mask else 0
+        if not 0 < self.mask <= 0xFFFFFFFF or bits & (bits + 1) or bits < 0x7F:
+            raise ValueError(f"mark mask {self.mask:#x}: 7 or more adjacent bits are needed")
+
+    @property
+    def _shift(self) -> int:
+        return (self.mask & -self.mask).bit_length() - 1
+
+    @property
+    def protect(self) -> int:
+        """Leads to the TUN."""
+        return _PROTECT << self._shift
+
+    @property
+    def bypass(self) -> int:
+        """On what the data path itself sends."""
+        return _BYPASS << self._shift
+
+    @property
+    def others(self) -> int:
+        """The bits that are not ours."""
+        return ~self.mask & 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """What the fixed part of the table depends on.
+
+    `bypass_uid` is the fsuid under which the data path makes its sockets: a random number, so
+    that nobody else's bypass mark counts.
+    """
+
+    table: str = TABLE
+    device: str = "pfkey0"
+    marks: Marks = Marks()
+    bypass_uid: int
+
+    def skeleton(self) -> list[str]:
+        """Commands that fill an empty table with counters, chains and fixed rules."""
+        m, t = self.marks, f"inet {self.table}"
+        is_bypass = f"meta mark & {m.mask:#010x} == {m.bypass:#010x}"
+        is_protect = f"meta mark & {m.mask:#010x} == {m.protect:#010x}"
+        strip = f"meta mark set meta mark & {m.others:#010x}"
+        chains = {
+            "output": (
+                f"type route hook output priority {PRIORITY_OUTPUT}",
+                f"{is_bypass} meta l4proto {_IPSEC} accept",
+                f"{is_bypass} meta skuid {self.bypass_uid} accept",
+                f"{is_bypass} {strip}",
+                f"{is_protect} {strip}",
+                _NEIGHBOUR_DISCOVERY,
+                "fib daddr type local goto policy_own",
+                "goto policy_out",
+            ),
+            "guard": (
+                f"type filter hook postrouting priority {PRIORITY_GUARD}",
+                f'{is_protect} oifname != "{self.device}" counter name out_guard drop',
+            ),
+            "inbound": (
+                f"type filter hook prerouting priority {PRIORITY_INBOUND}",
+                f'iifname "{self.device}" accept',
+                f"meta l4proto {_IPSEC} accept",
+                _NEIGHBOUR_DISCOVERY,
+                "goto policy_in",
+            ),
+            "forward": (
+                "type filter hook forward priority -1",
+                f'iifname "{self.device}" accept',
+                "goto policy_fwd",
+            ),
+        }
+        commands = [f"add counter {t} {name}" for name in COUNTERS]
+        commands += [f"add chain {t} {name}" for name in POLICY_CHAINS]
+        for name, (hook, *rules) in chains.items():
+            commands.append(f"add chain {t} {name} {{ {hook}; policy accept; }}")
+            commands += [f"add rule {t} {name} {rule}" for rule in rules]
+        return commands
+
+    def policy_rules(self, spec: PolicySpec) -> dict[str, list[str]]:
+        """The rules of one policy by chain; none where it can select nothing."""
+        whole, fragments = _selections(spec.selector)
+        if whole is None:
+            return {}
+        match spec.dir:
+            case Dir.OUT:
+                chains = {"policy_out": self._out(spec), "policy_own": _own(spec)}
+            case Dir.IN:
+                chains = {"policy_in": _in(spec, "in")}
+            case Dir.FWD:
+                chains = {"policy_fwd": _in(spec, "fwd")}
+            case _:
+                return {}
+        rules: dict[str, list[str]] = {}
+        for number, (chain, verdict) in enumerate(chains.items()):
+            if not verdict:
+                continue
+            remark = "" if number else f' comment "{encode_comment(spec)}"'
+            rules[chain] = [f"{whole} {verdict}{remark}"]
+            if fragments and spec.type == PolicyType.IPSEC and verdict != "accept":
+                rules[chain].append(f"{fragments} {verdict}")
+        return rules
+
+    def _out(self, spec: PolicySpec) -> str:
+        if spec.is_hold:
+            return "counter name hold_dropped drop"
+        if spec.type == PolicyType.DISCARD:
+            return "counter name out_discard drop"
+        if spec.type == PolicyType.IPSEC:
+            m = self.marks
+            return f"meta mark set meta mark & {m.others:#010x} | {m.protect:#010x} accept"
+        return "accept"
+
+
+def _own(spec: PolicySpec) -> str:
+    """For packets to own addresses, where nothing can be sealed: `use` means clear."""
+    if spec.is_hold:
+        return _held(spec)
+    if spec.type == PolicyType.DISCARD:
+        return "counter name out_discard drop"
+    return "counter name out_own drop" if spec.is_required else "accept"
+
+
+def _in(spec: PolicySpec, prefix: str) -> str:
+    if spec.is_hold:
+        return _held(spec)
+    if spec.type == PolicyType.DISCARD:
+        return f"counter name {prefix}_discard drop"
+    return f"counter name {prefix}_polvio drop" if spec.is_required else "accept"
+
+
+def _held(spec: PolicySpec) -> str:
+    """A held `use` stops nothing that it would have let pass in clear."""
+    if spec.is_required or spec.type == PolicyType.DISCARD:
+        return "counter name hold_dropped drop"
+    return ""
+
+
+def _selections(selector: Selector) -> tuple[str | None, str]:
+    """What selects the packets, and their non-first fragments where ports would miss these."""
+    ip = "ip" if len(selector.src.address) == 4 else "ip6"
+    parts = [
+        f"{ip} {side} {_network(end)}"
+        for side, end in (("saddr", selector.src), ("daddr", selector.dst))
+        if end.prefixlen
+    ] or [f"meta nfproto {'ipv4' if ip == 'ip' else 'ipv6'}"]
+    proto, sport, dport = selector.proto, selector.src.port, selector.dst.port
+    if proto != UNSPEC_PROTO:
+        parts.append(f"meta l4proto {proto}")
+    elif selector.has_ports:
+        parts.append(f"meta l4proto {{ {', '.join(map(str, _WITH_PORTS))} }}")
+    if not selector.has_ports:
+        return " ".join(parts), ""
+    if proto == UNSPEC_PROTO or proto in _WITH_PORTS:
+        names: tuple[str, str] = ("th sport", "th dport")
+    elif proto in _TYPE_AND_CODE and sport <= 255 and dport <= 255:
+        names = _TYPE_AND_CODE[proto]  # Linux: type in the source's port, code in the other's
+    else:
+        return None, ""
+    ports = []
+    for name, port in zip(names, (sport, dport), strict=True):
+        if port and not name:
+            return None, ""
+        if port:
+            ports.append(f"{name} {port}")
+    later = "ip frag-off & 0x1fff != 0" if ip == "ip" else "frag frag-off != 0"
+    return " ".join((*parts, *ports)), " ".join((*parts, later))
+
+
+def _network(end: Range) -> str:
+    return str(ip_network((end.address, end.prefixlen), strict=False))
+
+
+def encode_comment(spec: PolicySpec) -> str:
+    """What a successor needs to hold this policy's place, in at most 128 octets.
+
+    Of long bundles, the requests that matter most are kept: those that demand something.
+    """
+    s = spec.selector
+    requests = spec.requests
+    if len(requests) > _REQUESTS_KEPT:
+        requests = tuple(sorted(requests, key=lambda r: -r.level))[:_REQUESTS_KEPT]
+    octets = struct.pack(">BBIB", spec.dir << 4 | spec.type, len(s.src.address),
+                         spec.priority & 0xFFFFFFFF, s.proto)  # fmt: skip
+    for end in (s.src, s.dst):
+        octets += end.address + struct.pack(">BH", end.prefixlen, end.port)
+    for r in requests:
+        octets += struct.pack(">BBI", r.proto, r.mode << 4 | r.level, r.reqid & 0xFFFFFFFF)
+    return "p1:" + base64.b64encode(octets).decode()
+
+
+def decode_comment(text: str) -> PolicySpec | None:
+    """The policy that `encode_comment` wrote, as a hold with id 0; None for other comments.
+
+    Tunnel end points are not kept: a hold drops and never seals.
+    """
+    if not text.startswith("p1:"):
+        return None
+    try:
+        octets = base64.b64decode(text[3:], validate=True)
+        what, width, priority, proto = struct.unpack_from(">BBIB", octets)
+        at, ends = 7, []
+        for _ in range(2):
+            prefixlen, port = struct.unpack_from(">BH", octets, at + width)
+            ends.append(Range(octets[at : at + width], prefixlen, port))
+            at += width + 3
+        requests = tuple(
+            Request(proto=p, mode=Mode(how >> 4), level=RequestLevel(how & 15), reqid=reqid)
+            for p, how, reqid in struct.iter_unpack(">BBI", octets[at:])
+        )
+        if width not in (4, 16) or max(e.prefixlen for e in ends) > 8 * width:
+            return None
+        return PolicySpec(
+            id=0, dir=Dir(what >> 4), type=PolicyType(what & 15), priority=priority,
+            selector=Selector(ends[0], ends[1], proto), requests=requests, is_hold=True,
+        )  # fmt: skip
+    except (ValueError, struct.error):
+        return None
+
+
+def holds(comments: Iterable[str]) -> list[PolicySpec]:
+    """The holds that a leftover table's comments ask for, in match order, ids -1, -2, …
+
+    Policies that let packets pass are not held, nor inbound ones that demanded nothing.
+    """
+    found: dict[object, PolicySpec] = {}
+    for text in comments:
+        spec = decode_comment(text)
+        if spec is None or spec.key in found:
+            continue
+        is_protecting = spec.type == PolicyType.IPSEC and (spec.dir == Dir.OUT or spec.is_required)
+        if is_protecting or spec.type == PolicyType.DISCARD:
+            number = len(found)
+            found[spec.key] = PolicySpec(
+                id=-1 - number, dir=spec.dir, type=spec.type, selector=spec.selector,
+                requests=spec.requests, priority=spec.priority, order=number, is_hold=True,
+            )  # fmt: skip
+    return list(found.values())

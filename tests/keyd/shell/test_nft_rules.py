@@ -1,0 +1,196 @@
+"""Policies as nft rules: selectors, fragments, verdicts, comments (DESIGN 5)."""
+
+import base64
+import socket
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyd.model import PolicySpec, Request
+from keyd.shell.nft_rules import (
+    COMMENT_LIMIT,
+    Frame,
+    Marks,
+    decode_comment,
+    encode_comment,
+    holds,
+)
+from pfkey.const import Dir, Level, Mode, PolicyType
+from pfkey.selector import Range, Selector
+
+FRAME = Frame(bypass_uid=77)
+REQUIRE = Request(proto=50, mode=Mode.TRANSPORT, level=Level.REQUIRE)
+USE = Request(proto=50, mode=Mode.TRANSPORT, level=Level.USE)
+
+
+def selector(
+    src: str = "10.1.1.1/32", dst: str = "20.1.1.1/32", proto: int = 255, sport: int = 0,
+    dport: int = 0,
+) -> Selector:  # fmt: skip
+    def end(text: str, port: int) -> Range:
+        address, bits = text.split("/")
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        return Range(socket.inet_pton(family, address), int(bits), port)
+
+    return Selector(end(src, sport), end(dst, dport), proto)
+
+
+def policy(
+    dir: Dir = Dir.OUT, type: PolicyType = PolicyType.IPSEC, *requests: Request,
+    sel: Selector | None = None, hold: bool = False,
+) -> PolicySpec:  # fmt: skip
+    if type == PolicyType.IPSEC and not requests:
+        requests = (REQUIRE,)
+    return PolicySpec(
+        id=1, dir=dir, type=type, selector=sel or selector(), requests=requests, is_hold=hold
+    )
+
+
+def rules(spec: PolicySpec, chain: str) -> list[str]:
+    return [r.partition(" comment ")[0] for r in FRAME.policy_rules(spec).get(chain, [])]
+
+
+PAIR = "ip saddr 10.1.1.1/32 ip daddr 20.1.1.1/32"
+PROTECT = "meta mark set meta mark & 0x00ffffff | 0x4b000000 accept"
+LATER = "ip frag-off & 0x1fff != 0"
+
+
+@pytest.mark.parametrize(
+    ("sel", "whole"),
+    [
+        (selector(), PAIR),
+        (selector("0.0.0.0/0", "0.0.0.0/0"), "meta nfproto ipv4"),
+        (selector("::/0", "::/0"), "meta nfproto ipv6"),
+        (selector("10.1.1.77/24", "0.0.0.0/0", 6), "ip saddr 10.1.1.0/24 meta l4proto 6"),
+        (selector("2001:db8::1/64", "::/0"), "ip6 saddr 2001:db8::/64"),
+    ],
+)
+def test_selectors_without_ports_are_one_rule(sel: Selector, whole: str) -> None:
+    assert rules(policy(sel=sel), "policy_out") == [f"{whole} {PROTECT}"]
+
+
+@pytest.mark.parametrize(
+    ("sel", "base", "ports"),
+    [
+        (selector(proto=6, dport=80), f"{PAIR} meta l4proto 6", "th dport 80"),
+        (selector(proto=17, sport=5, dport=6), f"{PAIR} meta l4proto 17", "th sport 5 th dport 6"),
+        (selector(dport=80), f"{PAIR} meta l4proto {{ 6, 17, 33, 132, 136 }}", "th dport 80"),
+        (selector(proto=1, sport=8), f"{PAIR} meta l4proto 1", "icmp type 8"),
+        (selector(proto=1, sport=3, dport=4), f"{PAIR} meta l4proto 1", "icmp type 3 icmp code 4"),
+    ],
+)
+def test_ports_bring_a_rule_for_later_fragments(sel: Selector, base: str, ports: str) -> None:
+    expected = [f"{base} {ports} {PROTECT}", f"{base} {LATER} {PROTECT}"]
+    assert rules(policy(sel=sel), "policy_out") == expected
+
+
+def test_rules_that_let_pass_or_discard_take_no_fragments_along() -> None:
+    sel = selector(proto=6, dport=80)
+    for type in (PolicyType.NONE, PolicyType.DISCARD):
+        assert len(rules(policy(Dir.OUT, type, sel=sel), "policy_out")) == 1
+        assert len(rules(policy(Dir.IN, type, sel=sel), "policy_in")) == 1
+    assert len(rules(policy(Dir.IN, PolicyType.IPSEC, USE, sel=sel), "policy_in")) == 1
+    assert len(rules(policy(Dir.IN, sel=sel), "policy_in")) == 2
+
+
+@pytest.mark.parametrize("sel", [selector(proto=47, dport=80), selector(proto=1, sport=256)])
+def test_ports_of_a_protocol_without_ports_select_nothing(sel: Selector) -> None:
+    assert FRAME.policy_rules(policy(sel=sel)) == {}
+
+
+@pytest.mark.parametrize(
+    ("spec", "chain", "verdict"),
+    [
+        (policy(Dir.OUT, PolicyType.NONE), "policy_out", "accept"),
+        (policy(Dir.OUT, PolicyType.NONE), "policy_own", "accept"),
+        (policy(Dir.OUT, PolicyType.DISCARD), "policy_out", "counter name out_discard drop"),
+        (policy(Dir.OUT, PolicyType.IPSEC, USE), "policy_out", PROTECT),
+        (policy(Dir.OUT, PolicyType.IPSEC, USE), "policy_own", "accept"),
+        (policy(Dir.OUT), "policy_own", "counter name out_own drop"),
+        (policy(Dir.IN), "policy_in", "counter name in_polvio drop"),
+        (policy(Dir.IN, PolicyType.IPSEC, USE), "policy_in", "accept"),
+        (policy(Dir.IN, PolicyType.NONE), "policy_in", "accept"),
+        (policy(Dir.IN, PolicyType.DISCARD), "policy_in", "counter name in_discard drop"),
+        (policy(Dir.FWD), "policy_fwd", "counter name fwd_polvio drop"),
+        (policy(Dir.OUT, hold=True), "policy_out", "counter name hold_dropped drop"),
+        (policy(Dir.OUT, PolicyType.IPSEC, USE, hold=True), "policy_out",
+         "counter name hold_dropped drop"),
+        (policy(Dir.IN, hold=True), "policy_in", "counter name hold_dropped drop"),
+        (policy(Dir.IN, PolicyType.DISCARD, hold=True), "policy_in",
+         "counter name hold_dropped drop"),
+    ],
+)  # fmt: skip
+def test_verdicts(spec: PolicySpec, chain: str, verdict: str) -> None:
+    assert rules(spec, chain) == [f"{PAIR} {verdict}"]
+
+
+def test_marks_live_under_their_mask() -> None:
+    assert (Marks().protect, Marks().bypass) == (0x4B000000, 0x4C000000)
+    assert (Marks(0xFF00).protect, Marks(0xFF00).others) == (0x4B00, 0xFFFF00FF)
+    for mask in (0, 0xF0000000, 0xF0F00000, 0x1FF000000):
+        with pytest.raises(ValueError, match="adjacent bits"):
+            Marks(mask)
+
+
+def ranges(width: int) -> st.SearchStrategy[Range]:
+    return st.builds(
+        Range, st.binary(min_size=width, max_size=width), st.integers(0, 8 * width),
+        st.integers(0, 65535),
+    )  # fmt: skip
+
+
+requests = st.builds(
+    Request, proto=st.sampled_from((50, 51, 108)), mode=st.sampled_from(Mode),
+    level=st.sampled_from(Level), reqid=st.integers(0, 2**32 - 1),
+)  # fmt: skip
+policies = st.sampled_from((4, 16)).flatmap(
+    lambda width: st.builds(
+        PolicySpec, id=st.just(0), dir=st.sampled_from(Dir), type=st.sampled_from(PolicyType),
+        selector=st.builds(Selector, ranges(width), ranges(width), st.integers(0, 255)),
+        requests=st.lists(requests, max_size=9).map(tuple), is_hold=st.just(True),
+        priority=st.integers(0, 2**32 - 1),
+    )
+)  # fmt: skip
+
+
+@given(policies)
+def test_a_comment_fits_nft_and_gives_the_policy_back(spec: PolicySpec) -> None:
+    text = encode_comment(spec)
+    assert len(text.encode()) <= COMMENT_LIMIT
+    back = decode_comment(text)
+    assert back is not None
+    if len(spec.requests) <= 6:
+        assert back == spec
+    else:
+        assert back == replace(spec, requests=back.requests)
+        assert back.is_required == spec.is_required
+
+
+@given(st.text(max_size=60).map(lambda t: "p1:" + t) | st.text(max_size=20))
+def test_any_other_comment_is_none(text: str) -> None:
+    decode_comment(text)
+
+
+@given(st.binary(max_size=60))
+def test_damaged_comments_do_not_raise(octets: bytes) -> None:
+    decode_comment("p1:" + base64.b64encode(octets).decode())
+
+
+def test_holds_are_what_protected_or_discarded_in_order_and_once() -> None:
+    web = selector(proto=6, dport=80)
+    left = [
+        policy(Dir.OUT, PolicyType.NONE),
+        policy(Dir.OUT, PolicyType.IPSEC, USE, sel=web),
+        policy(Dir.OUT),
+        policy(Dir.OUT),
+        policy(Dir.IN, PolicyType.IPSEC, USE),
+        policy(Dir.IN, PolicyType.DISCARD, sel=web),
+    ]
+    found = holds([encode_comment(s) for s in left] + ["a stranger's"])
+    assert [(h.dir, h.type, h.selector) for h in found] == [
+        (s.dir, s.type, s.selector) for s in (left[1], left[2], left[5])
+    ]
+    assert all(h.is_hold for h in found)
+    assert [h.id for h in found] == [-1, -2, -3]
