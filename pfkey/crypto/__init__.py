@@ -9,10 +9,9 @@ from collections.abc import Callable
 
 from pfkey import algorithms
 from pfkey.algorithms import Algorithm, Kind
-from pfkey.crypto import ciphers
-from pfkey.crypto import integrity as authenticators
+from pfkey.crypto import authenticators, ciphers
+from pfkey.crypto.authenticators import Integrity
 from pfkey.crypto.ciphers import Cipher
-from pfkey.crypto.integrity import Integrity
 from pfkey.errors import CryptoError, UnsupportedAlgorithmError
 
 __all__ = ["Cipher", "Integrity", "cipher", "integrity", "probe"]
