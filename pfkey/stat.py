@@ -1,0 +1,117 @@
+"""`pfkey stat`: the counters of pfkeyd, in the grouping and words of `netstat -s`.
+
+The words are those of `specs/tables/counters.toml`, which a test holds this table to.
+"""
+
+import json
+from collections.abc import Mapping
+
+from pfkey.errors import ShellError
+
+SCHEMA_VERSION = 1
+Counters = Mapping[str, Mapping[str, int]]
+
+TITLES = {
+    "ipsec": "(Fast) IPsec",
+    "esp": "IPsec esp",
+    "pfkey": "pfkey",
+}
+TEXTS: dict[str, dict[str, str]] = {
+    "ipsec": {
+        "in_polvio": "policy violations (input)",
+        "out_polvio": "policy violations (output)",
+        "out_nosa": "no SA found (output)",
+        "out_nomem": "no memory available (output)",
+        "out_noroute": "no route available (output)",
+        "out_inval": "generic errors (output)",
+        "out_bundlesa": "bundled SA processed (output)",
+        "spdcachelookup": "SPD cache lookups",
+        "spdcachemiss": "SPD cache misses",
+    },
+    "esp": {
+        "input": "input packets processed",
+        "output": "output packets processed",
+        "hdrops": "headers too short",
+        "nopf": "headers for unsupported address family",
+        "notdb": "packets with no SA",
+        "badkcr": "packets dropped by crypto returning NULL mbuf",
+        "qfull": "packets dropped due to queue full",
+        "noxform": "packets with no xform",
+        "badilen": "packets with bad ilen",
+        "badenc": "packets with bad encryption",
+        "badauth": "packets with bad authentication",
+        "wrap": "packets dropped for replay counter wrap",
+        "replay": "packets dropped for possible replay",
+        "invalid": "packets with an invalid SA",
+        "toobig": "packets too big",
+        "pdrops": "packets blocked due to policy",
+        "crypto": "failed crypto requests",
+        "tunnel": "tunnel sanity check failures",
+        "ibytes": "bytes received",
+        "obytes": "bytes transmitted",
+    },
+    "pfkey": {
+        "tun_reads": "reads from the TUN device",
+        "tun_segments": "segments read from the TUN device",
+        "superpacket_in": "super-packets read from the TUN device",
+        "segments_out": "segments sent to the wire",
+        "coalesced_writes": "super-packets written to the TUN device",
+        "coalesced_segments": "segments joined into super-packets",
+        "tun_writes": "writes to the TUN device",
+        "tun_short": "short or malformed reads from the TUN device",
+        "foreign": "packets others sent into the TUN device",
+        "spoofed": "packets with an impossible source",
+        "nd_refused": "neighbour discovery or redirects out of an SA",
+        "frag_dropped": "fragments dropped",
+        "clear_out": "packets sent in clear by level use",
+        "bypassed": "packets sent in clear by an exact match",
+        "icmp_toobig_sent": "path MTU answers sent",
+        "icmp_accepted": "ICMP errors accepted",
+        "icmp_ignored": "ICMP errors ignored",
+        "out_guard": "protected packets stopped on another device",
+        "hold_dropped": "packets dropped by a hold",
+        "expired": "packets for an SA past its hard limit",
+        "queue_dropped": "waiting packets dropped",
+        "internal": "internal errors",
+    },
+}
+
+
+def counters_of(answer: object) -> dict[str, dict[str, int]]:
+    """The counters in the control socket's answer to `counters`.
+
+    Raises:
+        ShellError: pfkeyd speaks another version of the document.
+    """
+    match answer:
+        case {"schema_version": 1, "counters": dict(groups)}:
+            return groups
+        case {"schema_version": version}:
+            raise ShellError(
+                f"pfkeyd's counters have version {version}, this pfkey knows {SCHEMA_VERSION}",
+                "install the same version of both, then restart pfkeyd",
+            )
+        case _:
+            raise ShellError("pfkeyd's answer has no counters", "restart pfkeyd")
+
+
+def render(counters: Counters, *, nonzero: bool = False) -> str:
+    """Lines as `netstat -s` prints them; `nonzero` leaves out zeros and empty groups.
+
+    Counters that this table does not know come last in their group, by name.
+    """
+    lines = []
+    for group in [*TITLES, *sorted(set(counters) - set(TITLES))]:
+        values = counters.get(group, {})
+        texts = TEXTS.get(group, {})
+        names = [n for n in texts if n in values] + sorted(n for n in values if n not in texts)
+        shown = [n for n in names if values[n] or not nonzero]
+        if shown:
+            lines.append(f"{TITLES.get(group, group)}:")
+            lines += [f"\t{values[n]} {texts.get(n, n)}" for n in shown]
+    return "\n".join(lines)
+
+
+def document(counters: Counters) -> str:
+    """The JSON document of `schemas/counters.json`."""
+    return json.dumps({"schema_version": SCHEMA_VERSION, "counters": counters}, indent=2)
