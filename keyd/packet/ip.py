@@ -27,13 +27,17 @@ _OPTION_COPIED = 0x80
 
 
 def well_formed(packet: Octets) -> bool:
-    """Whether version, header length and total length agree with the octets at hand.
+    """Whether version, lengths and fragment offset agree with the octets at hand.
 
-    Octets after the total length are allowed: links pad.
+    Octets after the total length are allowed: links pad. A datagram that would be longer than
+    65535 octets when joined is not.
     """
     if len(packet) < HEADER_MIN or packet[0] >> 4 != 4:
         return False
-    return HEADER_MIN <= header_length(packet) <= total_length(packet) <= len(packet)
+    total = total_length(packet)
+    if not HEADER_MIN <= header_length(packet) <= total <= len(packet):
+        return False
+    return frag(packet)[0] + total <= PACKET_MAX
 
 
 def header_length(packet: Octets) -> int:
