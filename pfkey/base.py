@@ -18,6 +18,7 @@ from pfkey.errors import WireError
 EXT_MAX = max(ExtType)
 _HEADER = struct.Struct("=BBBBHHII")
 _EXT = struct.Struct("=HH")
+_FAMILY = struct.Struct("=H")
 _NAMES = {int(t): t.name for t in ExtType}
 
 SADB_MSG = Format(
@@ -32,17 +33,16 @@ SADB_MSG = Format(
     "pid" / U32,
 )
 SADB_EXT = Format("sadb_ext", "len" / U16, "type" / U16)
-SOCKADDR_IN = Format(
-    "sockaddr_in", "family" / U16, "port" / BE16, "address" / OCTETS4, "zero" / R64
-)
-SOCKADDR_IN6 = Format(
-    "sockaddr_in6",
+SOCKADDR_IN_FIELDS = ("family" / U16, "port" / BE16, "address" / OCTETS4, "zero" / R64)
+SOCKADDR_IN6_FIELDS = (
     "family" / U16,
     "port" / BE16,
     "flowinfo" / BE32,
     "address" / OCTETS16,
     "scope_id" / U32,
 )
+SOCKADDR_IN = Format("sockaddr_in", *SOCKADDR_IN_FIELDS)
+SOCKADDR_IN6 = Format("sockaddr_in6", *SOCKADDR_IN6_FIELDS)
 SOCKADDRS = {AF_INET: SOCKADDR_IN, AF_INET6: SOCKADDR_IN6}
 FAMILY_OF_SIZE = {4: AF_INET, 16: AF_INET6}
 
@@ -200,6 +200,14 @@ def pad(octets: bytes) -> bytes:
     return octets + bytes(-len(octets) % UNIT_OCTETS)
 
 
+def family_in(octets: bytes, offset: int = 0) -> int:
+    """The address family of the sockaddr that starts at `offset`; 0 where none fits."""
+    if offset + _FAMILY.size > len(octets):
+        return 0
+    family: int = _FAMILY.unpack_from(octets, offset)[0]
+    return family
+
+
 def family_of(address: bytes, structure: str) -> int:
     """AF_INET or AF_INET6 of a packed address."""
     family = FAMILY_OF_SIZE.get(len(address))
@@ -235,9 +243,7 @@ def decode_pair(octets: bytes, structure: str, at: int) -> tuple[bytes, bytes, i
     Raises:
         WireError: an unknown family, two families, or too few octets.
     """
-    if len(octets) < 2:
-        raise WireError(structure, "no sockaddr pair", at)
-    family = int.from_bytes(octets[:2], "little" if _IS_LITTLE else "big")
+    family = family_in(octets)
     fmt = SOCKADDRS.get(family)
     if fmt is None:
         raise WireError(structure, f"address family {family}", at)
@@ -245,9 +251,6 @@ def decode_pair(octets: bytes, structure: str, at: int) -> tuple[bytes, bytes, i
         raise WireError(structure, f"{len(octets)} octets hold no pair of {fmt.name}", at)
     src = fmt.parse(octets, at)
     dst = fmt.parse(octets[fmt.size :], at + fmt.size)
-    if dst.family != family:
-        raise WireError(structure, f"families {family} and {dst.family} differ", at + fmt.size)
-    return src.address, dst.address, src.port, dst.port
-
-
-_IS_LITTLE = _EXT.pack(1, 0)[0] == 1
+    if dst["family"] != family:
+        raise WireError(structure, f"families {family} and {dst['family']} differ", at + fmt.size)
+    return src["address"], dst["address"], src["port"], dst["port"]

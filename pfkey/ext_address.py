@@ -8,29 +8,31 @@ from typing import Self
 
 from pfkey.base import (
     FAMILY_OF_SIZE,
-    SOCKADDRS,
+    SOCKADDR_IN6_FIELDS,
+    SOCKADDR_IN_FIELDS,
     address_text,
     check_extension,
-    encode_sockaddr,
-    pad,
+    family_in,
+    family_of,
     part,
-    words,
 )
-from pfkey.codec import R16, U8, U16, Format
-from pfkey.const import AF_INET6, UNIT_OCTETS, ExtType
+from pfkey.codec import R16, R32, U8, U16, Format
+from pfkey.const import AF_INET, AF_INET6, UNIT_OCTETS, ExtType
 from pfkey.errors import WireError
 
-SADB_ADDRESS = Format(
-    "sadb_address",
+_FIELDS = (
     "len" / U16,
     "exttype" / U16,
     "proto" / U8,
     "prefixlen" / U8,
     "reserved" / R16,
-    # the family of the sockaddr that follows, so that one pass reads both
-    "family" / U16,
 )
-_HEAD = 8
+SADB_ADDRESS = Format("sadb_address", *_FIELDS)
+# With the sockaddr behind it and its padding, so that one pass reads both.
+_WHOLE = {
+    AF_INET: Format("sadb_address", *_FIELDS, *SOCKADDR_IN_FIELDS),
+    AF_INET6: Format("sadb_address", *_FIELDS, *SOCKADDR_IN6_FIELDS, "padding" / R32),
+}
 _TYPES = frozenset(
     {
         int(ExtType.ADDRESS_SRC),
@@ -72,40 +74,47 @@ class Address:
                 than the address has.
         """
         exttype = check_extension(SADB_ADDRESS, octets, at, _TYPES)
-        raw = SADB_ADDRESS.parse(octets, at)
-        fmt = SOCKADDRS.get(raw.family)
+        family = family_in(octets, SADB_ADDRESS.size)
+        fmt = _WHOLE.get(family)
         if fmt is None:
             raise WireError(
-                part("sadb_address", exttype), f"address family {raw.family}", at + _HEAD
+                part("sadb_address", exttype), f"address family {family}", at + SADB_ADDRESS.size
             )
-        expected = (_HEAD // UNIT_OCTETS) + words(fmt.size)
-        if raw.len != expected:
+        if len(octets) != fmt.size:
             raise WireError(
                 part("sadb_address", exttype),
-                f"{raw.len} words, a {fmt.name} takes {expected}",
+                f"{len(octets)} octets, address family {family} takes {fmt.size}",
                 at,
             )
-        sockaddr = fmt.parse(octets[_HEAD:], at + _HEAD)
-        if raw.prefixlen > 8 * len(sockaddr.address):
+        raw = fmt.parse(octets, at)
+        address, prefixlen = raw["address"], raw["prefixlen"]
+        if prefixlen > 8 * len(address):
             raise WireError(
                 part("sadb_address", exttype),
-                f"prefix of {raw.prefixlen} bits, the address has {8 * len(sockaddr.address)}",
+                f"prefix of {prefixlen} bits, the address has {8 * len(address)}",
                 at + 5,
             )
-        is_v6 = raw.family == AF_INET6
+        if family == AF_INET:
+            return cls(
+                exttype=exttype, address=address, prefixlen=prefixlen, proto=raw["proto"],
+                port=raw["port"],
+            )  # fmt: skip
         return cls(
-            exttype=exttype, address=sockaddr.address, prefixlen=raw.prefixlen, proto=raw.proto,
-            port=sockaddr.port, flowinfo=sockaddr.flowinfo if is_v6 else 0,
-            scope_id=sockaddr.scope_id if is_v6 else 0,
+            exttype=exttype, address=address, prefixlen=prefixlen, proto=raw["proto"],
+            port=raw["port"], flowinfo=raw["flowinfo"], scope_id=raw["scope_id"],
         )  # fmt: skip
 
     def encode(self) -> bytes:
         """Build 24 or 40 octets. A field out of range raises WireError."""
-        sockaddr = encode_sockaddr(self.address, self.port, self.flowinfo, self.scope_id)
+        family = family_of(self.address, part("sadb_address", self.exttype))
         if not 0 <= self.prefixlen <= 8 * len(self.address):
             raise WireError(part("sadb_address", self.exttype), f"prefix of {self.prefixlen} bits")
-        head = SADB_ADDRESS.build(
-            len=words(_HEAD + len(sockaddr)), exttype=self.exttype, proto=self.proto,
-            prefixlen=self.prefixlen, family=self.family,
-        )  # fmt: skip
-        return pad(head[:_HEAD] + sockaddr)
+        fmt = _WHOLE[family]
+        fields = {
+            "len": fmt.size // UNIT_OCTETS, "exttype": self.exttype, "proto": self.proto,
+            "prefixlen": self.prefixlen, "family": family, "port": self.port,
+            "address": self.address,
+        }  # fmt: skip
+        if family == AF_INET6:
+            fields |= {"flowinfo": self.flowinfo, "scope_id": self.scope_id}
+        return fmt.build(**fields)

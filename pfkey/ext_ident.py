@@ -42,7 +42,7 @@ class Ident:
             raise WireError(
                 part("sadb_ident", exttype), "the string does not end with NUL", at + 16
             )
-        return cls(exttype=exttype, kind=raw.type, id=raw.id, text=text)
+        return cls(exttype=exttype, kind=raw["type"], id=raw["id"], text=text)
 
     def encode(self) -> bytes:
         """Build the extension; an empty text takes no octets."""

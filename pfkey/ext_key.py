@@ -29,15 +29,15 @@ class Key:
         """
         exttype = check_extension(SADB_KEY, octets, at, _TYPES)
         raw = SADB_KEY.parse(octets, at)
-        end = SADB_KEY.size + (raw.bits + 7) // 8
+        end = SADB_KEY.size + (raw["bits"] + 7) // 8
         if end > len(octets):
             raise WireError(
                 part("sadb_key", exttype),
-                f"{raw.bits} bits take {end - SADB_KEY.size} octets,"
+                f"{raw['bits']} bits take {end - SADB_KEY.size} octets,"
                 f" {len(octets) - SADB_KEY.size} are there",
                 at + 4,
             )
-        return cls(exttype=exttype, bits=raw.bits, key=octets[SADB_KEY.size : end])
+        return cls(exttype=exttype, bits=raw["bits"], key=octets[SADB_KEY.size : end])
 
     def encode(self) -> bytes:
         """Build the extension; `key` must be as long as `bits` say."""

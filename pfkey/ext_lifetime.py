@@ -44,8 +44,8 @@ class Lifetime:
         exttype = check_extension(SADB_LIFETIME, octets, at, _TYPES, is_fixed=True)
         raw = SADB_LIFETIME.parse(octets, at)
         return cls(
-            exttype=exttype, allocations=raw.allocations, octets=raw.bytes,
-            addtime=raw.addtime, usetime=raw.usetime,
+            exttype=exttype, allocations=raw["allocations"], octets=raw["bytes"],
+            addtime=raw["addtime"], usetime=raw["usetime"],
         )  # fmt: skip
 
     def encode(self) -> bytes:

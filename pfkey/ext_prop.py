@@ -86,7 +86,7 @@ class Proposal:
         for start in range(SADB_PROP.size, len(octets), SADB_COMB.size):
             comb = SADB_COMB.parse(octets[start : start + SADB_COMB.size], at + start)
             combs.append(Comb(**{name: comb[name] for name in _COMB_FIELDS}))
-        return cls(replay=raw.replay, combs=tuple(combs))
+        return cls(replay=raw["replay"], combs=tuple(combs))
 
     def encode(self) -> bytes:
         """Build the extension. A field out of range raises WireError."""

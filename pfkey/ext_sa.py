@@ -50,8 +50,8 @@ class Sa:
         check_extension(SADB_SA, octets, at, _TYPES, is_fixed=True)
         raw = SADB_SA.parse(octets, at)
         return cls(
-            spi=raw.spi, replay=raw.replay, state=raw.state, auth=raw.auth,
-            encrypt=raw.encrypt, flags=raw.flags,
+            spi=raw["spi"], replay=raw["replay"], state=raw["state"], auth=raw["auth"],
+            encrypt=raw["encrypt"], flags=raw["flags"],
         )  # fmt: skip
 
     def encode(self) -> bytes:

@@ -43,15 +43,15 @@ class Sensitivity:
         """
         check_extension(SADB_SENS, octets, at, _TYPES)
         raw = SADB_SENS.parse(octets, at)
-        count = raw.sens_len + raw.integ_len
+        count = raw["sens_len"] + raw["integ_len"]
         if SADB_SENS.size + count * UNIT_OCTETS != len(octets):
             raise WireError(
                 "sadb_sens (SENSITIVITY)", f"{count} bitmap words in {len(octets)} octets", at + 9
             )
         bitmap = struct.unpack_from(f"={count}Q", octets, SADB_SENS.size)
         return cls(
-            dpd=raw.dpd, sens_level=raw.sens_level, integ_level=raw.integ_level,
-            sens_bitmap=bitmap[: raw.sens_len], integ_bitmap=bitmap[raw.sens_len :],
+            dpd=raw["dpd"], sens_level=raw["sens_level"], integ_level=raw["integ_level"],
+            sens_bitmap=bitmap[: raw["sens_len"]], integ_bitmap=bitmap[raw["sens_len"] :],
         )  # fmt: skip
 
     def encode(self) -> bytes:

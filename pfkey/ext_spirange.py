@@ -38,7 +38,7 @@ class SpiRange:
         """
         check_extension(SADB_SPIRANGE, octets, at, _TYPES, is_fixed=True)
         raw = SADB_SPIRANGE.parse(octets, at)
-        return cls(min=raw.min, max=raw.max)
+        return cls(min=raw["min"], max=raw["max"])
 
     def encode(self) -> bytes:
         """Build the 16 octets. A field out of range raises WireError."""

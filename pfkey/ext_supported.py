@@ -50,7 +50,7 @@ class Supported:
         rows = []
         for start in range(SADB_SUPPORTED.size, len(octets), SADB_ALG.size):
             raw = SADB_ALG.parse(octets[start : start + SADB_ALG.size], at + start)
-            rows.append(SupportedAlgorithm(raw.id, raw.ivlen, raw.minbits, raw.maxbits))
+            rows.append(SupportedAlgorithm(raw["id"], raw["ivlen"], raw["minbits"], raw["maxbits"]))
         return cls(exttype=exttype, algorithms=tuple(rows))
 
     def encode(self) -> bytes:

@@ -51,14 +51,14 @@ class SecCtx:
         """
         check_extension(SADB_X_SEC_CTX, octets, at, frozenset({cls.exttype}))
         raw = SADB_X_SEC_CTX.parse(octets, at)
-        if words(SADB_X_SEC_CTX.size + raw.ctx_len) != raw.len:
+        if words(SADB_X_SEC_CTX.size + raw["ctx_len"]) != raw["len"]:
             raise WireError(
                 part(SADB_X_SEC_CTX.name, cls.exttype),
-                f"a label of {raw.ctx_len} octets in {raw.len} words",
+                f"a label of {raw['ctx_len']} octets in {raw['len']} words",
                 at + 6,
             )
-        end = SADB_X_SEC_CTX.size + raw.ctx_len
-        return cls(doi=raw.doi, alg=raw.alg, context=octets[SADB_X_SEC_CTX.size : end])
+        end = SADB_X_SEC_CTX.size + raw["ctx_len"]
+        return cls(doi=raw["doi"], alg=raw["alg"], context=octets[SADB_X_SEC_CTX.size : end])
 
     def encode(self) -> bytes:
         """Build the extension. A field out of range raises WireError."""
@@ -156,7 +156,11 @@ class Filter:
         check_extension(SADB_X_FILTER, octets, at, frozenset({cls.exttype}), is_fixed=True)
         raw = SADB_X_FILTER.parse(octets, at)
         return cls(
-            family=raw.family, saddr=raw.saddr, daddr=raw.daddr, splen=raw.splen, dplen=raw.dplen
+            family=raw["family"],
+            saddr=raw["saddr"],
+            daddr=raw["daddr"],
+            splen=raw["splen"],
+            dplen=raw["dplen"],
         )
 
     def encode(self) -> bytes:

@@ -35,7 +35,7 @@ class NatTType:
             WireError: wrong length or type.
         """
         check_extension(SADB_X_NAT_T_TYPE, octets, at, _TYPE, is_fixed=True)
-        return cls(type=SADB_X_NAT_T_TYPE.parse(octets, at).type)
+        return cls(type=SADB_X_NAT_T_TYPE.parse(octets, at)["type"])
 
     def encode(self) -> bytes:
         """Build the 8 octets. A field out of range raises WireError."""
@@ -57,7 +57,7 @@ class NatTPort:
             WireError: wrong length or type.
         """
         exttype = check_extension(SADB_X_NAT_T_PORT, octets, at, _PORTS, is_fixed=True)
-        return cls(exttype=exttype, port=SADB_X_NAT_T_PORT.parse(octets, at).port)
+        return cls(exttype=exttype, port=SADB_X_NAT_T_PORT.parse(octets, at)["port"])
 
     def encode(self) -> bytes:
         """Build the 8 octets. A field out of range raises WireError."""

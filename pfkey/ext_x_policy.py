@@ -67,11 +67,11 @@ class IpsecRequest:
                 octets[start:], SADB_X_IPSECREQUEST.name, at + start
             )
         except WireError:
-            if raw.mode == Mode.TUNNEL:
+            if raw["mode"] == Mode.TUNNEL:
                 raise
         return cls(
-            proto=raw.proto, mode=raw.mode, level=raw.level, reqid=raw.reqid, src=src, dst=dst,
-            src_port=src_port, dst_port=dst_port,
+            proto=raw["proto"], mode=raw["mode"], level=raw["level"], reqid=raw["reqid"],
+            src=src, dst=dst, src_port=src_port, dst_port=dst_port,
         )  # fmt: skip
 
     def encode(self) -> bytes:
@@ -117,7 +117,7 @@ class Policy:
         start, total = SADB_X_POLICY.size, len(octets)
         least = SADB_X_IPSECREQUEST.size
         while total - start >= UNIT_OCTETS:
-            size = SADB_X_IPSECREQUEST.parse(octets[start:], at + start).len
+            size = SADB_X_IPSECREQUEST.parse(octets[start:], at + start)["len"]
             if not least <= size <= total - start:
                 raise WireError(
                     SADB_X_IPSECREQUEST.name,
@@ -127,7 +127,7 @@ class Policy:
             requests.append(IpsecRequest.decode(octets[start : start + size], at + start))
             start += size
         return cls(
-            type=raw.type, dir=raw.dir, id=raw.id, priority=raw.priority,
+            type=raw["type"], dir=raw["dir"], id=raw["id"], priority=raw["priority"],
             requests=tuple(requests),
         )  # fmt: skip
 

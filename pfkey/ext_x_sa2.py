@@ -41,7 +41,7 @@ class Sa2:
         """
         check_extension(SADB_X_SA2, octets, at, _TYPES, is_fixed=True)
         raw = SADB_X_SA2.parse(octets, at)
-        return cls(mode=raw.mode, reqid=raw.reqid, sequence=raw.sequence)
+        return cls(mode=raw["mode"], reqid=raw["reqid"], sequence=raw["sequence"])
 
     def encode(self) -> bytes:
         """Build the 16 octets. A field out of range raises WireError."""

@@ -1,7 +1,7 @@
 """A whole PF_KEY message (RFC 2367 sections 2.1 and 3.1), Linux numbering.
 
 `decode` is strict about structure and says nothing about sense: what a type must carry is a
-matter of `pfkey.rules` and of whoever answers the message.
+matter of whoever answers it (specs/tables/messages.toml).
 """
 
 from collections.abc import Callable
