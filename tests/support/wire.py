@@ -92,8 +92,8 @@ class Tap:
     @property
     def lost(self) -> int:
         """Packets the kernel could not give us since the last call."""
-        statistics = self._socket.getsockopt(263, 6, 8)  # SOL_PACKET, PACKET_STATISTICS
-        return int.from_bytes(statistics[4:], sys.byteorder)
+        statistics: bytes = self._socket.getsockopt(263, 6, 8)  # SOL_PACKET, PACKET_STATISTICS
+        return int.from_bytes(statistics[4:8], sys.byteorder)
 
     @property
     def packets(self) -> list[bytes]:
@@ -118,7 +118,7 @@ def checksum(octets: bytes) -> int:
     """The Internet checksum (RFC 1071), plainly."""
     if len(octets) % 2:
         octets += b"\0"
-    total = sum(struct.unpack(f">{len(octets) // 2}H", octets))
+    total: int = sum(struct.unpack(f">{len(octets) // 2}H", octets))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
