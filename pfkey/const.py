@@ -113,6 +113,18 @@ class SaFlag(IntFlag):
     NOECN = 0x80000000
 
 
+class KameFlag(IntFlag):
+    """sadb_sa_flags of KAME that setkey can say. OLD is the bit that Linux calls PFS."""
+
+    OLD = 0x0001  # esp-old, ah-old: RFC 1825 and its siblings
+    IV4B = 0x0010
+    DERIV = 0x0020
+    CYCSEQ = 0x0040
+    RAWCPI = 0x0080
+    RANDOM_PAD = 0x0100
+    ZERO_PAD = 0x0200
+
+
 class Mode(IntEnum):
     """IPsec mode (linux/ipsec.h)."""
 
