@@ -1,0 +1,136 @@
+"""The rule and the routes that lead marked packets into the TUN (DESIGN 5), by pyroute2.
+
+`ip rule` 75: protect mark → table 7575, which holds `default dev pfkey0` and, behind it,
+`unreachable default metric 9999`: when the device is gone, nothing falls through to table main.
+"""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from keyd.shell.nft_rules import Marks
+from pfkey.errors import ShellError
+
+RULE_PRIORITY = 75
+TABLE = 7575
+UNREACHABLE_METRIC = 9999
+
+_ESRCH, _ENOENT, _EEXIST, _ENODEV = 3, 2, 17, 19
+_RTN_UNICAST, _RTN_UNREACHABLE = 1, 7
+_SCOPE_LINK = 253
+# RTMGRP_LINK; RTMGRP_IPV4_ROUTE and _RULE; RTMGRP_IPV6_ROUTE and RTNLGRP_IPV6_RULE
+_GROUPS = 0x1 | 0x40 | 0x80 | 0x400 | 1 << 18
+
+
+@contextmanager
+def _netlink() -> Iterator[Any]:
+    """A blocking pyroute2 connection for a few requests; its refusals become ours."""
+    try:
+        with IPRoute() as ip:
+            yield ip
+    except NetlinkError as error:
+        remedy = "run as root, or with CAP_NET_ADMIN in this network namespace"
+        raise ShellError(f"routing cannot be set up: {error}", remedy) from None
+
+
+class Routes:
+    """The rule and the table of one mark and one device.
+
+    Call it in the network namespace it is for. IPv4 now; a further family is one more entry
+    of `families`.
+    """
+
+    families = (socket.AF_INET,)
+
+    def __init__(self, device: str, marks: Marks) -> None:
+        self.device = device
+        self.marks = marks
+
+    def ensure(self, index: int) -> list[str]:
+        """Make rule and routes stand, with the device's interface index; says what was missing."""
+        missing = []
+        with _netlink() as ip:
+            for family in self.families:
+                if not self._has_route(ip, family, _RTN_UNREACHABLE, index):
+                    self._route(ip, "add", family, None)
+                    missing.append(f"unreachable route in table {TABLE}")
+                if not self._has_route(ip, family, _RTN_UNICAST, index):
+                    self._route(ip, "add", family, index)
+                    missing.append(f"route to {self.device} in table {TABLE}")
+                if not self._has_rule(ip, family):
+                    self._rule(ip, "add", family)
+                    missing.append(f"rule {RULE_PRIORITY}")
+        return missing
+
+    def remove(self) -> None:
+        """Take rule, routes and device away, as far as they are there."""
+        with _netlink() as ip:
+            found = list(ip.link_lookup(ifname=self.device))
+            for family in self.families:
+                while self._has_rule(ip, family):
+                    self._rule(ip, "del", family)
+                if self._has_route(ip, family, _RTN_UNREACHABLE, 0):
+                    self._route(ip, "del", family, None)
+                for index in found:
+                    if self._has_route(ip, family, _RTN_UNICAST, index):
+                        self._route(ip, "del", family, index)
+            for index in found:
+                _unless((_ENODEV,), ip.link, "del", index=index)
+
+    def _has_rule(self, ip: Any, family: int) -> bool:
+        ours = {
+            "FRA_PRIORITY": RULE_PRIORITY, "FRA_TABLE": TABLE,
+            "FRA_FWMARK": self.marks.protect, "FRA_FWMASK": self.marks.mask,
+        }  # fmt: skip
+        return any(
+            all(rule.get_attr(name) == value for name, value in ours.items())
+            and not rule["src_len"]
+            and not rule["dst_len"]
+            for rule in ip.get_rules(family=family)
+        )
+
+    def _rule(self, ip: Any, command: str, family: int) -> None:
+        _unless(
+            (_EEXIST, _ENOENT), ip.rule, command, family=family, priority=RULE_PRIORITY,
+            fwmark=self.marks.protect, fwmask=self.marks.mask, table=TABLE,
+        )  # fmt: skip
+
+    def _has_route(self, ip: Any, family: int, kind: int, index: int) -> bool:
+        return any(
+            route["type"] == kind
+            and route["dst_len"] == 0
+            and (kind == _RTN_UNREACHABLE or route.get_attr("RTA_OIF") == index)
+            for route in ip.get_routes(family=family, table=TABLE)
+        )
+
+    def _route(self, ip: Any, command: str, family: int, index: int | None) -> None:
+        """The default route to the device, or without an index the unreachable one behind it."""
+        how: dict[str, Any] = (
+            {"type": "unreachable", "priority": UNREACHABLE_METRIC}
+            if index is None
+            else {"oif": index, "scope": _SCOPE_LINK}
+        )
+        _unless(
+            (_EEXIST, _ESRCH), ip.route, command, family=family, dst="default", table=TABLE, **how
+        )
+
+
+def _unless(harmless: tuple[int, ...], request: Any, *args: Any, **how: Any) -> None:
+    """Make a request whose refusal with these errnos means that it is done already."""
+    try:
+        request(*args, **how)
+    except NetlinkError as error:
+        if error.code not in harmless:
+            raise
+
+
+def event_socket() -> socket.socket:
+    """A socket that becomes readable when links, routes or rules of this namespace change."""
+    link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+    link.setblocking(False)
+    link.bind((0, _GROUPS))
+    return link
