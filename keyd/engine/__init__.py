@@ -1,0 +1,205 @@
+"""The key engine, sans-IO: a record in, effects out (DESIGN 4).
+
+Every rule of who hears what, which errno and which order lives in the handlers; here is only
+their table and the way of a record:
+
+1. the header is read: what has none is answered, as far as a header can be made of it;
+2. promiscuous clients get a copy, as it came but without keys;
+3. the message is decoded and given to its handler, which changes the databases;
+4. effects: first the changes, then copies, then replies. A refusal is one 16-octet reply.
+"""
+
+import logging
+from collections.abc import Callable, Container, Iterable
+from errno import EOPNOTSUPP
+
+from keyd.engine import unsupported
+from keyd.engine.clients import Clients
+from keyd.engine.effects import ClientId, Dump, Effect, Log, Now, PoliciesChanged, Send
+from keyd.engine.handle_acquire import acquire
+from keyd.engine.handle_add import add
+from keyd.engine.handle_delete import delete
+from keyd.engine.handle_dump import dump, spd_dump
+from keyd.engine.handle_expire import expire
+from keyd.engine.handle_flush import flush
+from keyd.engine.handle_get import get
+from keyd.engine.handle_promisc import promisc
+from keyd.engine.handle_register import register
+from keyd.engine.handle_update import update
+from keyd.engine.handle_x_spd import spd_add, spd_delete, spd_delete_id, spd_flush, spd_get
+from keyd.engine.lifetimes import Schedule
+from keyd.engine.public import without_keys
+from keyd.engine.sad import Sad
+from keyd.engine.spd import Spd
+from keyd.engine.state import Limits, Request, State
+from keyd.model import PolicySpec, SaSpec, Usage
+from pfkey.const import HEADER_OCTETS, MsgType
+from pfkey.errors import SadbError, WireError
+from pfkey.message import Message, error_reply, header
+
+__all__ = ["Engine", "Limits"]
+
+HANDLERS: dict[int, Callable[[State, Request], list[Effect]]] = {
+    MsgType.UPDATE: update,
+    MsgType.ADD: add,
+    MsgType.DELETE: delete,
+    MsgType.GET: get,
+    MsgType.ACQUIRE: acquire,
+    MsgType.REGISTER: register,
+    MsgType.FLUSH: flush,
+    MsgType.DUMP: dump,
+    MsgType.X_PROMISC: promisc,
+    MsgType.X_SPDUPDATE: spd_add,
+    MsgType.X_SPDADD: spd_add,
+    MsgType.X_SPDDELETE: spd_delete,
+    MsgType.X_SPDGET: spd_get,
+    MsgType.X_SPDDUMP: spd_dump,
+    MsgType.X_SPDFLUSH: spd_flush,
+    MsgType.X_SPDSETIDX: spd_add,
+    MsgType.X_SPDDELETE2: spd_delete_id,
+}
+
+
+class Engine:
+    """SAD, SPD and PF_KEY's rules; the shell hands in records and the clock and obeys.
+
+    Args:
+        supported: `(kind, number)` of the algorithms that this machine does.
+        usage: what the data path did with the SA of a slot.
+        pick: a number in [low, high], both included; random in the daemon.
+        limits: how much to keep.
+    """
+
+    def __init__(
+        self,
+        *,
+        supported: Container[tuple[str, int]],
+        usage: Callable[[int], Usage],
+        pick: Callable[[int, int], int],
+        limits: Limits | None = None,
+    ) -> None:
+        bounds = limits or Limits()
+        self._state = State(
+            clients=Clients(bounds.clients), sad=Sad(bounds.sas), spd=Spd(bounds.policies),
+            schedule=Schedule(), limits=bounds, usable=supported, usage=usage, pick=pick,
+        )  # fmt: skip
+        self._requests = 0
+        self._refused = 0
+        self._expired = {True: 0, False: 0}
+
+    def connect(self, client: ClientId) -> None:
+        """Take a client.
+
+        Raises:
+            SadbError: ENOBUFS when there are too many; the shell closes the connection.
+        """
+        self._state.clients.connect(client)
+
+    def disconnect(self, client: ClientId) -> list[Effect]:
+        """Forget a client; what it put into the databases stays."""
+        self._state.clients.disconnect(client)
+        return []
+
+    def receive(self, client: ClientId, record: bytes, now: Now) -> list[Effect]:
+        """Answer one record of a connected client, whatever its octets are."""
+        if client not in self._state.clients:
+            return []
+        self._requests += 1
+        try:
+            header(record)
+        except WireError as error:
+            return self._answer_no_message(client, record, error)
+        try:
+            message = Message.decode(record)
+        except SadbError as error:
+            copies = self._copies(client, record, is_sound=False)
+            return self._refuse(client, record, copies, error)
+        copies = self._copies(client, record, is_sound=True)
+        request = Request(
+            client=client, message=message, now=now, clients=self._state.clients,
+            octets=record, copies=copies,
+        )  # fmt: skip
+        try:
+            unsupported.refuse_message(message)
+            effects = HANDLERS[message.type](self._state, request)
+        except SadbError as error:
+            return self._refuse(client, record, copies, error)
+        changes = [effect for effect in effects if not isinstance(effect, Send | Dump)]
+        return [*changes, *copies, *effects[len(changes) :]]
+
+    def tick(self, now: Now) -> list[Effect]:
+        """Age and end SAs whose limits are reached; call it when `next_deadline` has come."""
+        effects: list[Effect] = []
+        for sa, is_hard in self._state.schedule.due(now, self._state.usage):
+            self._expired[is_hard] += 1
+            effects += expire(self._state, sa, is_hard=is_hard)
+        return effects
+
+    def next_deadline(self) -> float | None:
+        """When to call `tick`, in monotonic seconds; a past time: at once; None: no need."""
+        return self._state.schedule.next_deadline()
+
+    def dump_done(self, client: ClientId) -> None:
+        """The client's dump is sent, or cannot be."""
+        if client in self._state.clients:
+            self._state.clients[client].is_dumping = False
+
+    def adopt(self, holds: Iterable[PolicySpec]) -> None:
+        """Keep what a crashed predecessor left as holds (see `keyd.engine.spd`)."""
+        self._state.spd.adopt(holds)
+
+    def revert(self, change: PoliciesChanged) -> None:
+        """Undo a change of the SPD that steering could not make; then obey its `on_failure`."""
+        self._state.spd.revert(change)
+
+    def policies(self) -> tuple[PolicySpec, ...]:
+        """All policies in the order of the match, holds first."""
+        return self._state.spd.policies()
+
+    def sas(self) -> tuple[SaSpec, ...]:
+        """All SAs, the oldest first."""
+        return tuple(sa.spec for sa in self._state.sad)
+
+    def stats(self) -> dict[str, int]:
+        """What there is, and what has happened since the start."""
+        clients = list(self._state.clients)
+        return {
+            "sas": len(self._state.sad),
+            "policies": len(self._state.spd),
+            "holds": len(self._state.spd.holds),
+            "clients": len(clients),
+            "registered": sum(bool(client.registered) for client in clients),
+            "promiscuous": sum(client.is_promiscuous for client in clients),
+            "dumps": sum(client.is_dumping for client in clients),
+            "requests": self._requests,
+            "refused": self._refused,
+            "expired_hard": self._expired[True],
+            "expired_soft": self._expired[False],
+        }
+
+    def _copies(self, client: ClientId, record: bytes, *, is_sound: bool) -> tuple[Send, ...]:
+        if not self._state.clients.has_promiscuous:
+            return ()
+        public = without_keys(record, is_sound=is_sound)
+        return tuple(self._state.clients.copies(client, record, public))
+
+    def _refuse(
+        self, client: ClientId, record: bytes, copies: Iterable[Send], error: SadbError
+    ) -> list[Effect]:
+        self._refused += 1
+        level = logging.WARNING if error.errno == EOPNOTSUPP else logging.DEBUG
+        name = MsgType(record[1]).name
+        log = Log(level, f"refused client={client} type={name}: {error}")
+        reply = error_reply(record, error.errno)
+        return [log, *copies, *self._state.clients.one(client, reply)]
+
+    def _answer_no_message(self, client: ClientId, record: bytes, error: WireError) -> list[Effect]:
+        """Answer what is no message.
+
+        DEVIATION from Linux, where send() itself fails: here it cannot, and who waits for a
+        reply must get one, with zeros for what the header lacks
+        (test_what_is_no_message_is_answered).
+        """
+        self._refused += 1
+        reply = error_reply(record[:HEADER_OCTETS].ljust(HEADER_OCTETS, b"\0"), error.errno)
+        return [Log(logging.DEBUG, f"refused client={client}: {error}"), Send(client, reply)]

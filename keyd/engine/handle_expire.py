@@ -1,0 +1,29 @@
+"""SADB_EXPIRE (RFC 2367 section 3.1.8): a lifetime has come to its end; nobody asked.
+
+Both ends are told, with sequence number and pid 0, to the clients that registered, and without
+keys: a soft one makes the SA DYING, still in use; a hard one ends it.
+"""
+
+from dataclasses import replace
+
+from keyd.engine.effects import Effect, InstallSa
+from keyd.engine.handle_delete import end
+from keyd.engine.records import sa_record
+from keyd.engine.sad import SaRecord
+from keyd.engine.state import State
+from pfkey.const import MsgType, SaState
+
+
+def expire(state: State, sa: SaRecord, *, is_hard: bool) -> list[Effect]:
+    """Age or end one SA. The message names the lifetime that fired, and no other."""
+    change: Effect
+    if is_hard:
+        change = end(state, sa)
+    else:
+        sa.state = SaState.DYING
+        sa.spec = replace(sa.spec, is_dying=True)
+        change = InstallSa(sa.spec)
+    record = sa_record(
+        sa, state.usage_of(sa), type=MsgType.EXPIRE, keys=False, hard=is_hard, soft=not is_hard
+    )
+    return [change, *state.clients.registered(record)]

@@ -1,0 +1,104 @@
+"""Which algorithms and keys an SA may have, and what to warn of (RFC 2367 section 3.5)."""
+
+import logging
+from collections.abc import Container
+from dataclasses import dataclass
+from errno import EINVAL, ENOSYS
+
+from keyd.engine.effects import Log
+from keyd.model import SaSpec
+from pfkey.algorithms import Algorithm, Kind, bits_ok, by_number, lengths_text
+from pfkey.const import SaType
+from pfkey.errors import SadbError
+from pfkey.ext_key import Key
+from pfkey.message import Message
+
+# The registries' ends on Linux: a number beyond is no algorithm at all.
+NUMBER_MAX = {Kind.AUTH: 251, Kind.ENCRYPT: 253}
+EXTENSION = {Kind.AUTH: "KEY_AUTH", Kind.ENCRYPT: "KEY_ENCRYPT"}
+WEAK = ("must-not", "should-not")  # standing in RFC 8221
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keying:
+    """The algorithms of an SA with their keys; 0 and no key where there is none."""
+
+    auth: int
+    encrypt: int
+    auth_key: bytes
+    encrypt_key: bytes
+
+    def __repr__(self) -> str:
+        return f"Keying(auth={self.auth}, encrypt={self.encrypt}, keys=…)"
+
+
+def keying(message: Message, usable: Container[tuple[str, int]]) -> Keying:
+    """Check what an ADD or UPDATE brings.
+
+    Raises:
+        SadbError: EINVAL for a number that is no algorithm, a key that is missing, superfluous or
+            of a wrong length; ENOSYS for an algorithm that this machine does not do.
+    """
+    sa = message.sa
+    assert sa is not None, "the handler has checked that"  # noqa: S101 - for the type checker
+    if message.satype == SaType.ESP and message.key_encrypt is None:
+        raise SadbError(EINVAL, "an ESP SA needs KEY_ENCRYPT, be it empty", "3.1.3")
+    if message.satype == SaType.ESP and sa.encrypt == 0:
+        raise SadbError(EINVAL, "an ESP SA needs an encryption algorithm; null is number 11")
+    auth, auth_key = _checked(Kind.AUTH, sa.auth, message.key_auth, usable)
+    encrypt, encrypt_key = _checked(Kind.ENCRYPT, sa.encrypt, message.key_encrypt, usable)
+    if encrypt is not None and encrypt.is_aead and auth is not None and auth.icv:
+        raise SadbError(EINVAL, f"{encrypt.name} authenticates by itself; {auth.name} is too much")
+    return Keying(auth=sa.auth, encrypt=sa.encrypt, auth_key=auth_key, encrypt_key=encrypt_key)
+
+
+def warnings(sa: SaSpec, name: str, warned: set[str]) -> list[Log]:
+    """What the operator should know of a new SA; each weak algorithm once."""
+    auth = by_number(Kind.AUTH, sa.auth)
+    encrypt = by_number(Kind.ENCRYPT, sa.encrypt)
+    logs = []
+    if (auth is None or auth.icv == 0) and not (encrypt is not None and encrypt.is_aead):
+        text = f"{name} has no authenticator: anyone can change its packets; add -A hmac-sha256"
+        logs.append(Log(logging.WARNING, text))
+    if encrypt is not None and encrypt.name == "3des-cbc" and _is_single_des(sa.encrypt_key):
+        text = f"{name}: parts of its 3des-cbc key are equal, which makes it single DES; it is weak"
+        logs.append(Log(logging.WARNING, text))
+    for row in (auth, encrypt):
+        if row is None or row.standing not in WEAK or row.max_bits == 0 or row.name in warned:
+            continue
+        warned.add(row.name)
+        text = f"{row.name} is a legacy algorithm: RFC 8221 says {row.standing}; said only once"
+        logs.append(Log(logging.WARNING, text))
+    return logs
+
+
+def _checked(
+    kind: Kind, number: int, key: Key | None, usable: Container[tuple[str, int]]
+) -> tuple[Algorithm | None, bytes]:
+    if number == 0:
+        if key is not None and key.bits:
+            why = f"{EXTENSION[kind]} of {key.bits} bits without an algorithm"
+            raise SadbError(EINVAL, why, "3.1.3")
+        return None, b""
+    row = by_number(kind, number)
+    if number > NUMBER_MAX[kind]:
+        raise SadbError(EINVAL, f"{kind} algorithm {number} is none")
+    if row is None:
+        raise SadbError(ENOSYS, f"{kind} algorithm {number} is unknown")
+    if (kind.value, number) not in usable:
+        why = f"{row.name} (keys of {_bits(row)}) is not done on this machine"
+        raise SadbError(ENOSYS, why)
+    bits = 0 if key is None else key.bits
+    if not bits_ok(row, bits):
+        raise SadbError(EINVAL, f"{row.name} takes keys of {_bits(row)}, not {bits} bits")
+    return row, b"" if key is None else key.key[: bits // 8]
+
+
+def _bits(row: Algorithm) -> str:
+    return "no bits" if row.max_bits == 0 else f"{lengths_text(row)} bits"
+
+
+def _is_single_des(key: bytes) -> bool:
+    """Two neighbouring parts alike undo each other: encrypt, decrypt, encrypt (parity aside)."""
+    parts = [bytes(octet & 0xFE for octet in key[at : at + 8]) for at in (0, 8, 16)]
+    return parts[0] == parts[1] or parts[1] == parts[2]

@@ -1,0 +1,138 @@
+"""The Security Association Database (RFC 4301 section 4.4.2).
+
+An SA is found by destination, protocol and SPI alone, as on Linux; its source, mode and reqid
+take part in the data path's choice, not here. Addresses are packed, in network order.
+"""
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import replace
+from errno import EEXIST, ENOBUFS, ESRCH
+from typing import NamedTuple
+
+from keyd.engine.lifetimes import Limit
+from keyd.model import SaSpec, Usage
+from pfkey.const import SATYPE_OF_PROTO, SaState, SaType
+from pfkey.errors import SadbError
+
+
+class SaKey(NamedTuple):
+    """What names one SA."""
+
+    dst: bytes
+    proto: int
+    spi: int
+
+
+class SaRecord:
+    """A live SA: what the data path has of it, and what only PF_KEY shows."""
+
+    __slots__ = (
+        "created_mono", "created_wall", "final_usage", "first_use_mono", "generation", "hard",
+        "soft", "spec", "state",
+    )  # fmt: skip
+
+    def __init__(
+        self, spec: SaSpec, hard: Limit, soft: Limit, created_mono: float, created_wall: float
+    ) -> None:
+        self.spec = spec
+        self.state = SaState.MATURE
+        self.hard = hard
+        self.soft = soft
+        self.created_mono = created_mono
+        self.created_wall = created_wall
+        self.first_use_mono: float | None = None  # once the schedule has seen it
+        self.generation = 0  # the schedule's: entries of an older one are void
+        self.final_usage: Usage | None = None  # once it is dead and its slot another's
+
+    @property
+    def key(self) -> SaKey:
+        """What names it."""
+        return SaKey(self.spec.dst, self.spec.proto, self.spec.spi)
+
+    @property
+    def satype(self) -> SaType:
+        """Its protocol as PF_KEY numbers it."""
+        return SATYPE_OF_PROTO[self.spec.proto]
+
+    @property
+    def is_dying(self) -> bool:
+        """Whether a soft limit was reached."""
+        return self.state == SaState.DYING
+
+    def __repr__(self) -> str:
+        return f"SaRecord({self.spec!r}, {self.state.name})"
+
+
+class Sad:
+    """All SAs, in the order in which they were added."""
+
+    __slots__ = ("_free_slots", "_next_slot", "_order", "_records", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._records: dict[SaKey, SaRecord] = {}
+        self._free_slots: list[int] = []  # a heap: the lowest free slot is used first
+        self._next_slot = 0
+        self._order = 0
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._records
+
+    def __iter__(self) -> Iterator[SaRecord]:
+        return iter(self._records.values())
+
+    def find(self, key: SaKey) -> SaRecord:
+        """The SA of this name.
+
+        Raises:
+            SadbError: ESRCH when there is none.
+        """
+        try:
+            return self._records[key]
+        except KeyError:
+            raise SadbError(ESRCH, f"no SA {describe(key)}", "3.1") from None
+
+    def insert(self, record: SaRecord) -> None:
+        """Add an SA and give it a slot and its place in the order of age.
+
+        Raises:
+            SadbError: EEXIST when the name is taken; ENOBUFS when the database is full.
+        """
+        key = record.key
+        if key in self._records:
+            raise SadbError(EEXIST, f"SA {describe(key)} exists", "3.1.3")
+        if len(self._records) >= self.limit:
+            raise SadbError(ENOBUFS, f"the SAD holds {self.limit} SAs and takes no more")
+        if self._free_slots:
+            slot = heapq.heappop(self._free_slots)
+        else:
+            slot = self._next_slot
+            self._next_slot += 1
+        self._order += 1
+        record.spec = replace(record.spec, slot=slot, order=self._order)
+        self._records[key] = record
+
+    def remove(self, record: SaRecord, usage: Usage) -> None:
+        """Take an SA out: it is dead, keeps its last `usage`, and its slot is free."""
+        del self._records[record.key]
+        record.state = SaState.DEAD
+        record.final_usage = usage
+        heapq.heappush(self._free_slots, record.spec.slot)
+
+
+def describe(key: SaKey) -> str:
+    """The name of an SA as people read it."""
+    satype = SATYPE_OF_PROTO.get(key.proto)
+    proto = satype.name.removeprefix("X_").lower() if satype else f"proto {key.proto}"
+    return f"{proto} spi {key.spi:#x} to {address_text(key.dst)}"
+
+
+def address_text(address: bytes) -> str:
+    """A packed address as people read it."""
+    if len(address) == 4:
+        return ".".join(map(str, address))
+    return address.hex(":", 2)

@@ -1,0 +1,200 @@
+"""The Security Policy Database (RFC 4301 section 4.4.1), with holds in front.
+
+Two policies are the same when direction and selector are, compared as they were given: host
+bits beyond the prefix tell policies apart though they select the same packets, as on Linux and
+NetBSD. The order of the match is (priority, order), smaller first; `order` counts insertions, and
+a policy that is updated without a new priority keeps its own.
+
+A hold is what a crashed predecessor left in the kernel: its policies come first in the match,
+nobody sees or deletes them, an equal policy lifts one and SPDFLUSH all (DESIGN 5).
+"""
+
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from errno import EEXIST, EINVAL, ENOBUFS, ENOENT
+from operator import attrgetter
+
+from keyd.engine.effects import PoliciesChanged
+from keyd.model import PolicySpec
+from pfkey.const import Dir
+from pfkey.errors import SadbError
+from pfkey.selector import Selector
+
+Key = tuple[Dir, Selector]
+
+# An id says its direction in its low three bits: libipsec and setkey read it there.
+ID_STEP = 8
+CODE_OF_DIR = {Dir.IN: 0, Dir.OUT: 1, Dir.FWD: 2}
+LAST_ID = 2**32 // ID_STEP - 1
+REVERTIBLE = 64  # changes whose dates can be brought back
+
+
+class PolicyRecord:
+    """A policy, and when it was made."""
+
+    __slots__ = ("created_wall", "spec")
+
+    def __init__(self, spec: PolicySpec, created_wall: float) -> None:
+        self.spec = spec
+        self.created_wall = created_wall
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Its place in the order of the match."""
+        return (self.spec.priority, self.spec.order)
+
+
+_RANK = attrgetter("rank")
+
+
+class Spd:
+    """All policies in the order of the match, and the holds."""
+
+    __slots__ = (
+        "_by_id", "_by_key", "_held_ids", "_holds", "_last_id", "_order", "_sorted", "_undo",
+        "limit",
+    )  # fmt: skip
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._holds: dict[Key, PolicySpec] = {}
+        self._held_ids: set[int] = set()  # never given again, even when the hold is lifted
+        self._by_key: dict[Key, PolicyRecord] = {}
+        self._by_id: dict[int, PolicyRecord] = {}
+        self._sorted: list[PolicyRecord] = []
+        self._order = 0
+        self._last_id = 0
+        self._undo: deque[tuple[PoliciesChanged, tuple[PolicyRecord, ...]]] = deque(
+            maxlen=REVERTIBLE
+        )
+
+    def __len__(self) -> int:
+        return len(self._sorted)
+
+    def __iter__(self) -> Iterator[PolicyRecord]:
+        return iter(self._sorted)
+
+    @property
+    def holds(self) -> tuple[PolicySpec, ...]:
+        """What is held for a crashed predecessor."""
+        return tuple(sorted(self._holds.values(), key=attrgetter("priority", "order")))
+
+    def policies(self) -> tuple[PolicySpec, ...]:
+        """All that steering must do, in the order of the match."""
+        return (*self.holds, *(record.spec for record in self._sorted))
+
+    def adopt(self, holds: Iterable[PolicySpec]) -> None:
+        """Take over a predecessor's policies as holds."""
+        for spec in holds:
+            self._holds[spec.key] = replace(spec, is_hold=True)
+            self._held_ids.add(spec.id)
+            self._order = max(self._order, spec.order)
+
+    def find(self, key: Key) -> PolicyRecord:
+        """The policy of this direction and selector.
+
+        Raises:
+            SadbError: ENOENT when there is none; holds are not found.
+        """
+        try:
+            return self._by_key[key]
+        except KeyError:
+            raise SadbError(ENOENT, f"no {key[0].name.lower()} policy of this selector") from None
+
+    def find_id(self, policy_id: int) -> PolicyRecord:
+        """The policy of this id.
+
+        Raises:
+            SadbError: EINVAL when the id names no direction; ENOENT when there is none.
+        """
+        if policy_id % ID_STEP not in CODE_OF_DIR.values():
+            raise SadbError(EINVAL, f"policy id {policy_id} names no direction")
+        try:
+            return self._by_id[policy_id]
+        except KeyError:
+            raise SadbError(ENOENT, f"no policy of id {policy_id}") from None
+
+    def add(
+        self, spec: PolicySpec, created_wall: float, *, may_replace: bool
+    ) -> tuple[PolicyRecord, tuple[PolicySpec, ...]]:
+        """Insert a policy, giving it id and order; returns it and what it took the place of.
+
+        Raises:
+            SadbError: EEXIST for an equal one unless it may be replaced; ENOBUFS when full.
+        """
+        old = self._by_key.get(spec.key)
+        if old is not None and not may_replace:
+            raise SadbError(EEXIST, f"the {spec.dir.name.lower()} policy exists: id {old.spec.id}")
+        if old is None and len(self._sorted) >= self.limit:
+            raise SadbError(ENOBUFS, f"the SPD holds {self.limit} policies and takes no more")
+        if old is not None and old.spec.priority == spec.priority:
+            order = old.spec.order
+        else:
+            self._order += 1
+            order = self._order
+        policy_id = old.spec.id if old is not None else self._new_id(spec.dir)
+        record = PolicyRecord(replace(spec, id=policy_id, order=order), created_wall)
+        removed: tuple[PolicySpec, ...] = ()
+        if old is not None:
+            self._take_out(old)
+            removed = (old.spec,)
+        hold = self._holds.pop(spec.key, None)
+        if hold is not None:
+            removed = (*removed, hold)
+        self._put_in(record)
+        return record, removed
+
+    def remove(self, record: PolicyRecord) -> None:
+        """Take one policy out."""
+        self._take_out(record)
+
+    def clear(self) -> tuple[PolicyRecord, ...]:
+        """Take all policies out and lift all holds; returns the policies."""
+        records = tuple(self._sorted)
+        self._holds.clear()
+        self._by_key.clear()
+        self._by_id.clear()
+        self._sorted.clear()
+        return records
+
+    def note(self, change: PoliciesChanged, removed: tuple[PolicyRecord, ...]) -> None:
+        """Remember the records that a change took out, for `revert`."""
+        self._undo.append((change, removed))
+
+    def revert(self, change: PoliciesChanged) -> None:
+        """Undo a change that the kernel refused: same ids, same order, same dates.
+
+        What another request made of the same selector meanwhile stays.
+        """
+        dates: dict[tuple[int, int], float] = {}
+        for noted, records in self._undo:
+            if noted is change:
+                dates = {(r.spec.id, r.spec.order): r.created_wall for r in records}
+        for spec in change.added:
+            record = self._by_id.get(spec.id)
+            if record is not None and record.spec == spec:
+                self._take_out(record)
+        for spec in change.removed:
+            if spec.is_hold:
+                self._holds.setdefault(spec.key, spec)
+            elif spec.key not in self._by_key and spec.id not in self._by_id:
+                self._put_in(PolicyRecord(spec, dates.get((spec.id, spec.order), 0.0)))
+
+    def _put_in(self, record: PolicyRecord) -> None:
+        self._by_key[record.spec.key] = record
+        self._by_id[record.spec.id] = record
+        insort(self._sorted, record, key=_RANK)
+
+    def _take_out(self, record: PolicyRecord) -> None:
+        del self._by_key[record.spec.key]
+        del self._by_id[record.spec.id]
+        del self._sorted[bisect_left(self._sorted, record.rank, key=_RANK)]
+
+    def _new_id(self, direction: Dir) -> int:
+        while True:
+            self._last_id = self._last_id % LAST_ID + 1
+            policy_id = self._last_id * ID_STEP + CODE_OF_DIR[direction]
+            if policy_id not in self._by_id and policy_id not in self._held_ids:
+                return policy_id

@@ -1,0 +1,61 @@
+"""What the handlers work on, and the request they are given."""
+
+from collections.abc import Callable, Container
+from dataclasses import dataclass, field
+
+from keyd.engine.clients import Clients
+from keyd.engine.effects import ClientId, Now, Send
+from keyd.engine.lifetimes import Schedule
+from keyd.engine.sad import Sad, SaRecord
+from keyd.engine.spd import Spd
+from keyd.model import Usage
+from pfkey.message import Message, error_reply
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much the engine keeps; each bound is refused with ENOBUFS when reached."""
+
+    clients: int = 1024
+    sas: int = 1_000_000
+    policies: int = 65_536
+    promiscuous_dump: int = 1024  # records of another client's dump that are copied
+
+
+@dataclass(slots=True, kw_only=True)
+class State:
+    """Both databases, the clients, and what the shell lends."""
+
+    clients: Clients
+    sad: Sad
+    spd: Spd
+    schedule: Schedule
+    limits: Limits
+    usable: Container[tuple[str, int]]  # (kind, number) of what this machine does
+    usage: Callable[[int], Usage]
+    pick: Callable[[int, int], int]
+    warned: set[str] = field(default_factory=set)  # legacy algorithms the log has named
+
+    def usage_of(self, sa: SaRecord) -> Usage:
+        """What the data path did with an SA, also after its end."""
+        return self.usage(sa.spec.slot) if sa.final_usage is None else sa.final_usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One message of a client, decoded.
+
+    `copies` are what promiscuous clients get of it, to be sent when its changes have been made.
+    """
+
+    client: ClientId
+    message: Message
+    now: Now
+    clients: Clients
+    octets: bytes
+    copies: tuple[Send, ...] = ()
+
+    def refusal(self, errno: int) -> tuple[Send, ...]:
+        """The error reply, for effects that may yet fail."""
+        record = error_reply(self.octets, errno)
+        return (*self.copies, *self.clients.one(self.client, record))
