@@ -1,0 +1,153 @@
+"""Obeys the engine's effects, and lets nobody wait for a commit that is not theirs.
+
+Effects without `PoliciesChanged` are obeyed at once, in the order of the engine's calls. A list
+with one joins a queue: what stands before the change is done at once, the change is committed
+together with all others that wait, and what stands behind it is done when nft has agreed. So
+
+- a reply never comes before its commit, and commits happen in the engine's order;
+- a slow commit delays only those who changed policies;
+- changes that arrive while nft works go into the next transaction together. When nft refuses
+  that, they are tried one by one: only the refused one is reverted and answered with its failure.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import assert_never
+
+import trio
+
+from keyd.engine.effects import (
+    Dump,
+    Effect,
+    InstallSa,
+    Log,
+    PoliciesChanged,
+    RemoveSa,
+    Send,
+)
+from keyd.shell.committed import Committed, Step
+from keyd.shell.log import limited
+from keyd.shell.ports import DataPath, KeyEngine
+from pfkey.errors import ShellError
+
+LOG = logging.getLogger("keyd.shell")
+ENGINE_LOG = limited("keyd.engine", burst=200, per_second=20)
+
+Commit = Callable[[Step], Awaitable[None]]
+
+
+class _Waiting:
+    """A change in the queue and what is to be done after it."""
+
+    def __init__(self, change: PoliciesChanged, rest: Sequence[Effect], done: trio.Event) -> None:
+        self.change = change
+        self.rest = rest
+        self.done = done
+
+
+class Applier:
+    """The one place where effects become deeds. Run `run` in a task of its own.
+
+    Args:
+        send: hands a record to a client's socket without waiting.
+        dump: begins a dump to a client without waiting.
+        commit: one transaction; raises ShellError when nft refuses and nothing has changed.
+            None: there is no nft, every change holds at once.
+    """
+
+    def __init__(
+        self,
+        engine: KeyEngine,
+        data_path: DataPath,
+        *,
+        send: Callable[[Send], None],
+        dump: Callable[[Dump], None],
+        commit: Commit | None,
+    ) -> None:
+        self._engine = engine
+        self._data_path = data_path
+        self._send = send
+        self._dump = dump
+        self._commit = commit
+        self._queue: deque[_Waiting] = deque()
+        self._wake = trio.Event()
+        self.committed = Committed(engine.policies())
+
+    async def obey(self, effects: Sequence[Effect]) -> None:
+        """Return when all of them have been obeyed; without a checkpoint if nothing waits."""
+        done = self._begin(effects, None)
+        if done is not None:
+            await done.wait()
+
+    def _begin(self, effects: Sequence[Effect], done: trio.Event | None) -> trio.Event | None:
+        """Obey up to a change that must be committed; the event that tells of the rest."""
+        for number, effect in enumerate(effects):
+            if isinstance(effect, PoliciesChanged):
+                done = done or trio.Event()
+                self._queue.append(_Waiting(effect, effects[number + 1 :], done))
+                if self._commit is None:
+                    self._without_nft()
+                    return None
+                self._wake.set()
+                return done
+            self._do(effect)
+        if done is not None:
+            done.set()
+        return None
+
+    def _do(self, effect: Effect) -> None:
+        match effect:
+            case Send():
+                self._send(effect)
+            case Dump():
+                self._dump(effect)
+            case InstallSa(sa):
+                self._data_path.install(sa)
+            case RemoveSa(sa):
+                self._data_path.remove(sa)
+            case Log(level, text):
+                ENGINE_LOG.log(level, "%s", text)
+            case PoliciesChanged():
+                raise AssertionError("changes of policies go through the queue")
+            case _:
+                assert_never(effect)
+
+    def _without_nft(self) -> None:
+        while self._queue:
+            one = self._queue.popleft()
+            self.committed, step = self.committed.step([one.change])
+            self._told(step, [one])
+
+    async def run(self) -> None:
+        """Commit what waits, until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake = trio.Event()
+            while self._queue and self._commit is not None:
+                batch = list(self._queue)
+                self._queue.clear()
+                await self._commit_together(batch, self._commit)
+
+    async def _commit_together(self, batch: list[_Waiting], commit: Commit) -> None:
+        after, step = self.committed.step([one.change for one in batch])
+        try:
+            if not step.is_nothing:
+                await commit(step)
+        except ShellError as error:
+            if len(batch) > 1:
+                for one in batch:
+                    await self._commit_together([one], commit)
+                return
+            LOG.error("commit-refused policies=%d reason=%s", len(step.policies), error)
+            self._engine.revert(batch[0].change)
+            self._begin(batch[0].change.on_failure, batch[0].done)
+            return
+        self.committed = after
+        self._told(step, batch)
+
+    def _told(self, step: Step, batch: Sequence[_Waiting]) -> None:
+        if not step.is_nothing:
+            self._data_path.change(step.added, [policy.id for policy in step.removed])
+        for one in batch:
+            self._begin(one.rest, one.done)

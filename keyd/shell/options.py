@@ -1,0 +1,90 @@
+"""The command line of pfkeyd, as values."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Never
+
+from keyd.shell.log import LEVELS
+
+_EXAMPLES = """\
+examples:
+  pfkeyd                                serve this network namespace
+  ip netns exec red pfkeyd --hold       serve the namespace red; stopping leaves it closed
+  pfkeyd --no-dataplane --socket /tmp/k key engine only: needs no privilege
+  pfkeyd --check                        say what this machine lacks, and change nothing
+
+exit codes: 0 stopped on request, 1 refused or failed, 2 wrong usage"""
+
+MARK_MASK = 0xFF000000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the user asked for. None: not given."""
+
+    socket: str | None = None
+    group: str | None = None
+    dataplane: bool = True
+    hold: bool = False
+    mark_mask: int = MARK_MASK
+    user: str | None = None
+    log_level: str = "info"
+    plain_table: bool = False
+    check: bool = False
+
+
+def program_version() -> str:
+    """The version of the package that is installed."""
+    try:
+        return version("pfkey")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Never:
+        self.exit(2, f"pfkeyd: {message}\ntry: pfkeyd --help\n")
+
+
+def _mask(text: str) -> int:
+    """A mark mask: 8 bits side by side, which hold our numbers."""
+    value = int(text, 0)
+    low = value & -value
+    if not 0 < value <= 0xFFFFFFFF or value // low != 0xFF:
+        raise ValueError(text)
+    return value
+
+
+_mask.__name__ = "mark mask (8 neighbouring bits, as 0xff000000)"
+
+
+def parse(argv: Sequence[str]) -> Options:
+    """Read the command line; on --help, --version and faults it ends the program (0, 0, 2)."""
+    parser = _Parser(
+        prog="pfkeyd",
+        description="The kernel half of IPsec as a process: PF_KEY v2 on a Unix socket, ESP over"
+        " a TUN device. Runs in the foreground and logs to standard error.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--socket", metavar="PATH", help="the PF_KEY socket (default: $PFKEY_SOCKET, else"
+        " /run/pfkey/<inode of the network namespace>.sock)")  # fmt: skip
+    add("--group", metavar="NAME", help="members of this group may connect as well")
+    add("--no-dataplane", dest="dataplane", action="store_false",
+        help="key engine only: no packets, no nft, no privilege")  # fmt: skip
+    add("--hold", action="store_true",
+        help="when stopped, go on refusing what policies protect")  # fmt: skip
+    add("--mark-mask", type=_mask, default=MARK_MASK, metavar="MASK",
+        help="the bits of packet marks to use (default: 0xff000000)")  # fmt: skip
+    add("--user", metavar="NAME", help="the user of the packet workers (default: see pfkeyd(8))")
+    add("--log-level", choices=LEVELS, default="info", help="how much to log (default: info)")
+    add("--plain-table", action="store_true",
+        help="use a plain nft table (automatic on kernels before 6.9)")  # fmt: skip
+    add("-n", "--check", action="store_true",
+        help="say what is missing to run so, and change nothing")  # fmt: skip
+    add("--version", action="version", version=f"pfkeyd {program_version()}")
+    return Options(**vars(parser.parse_args(argv)))

@@ -1,0 +1,82 @@
+"""What the shell's parts ask of one another: the engine, the steering and the packet workers."""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from keyd.engine.effects import ClientId, Effect, Now, PoliciesChanged
+from keyd.model import PolicySpec, SaSpec
+
+
+class KeyEngine(Protocol):
+    """`keyd.engine.Engine`, as the shell uses it. All calls come from the trio thread."""
+
+    def connect(self, client: ClientId) -> None:
+        """A client is there."""
+
+    def disconnect(self, client: ClientId) -> list[Effect]:
+        """A client is gone."""
+
+    def receive(self, client: ClientId, record: bytes, now: Now) -> list[Effect]:
+        """Answer any octets."""
+
+    def tick(self, now: Now) -> list[Effect]:
+        """Do what is due."""
+
+    def next_deadline(self) -> float | None:
+        """When `tick` has something to do, in monotonic seconds."""
+
+    def dump_done(self, client: ClientId) -> None:
+        """The client has all records of its dump, or is gone."""
+
+    def adopt(self, holds: Iterable[PolicySpec]) -> None:
+        """Take over what a crashed predecessor left in nft."""
+
+    def revert(self, change: PoliciesChanged) -> None:
+        """Undo a change that nft refused."""
+
+    def policies(self) -> tuple[PolicySpec, ...]:
+        """All policies in match order, holds first."""
+
+    def sas(self) -> tuple[SaSpec, ...]:
+        """All SAs that the data path has."""
+
+    def stats(self) -> dict[str, int]:
+        """How many of what."""
+
+
+class Steering(Protocol):
+    """`keyd.shell.steer.Steer`, as the applier uses it: blocking, one call at a time."""
+
+    def commit(
+        self,
+        policies: Sequence[PolicySpec],
+        added: Sequence[PolicySpec],
+        removed: Sequence[PolicySpec],
+    ) -> None:
+        """Make nft equal to `policies` in one transaction, or raise ShellError."""
+
+
+class DataPath(Protocol):
+    """The packet workers. No call waits."""
+
+    def install(self, sa: SaSpec) -> None:
+        """Give an SA to the workers."""
+
+    def remove(self, sa: SaSpec) -> None:
+        """Take an SA from them."""
+
+    def change(self, added: Sequence[PolicySpec], removed: Sequence[int]) -> None:
+        """Tell them of policies."""
+
+
+class NoDataPath:
+    """What `--no-dataplane` has for workers."""
+
+    def install(self, sa: SaSpec) -> None:
+        """Nothing to do."""
+
+    def remove(self, sa: SaSpec) -> None:
+        """Nothing to do."""
+
+    def change(self, added: Sequence[PolicySpec], removed: Sequence[int]) -> None:
+        """Nothing to do."""

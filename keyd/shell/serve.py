@@ -1,0 +1,185 @@
+"""The PF_KEY socket: one task per client, and `send` that is synchronous as AF_KEY's is.
+
+For each record of a client:
+
+1. look at it, and leave it in the queue;
+2. hand it to the engine and obey the effects: nft has committed, the workers are told;
+3. the replies are queued (of a dump: the first records);
+4. only now take the record off the queue.
+
+So a client whose SIOCOUTQ is 0 finds its reply. A queue belongs to one client: what does not fit
+is dropped as AF_KEY drops it, except a dump's records, which wait for their reader and leave a
+third of the queue to replies and notices.
+"""
+
+import contextlib
+import itertools
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from errno import EAGAIN
+
+import trio
+
+from keyd.engine.effects import ClientId, Dump, Effect, Now, Send
+from keyd.shell import wire
+from keyd.shell.log import limited
+from keyd.shell.ports import KeyEngine
+from keyd.shell.tap import Tap
+
+LOG = limited("keyd.shell.serve")
+
+CLIENTS = 1024
+QUEUE_OCTETS = 8 << 20  # kernel memory: a message of 160 octets takes 768
+_FIRST_RECORDS = 32  # of a dump, queued before its request is taken
+_TURN_RECORDS = 64  # of a dump, before others get their turn
+
+
+class Client:
+    """One connection: its queue and its dumps."""
+
+    def __init__(self, sock: socket.socket, number: ClientId, tap: Tap) -> None:
+        self.sock = sock
+        self.number = number
+        self.pid, self.uid, _ = wire.credentials(sock)
+        self.dropped = 0
+        self.dumps: deque[Iterator[bytes]] = deque()
+        self.dump_wanted = trio.Event()
+        self._held: bytes | None = None  # of the first dump: did not fit yet
+        self._tap = tap
+        room = wire.make_room(sock, QUEUE_OCTETS // 2)  # the kernel doubles it
+        self._dump_room = room * 2 // 3
+
+    def send(self, record: bytes) -> bool:
+        """Queue a record or drop it."""
+        if wire.send(self.sock, record):
+            self.dropped += 1
+            return False
+        self._tap.passed("out", self.number, self.pid, record)
+        return True
+
+    def pump(self, records: int) -> bool | None:
+        """Send up to that many records of the first dump.
+
+        True: it is complete. False: there is more. None: the queue is full.
+        """
+        dump = self.dumps[0]
+        for _ in range(records):
+            record = self._held if self._held is not None else next(dump, None)
+            self._held = None
+            if record is None:
+                self.dumps.popleft()
+                return True
+            is_full = wire.waiting_out(self.sock) > self._dump_room
+            error = EAGAIN if is_full else wire.send(self.sock, record)
+            if error == EAGAIN:
+                self._held = record
+                return None
+            if error:  # nobody will ever read it
+                self.dumps.clear()
+                return True
+            self._tap.passed("out", self.number, self.pid, record)
+        return False
+
+
+class Server:
+    """All clients. `admit` is for the listener, `send` and `dump` for the applier."""
+
+    def __init__(
+        self,
+        engine: KeyEngine,
+        *,
+        obey: Callable[[Sequence[Effect]], Awaitable[None]],
+        clock: Callable[[], Now],
+        called: Callable[[], None],
+        tap: Tap,
+        nursery: trio.Nursery,
+        most: int = CLIENTS,
+    ) -> None:
+        self.clients: dict[ClientId, Client] = {}
+        self._engine = engine
+        self._obey = obey
+        self._clock = clock
+        self._called = called
+        self._tap = tap
+        self._nursery = nursery
+        self._most = most
+        self._reader = wire.Reader()
+        self._numbers = itertools.count(1)
+
+    def admit(self, sock: socket.socket) -> None:
+        """Begin to serve a connection, or close it when there are too many."""
+        if len(self.clients) >= self._most:
+            LOG.warning("client-refused reason=too-many clients=%d", len(self.clients))
+            sock.close()
+            return
+        client = Client(sock, ClientId(next(self._numbers)), self._tap)
+        self.clients[client.number] = client
+        self._engine.connect(client.number)
+        LOG.debug("client-connected client=%d pid=%d uid=%d", client.number, client.pid, client.uid)
+        self._nursery.start_soon(self._serve, client)
+
+    def send(self, effect: Send) -> None:
+        """Queue a record to a client that may be gone."""
+        client = self.clients.get(effect.client)
+        if client is not None and not client.send(effect.record):
+            LOG.debug("record-dropped client=%d dropped=%d", client.number, client.dropped)
+
+    def dump(self, effect: Dump) -> None:
+        """Begin a dump: its first records now, the rest as the client reads."""
+        client = self.clients.get(effect.client)
+        if client is None:
+            return
+        client.dumps.append(effect.records)
+        if len(client.dumps) > 1:
+            return
+        if client.pump(_FIRST_RECORDS):
+            self._engine.dump_done(client.number)
+        else:
+            client.dump_wanted.set()
+
+    async def _serve(self, client: Client) -> None:
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._dumps, client)
+                await self._requests(client)
+                nursery.cancel_scope.cancel()
+        finally:
+            del self.clients[client.number]
+            trio.lowlevel.notify_closing(client.sock)
+            client.sock.close()
+            effects = self._engine.disconnect(client.number)
+            self._called()
+        LOG.debug("client-gone client=%d dropped=%d", client.number, client.dropped)
+        await self._obey(effects)
+
+    async def _requests(self, client: Client) -> None:
+        """Answer each record, until the client is gone."""
+        while True:
+            try:
+                record = self._reader.look(client.sock)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(client.sock)
+                continue
+            if record is None:
+                return
+            self._tap.passed("in", client.number, client.pid, record)
+            effects = self._engine.receive(client.number, record, self._clock())
+            self._called()
+            await self._obey(effects)
+            wire.take(client.sock)
+            await trio.lowlevel.checkpoint()
+
+    async def _dumps(self, client: Client) -> None:
+        """Go on with the client's dumps as it reads."""
+        while True:
+            await client.dump_wanted.wait()
+            client.dump_wanted = trio.Event()
+            while client.dumps:
+                done = client.pump(_TURN_RECORDS)
+                if done:
+                    self._engine.dump_done(client.number)
+                if done is None:
+                    with contextlib.suppress(OSError):
+                        await trio.lowlevel.wait_writable(client.sock)
+                await trio.lowlevel.checkpoint()
