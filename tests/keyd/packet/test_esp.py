@@ -1,0 +1,364 @@
+"""ESP, RFC 4303 sections 2 and 3: RFC 3602's packets, laws, scapy both ways, refusals."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scapy.layers.inet import IP
+from scapy.layers.ipsec import ESP, SecurityAssociation
+from scapy.packet import Raw
+
+from keyd.model import SaSpec
+from keyd.packet.drop import Drop
+from keyd.packet.esp import HEADER_OCTETS, SEQ_MAX, EspSa, peek
+from keyd.packet.ip import rebuild
+from pfkey import algorithms, crypto
+from pfkey.const import IPPROTO_ESP, Mode
+from pfkey.errors import CryptoError, UnsupportedAlgorithmError
+
+ROOT = Path(__file__).parents[3]
+PACKETS = tomllib.loads((ROOT / "specs/vectors/rfc3602.toml").read_text())["packet"]
+COUNTERS = tomllib.loads((ROOT / "specs/tables/counters.toml").read_text())["counter"]
+
+ENCRYPT = [row for row in algorithms.ENCRYPT if row.wall in crypto.CIPHERS]
+AUTH = [row for row in algorithms.AUTH if row.wall in crypto.AUTHENTICATORS]
+PAIRS = [pytest.param(enc, auth, id=f"{enc.name}+{auth.name}") for enc in ENCRYPT for auth in AUTH]
+SCAPY_CIPHERS = {
+    "null": "NULL", "des-cbc": "DES", "3des-cbc": "3DES", "aes-cbc": "AES-CBC",
+    "cast128-cbc": "CAST", "blowfish-cbc": "Blowfish",
+}  # fmt: skip
+SCAPY_AUTHS = {
+    "null": "NULL", "hmac-md5": "HMAC-MD5-96", "hmac-sha1": "HMAC-SHA1-96",
+    "hmac-sha256": "SHA2-256-128", "hmac-sha384": "SHA2-384-192", "hmac-sha512": "SHA2-512-256",
+}  # fmt: skip
+SCAPY_PAIRS = [
+    pair
+    for pair in PAIRS
+    if pair.values[0].name in SCAPY_CIPHERS  # type: ignore[union-attr]
+]
+seqs = st.integers(1, SEQ_MAX)
+protos = st.integers(0, 255)
+payloads = st.binary(max_size=300)
+rows = st.tuples(st.sampled_from(ENCRYPT), st.sampled_from(AUTH))
+
+
+def octets_of(bits: int) -> st.SearchStrategy[bytes]:
+    return st.binary(min_size=bits // 8, max_size=bits // 8)
+
+
+def make(
+    encrypt: int = 0, encrypt_key: bytes = b"", auth: int = 0, auth_key: bytes = b"",
+    spi: int = 0x2694,
+) -> EspSa:  # fmt: skip
+    return EspSa(
+        SaSpec(
+            slot=0, proto=IPPROTO_ESP, spi=spi, src=bytes(4), dst=bytes(4), mode=Mode.TRANSPORT,
+            encrypt=encrypt, encrypt_key=encrypt_key, auth=auth, auth_key=auth_key,
+        )
+    )  # fmt: skip
+
+
+def make_of(enc: algorithms.Algorithm, auth: algorithms.Algorithm) -> EspSa:
+    """An SA of the largest keys, none of whose octets are alike."""
+    return make(
+        enc.number, bytes(range(1, enc.max_bits // 8 + 1)),
+        auth.number, bytes(range(101, auth.max_bits // 8 + 101)),
+    )  # fmt: skip
+
+
+def opened(sa: EspSa, octets: bytes) -> tuple[int, bytes] | Drop:
+    result = sa.open(octets)
+    return result if isinstance(result, Drop) else (result[0], bytes(result[1]))
+
+
+AES = algorithms.by_name("encrypt", "aes-cbc")
+SHA1 = algorithms.by_name("auth", "hmac-sha1")
+assert AES
+assert SHA1
+
+
+# Vectors
+
+
+@pytest.mark.parametrize("row", PACKETS, ids=lambda row: f"case{row['case']}")
+def test_rfc3602_packets_come_out_to_the_octet(row: dict[str, str]) -> None:
+    assert AES
+    esp, inner = bytes.fromhex(row["esp"]), bytes.fromhex(row["inner"])
+    payload = inner if row["mode"] == "tunnel" else inner[20:]
+    sa = make(AES.number, bytes.fromhex(row["key"]), spi=int(row["spi"]))
+    next_header, seq = int(row["next_header"]), int(row["sequence"])
+    assert peek(esp) == (sa.spec.spi, seq)
+    assert opened(sa, esp) == (next_header, payload)
+    for _ in range(2):  # the second finds a context that has sealed and opened before
+        assert sa.seal(seq, payload, next_header, bytes.fromhex(row["iv"])) == esp
+    assert sa.sealed_size(len(payload)) == len(esp)
+    assert not sa.has_authenticator
+
+
+# Laws
+
+
+@pytest.mark.parametrize(("enc", "auth"), PAIRS)
+@given(data=st.data())
+def test_what_is_sealed_opens(
+    enc: algorithms.Algorithm, auth: algorithms.Algorithm, data: st.DataObject
+) -> None:
+    ours, theirs = make_of(enc, auth), make_of(enc, auth)
+    for _ in range(2):
+        seq, proto = data.draw(seqs), data.draw(protos)
+        batch = data.draw(st.lists(payloads, max_size=4))
+        assume(seq + len(batch) <= SEQ_MAX)
+        ivs = data.draw(octets_of(enc.iv * 8 * len(batch)))
+        sealed = ours.seal_many(seq, batch, proto, ivs)
+        one = ours.seal(seq + len(batch), b"one", proto, bytes(enc.iv))
+        for at, (octets, payload) in enumerate(
+            zip([*sealed, one], [*batch, b"one"], strict=True), seq
+        ):
+            assert len(octets) == ours.sealed_size(len(payload))
+            assert peek(octets) == (ours.spec.spi, at)
+            assert opened(theirs, octets) == (proto, payload)
+            assert opened(ours, octets) == (proto, payload)
+
+
+@given(rows, st.integers(0, 70_000))
+def test_max_payload_is_the_largest_that_fits(
+    pair: tuple[algorithms.Algorithm, algorithms.Algorithm], room: int
+) -> None:
+    sa = make_of(*pair)
+    largest = sa.max_payload(room)
+    assert sa.sealed_size(largest + 1) > room
+    if largest >= 0:
+        assert sa.sealed_size(largest) <= room
+
+
+@given(rows, payloads, protos, seqs)
+def test_the_layout_is_that_of_section_2(
+    pair: tuple[algorithms.Algorithm, algorithms.Algorithm], payload: bytes, proto: int, seq: int
+) -> None:
+    enc, auth = pair
+    sa = make_of(enc, auth)
+    iv = bytes(range(enc.iv))
+    octets = sa.seal(seq, payload, proto, iv)
+    end = len(octets) - auth.icv
+    assert octets[8 : 8 + enc.iv] == iv
+    mac = crypto.integrity(sa.spec.auth, sa.spec.auth_key)
+    assert octets[end:] == mac.icv(octets[:end])
+    cipher = crypto.cipher(sa.spec.encrypt, sa.spec.encrypt_key)
+    plain = cipher.open(iv, octets[8 + enc.iv : end])
+    pad = plain[-2]
+    assert plain == payload + bytes(range(1, pad + 1)) + bytes([pad, proto])
+    assert len(plain) % max(enc.block, 4) == 0
+    assert pad < max(enc.block, 4)
+
+
+@given(payloads, seqs)
+def test_memoryviews_and_bytearrays_are_octets_too(payload: bytes, seq: int) -> None:
+    assert AES
+    assert SHA1
+    sa = make_of(AES, SHA1)
+    expected = sa.seal(seq, payload, 6, bytes(16))
+    assert sa.seal(seq, memoryview(payload), 6, bytes(16)) == expected
+    assert sa.seal(seq, bytearray(payload), 6, bytes(16)) == expected
+    buffer = bytearray(b"header" + expected)
+    assert opened(sa, memoryview(buffer)[6:]) == (6, payload)  # type: ignore[arg-type]
+    assert peek(memoryview(buffer)[6:]) == peek(expected)
+
+
+@given(st.lists(payloads, min_size=1, max_size=8), st.data())
+def test_no_two_packets_of_a_batch_share_an_iv(batch: list[bytes], data: st.DataObject) -> None:
+    assert AES
+    assert SHA1
+    seeds = data.draw(octets_of(128 * len(batch)))
+    sealed = make_of(AES, SHA1).seal_many(1, batch, 6, seeds)
+    assert len({octets[8:24] for octets in sealed}) == len(batch)
+
+
+# An outside oracle
+
+
+def scapy_sa(sa: EspSa, enc: algorithms.Algorithm, auth: algorithms.Algorithm) -> object:
+    return SecurityAssociation(
+        ESP, spi=sa.spec.spi, seq_num=1,
+        crypt_algo=SCAPY_CIPHERS[enc.name], crypt_key=sa.spec.encrypt_key or None,
+        auth_algo=SCAPY_AUTHS[auth.name], auth_key=sa.spec.auth_key or None,
+    )  # fmt: skip
+
+
+def scapy_made_of(enc: algorithms.Algorithm, auth: algorithms.Algorithm) -> EspSa:
+    """scapy takes no CAST and Blowfish keys but the longest of 128 bits."""
+    bits = min(enc.max_bits, 128) if enc.name in ("cast128-cbc", "blowfish-cbc") else enc.max_bits
+    return make(
+        enc.number, bytes(range(1, bits // 8 + 1)),
+        auth.number, bytes(range(101, auth.max_bits // 8 + 101)),
+    )  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(("enc", "auth"), SCAPY_PAIRS)
+@given(payload=st.binary(min_size=1, max_size=100), seq=seqs, iv=st.binary(min_size=16))
+def test_scapy_opens_what_we_seal_and_we_open_what_scapy_seals(
+    enc: algorithms.Algorithm, auth: algorithms.Algorithm, payload: bytes, seq: int, iv: bytes
+) -> None:
+    sa = scapy_made_of(enc, auth)
+    theirs = scapy_sa(sa, enc, auth)
+    clear = IP(src="10.0.0.1", dst="10.0.0.2", proto=253) / Raw(payload)
+    wire = theirs.encrypt(clear, seq_num=seq, iv=iv[: enc.iv] or None)  # type: ignore[attr-defined]
+    esp = bytes(wire)[20:]
+    assert peek(esp) == (sa.spec.spi, seq)
+    assert opened(sa, esp) == (253, payload)
+    assert sa.seal(seq, payload, 253, iv[: enc.iv]) == esp
+    (sealed,) = sa.seal_many(seq, [payload], 253, iv[: enc.iv])
+    packet = rebuild(bytes(clear)[:20], IPPROTO_ESP, len(sealed)) + sealed
+    assert bytes(theirs.decrypt(IP(packet)))[20:] == payload  # type: ignore[attr-defined]
+
+
+# Refusals
+
+
+@given(rows, payloads, st.data())
+def test_one_flipped_bit_is_bad_authentication(
+    pair: tuple[algorithms.Algorithm, algorithms.Algorithm], payload: bytes, data: st.DataObject
+) -> None:
+    assume(pair[1].icv)
+    sa = make_of(*pair)
+    octets = bytearray(sa.seal(1, payload, 6, bytes(pair[0].iv)))
+    bit = data.draw(st.integers(0, len(octets) * 8 - 1))
+    octets[bit // 8] ^= 1 << bit % 8
+    assert sa.open(octets) is Drop.BADAUTH
+
+
+@given(rows, payloads, st.data())
+def test_a_cut_packet_is_dropped(
+    pair: tuple[algorithms.Algorithm, algorithms.Algorithm], payload: bytes, data: st.DataObject
+) -> None:
+    enc, auth = pair
+    assume(auth.icv)
+    sa = make_of(enc, auth)
+    octets = sa.seal(1, payload, 6, bytes(enc.iv))
+    cut = octets[: data.draw(st.integers(0, len(octets) - 1))]
+    expected = {Drop.HDROPS} if len(cut) < HEADER_OCTETS else {Drop.BADILEN, Drop.BADAUTH}
+    assert sa.open(cut) in expected
+
+
+@given(rows, payloads, st.integers(1, 40))
+def test_a_longer_packet_is_dropped(
+    pair: tuple[algorithms.Algorithm, algorithms.Algorithm], payload: bytes, more: int
+) -> None:
+    assume(pair[1].icv)
+    sa = make_of(*pair)
+    octets = sa.seal(1, payload, 6, bytes(pair[0].iv)) + bytes(more)
+    assert sa.open(octets) in (Drop.BADILEN, Drop.BADAUTH)
+
+
+@pytest.mark.parametrize(("enc", "auth"), PAIRS)
+def test_a_wrong_key_is_dropped(enc: algorithms.Algorithm, auth: algorithms.Algorithm) -> None:
+    sa = make_of(enc, auth)
+    octets = sa.seal(1, bytes(40), 6, bytes(enc.iv))
+    spec = sa.spec
+    if auth.icv:
+        other = make(spec.encrypt, spec.encrypt_key, auth.number, bytes(len(spec.auth_key)))
+        assert other.open(octets) is Drop.BADAUTH
+    elif enc.iv:
+        other = make(spec.encrypt, bytes(len(spec.encrypt_key)))
+        assert other.open(octets) is Drop.BADENC
+
+
+def crafted(plain: bytes) -> bytes:
+    """An ESP packet of the AES SA around this plaintext, whatever its trailer says."""
+    assert AES
+    sa = make(AES.number, bytes(16))
+    cipher = crypto.cipher(AES.number, bytes(16))
+    return sa.seal(1, b"", 6, bytes(16))[:24] + cipher.seal(bytes(16), plain)
+
+
+@pytest.mark.parametrize(
+    ("plain", "result"),
+    [
+        (bytes(range(1, 15)) + bytes([14, 6]), (6, b"")),
+        (bytes(14) + bytes([0, 6]), (6, bytes(14))),
+        (bytes(14) + bytes([1, 6]), Drop.BADENC),
+        (bytes(13) + bytes([1, 1, 6]), (6, bytes(13))),
+        (bytes(range(1, 15)) + bytes([15, 6]), Drop.BADENC),
+        (bytes(range(1, 15)) + bytes([255, 6]), Drop.BADENC),
+        (bytes(range(1, 14)) + bytes([15, 14, 6]), Drop.BADENC),
+        (bytes([2, *range(2, 15)]) + bytes([14, 6]), Drop.BADENC),
+        (b"x" + bytes(range(1, 256))[: 256 - 1] + bytes(14) + bytes([14, 6]), Drop.BADENC),
+        (bytes(15) + bytes(range(1, 256)) + bytes([255, 6]), (6, bytes(15))),
+        (bytes(15) + b"\x02" + bytes(range(2, 256)) + bytes([255, 6]), Drop.BADENC),
+    ],
+)
+def test_every_pad_octet_is_looked_at(plain: bytes, result: tuple[int, bytes] | Drop) -> None:
+    """Section 2.4: 1, 2, 3 and so on; up to 255 of them."""
+    assert AES
+    plain = bytes(-len(plain) % 16) + plain
+    if isinstance(result, tuple):
+        result = (result[0], plain[: -2 - plain[-2]])
+    assert opened(make(AES.number, bytes(16)), crafted(plain)) == result
+
+
+@given(rows, st.binary(max_size=200))
+def test_any_octets_open_or_drop_and_never_raise(
+    pair: tuple[algorithms.Algorithm, algorithms.Algorithm], octets: bytes
+) -> None:
+    sa = make_of(*pair)
+    result = sa.open(octets)
+    if not isinstance(result, Drop):
+        assert not sa.has_authenticator
+        assert len(result[1]) + HEADER_OCTETS < len(octets)
+    assert (peek(octets) is None) == (len(octets) < HEADER_OCTETS)
+    # and whatever came before, the next good packet opens
+    good = sa.seal(1, b"good", 6, bytes(pair[0].iv))
+    assert opened(sa, good) == (6, b"good")
+
+
+@given(rows, st.integers(0, 400), st.data())
+def test_octets_with_a_right_icv_open_or_drop(
+    pair: tuple[algorithms.Algorithm, algorithms.Algorithm], size: int, data: st.DataObject
+) -> None:
+    """A peer that holds the key may still send nonsense."""
+    sa = make_of(*pair)
+    octets = data.draw(st.binary(min_size=size, max_size=size))
+    mac = crypto.integrity(sa.spec.auth, sa.spec.auth_key)
+    result = sa.open(octets + mac.icv(octets))
+    assert isinstance(result, tuple) or result in (Drop.HDROPS, Drop.BADILEN, Drop.BADENC)
+
+
+@pytest.mark.parametrize("seq", [-1, SEQ_MAX + 1])
+def test_a_number_beyond_32_bits_is_never_sent(seq: int) -> None:
+    """Section 3.3.3: the counter must not cycle."""
+    sa = make()
+    with pytest.raises(ValueError, match="32 bits"):
+        sa.seal(seq, b"", 6, b"")
+    with pytest.raises(ValueError, match="32 bits"):
+        sa.seal_many(seq, [b""], 6, b"")
+    with pytest.raises(ValueError, match="32 bits"):
+        sa.seal_many(SEQ_MAX, [b"", b""], 6, b"")
+    assert len(sa.seal_many(SEQ_MAX, [b""], 6, b"")) == 1
+
+
+def test_too_few_random_octets_are_refused() -> None:
+    assert AES
+    sa = make(AES.number, bytes(16))
+    with pytest.raises(ValueError, match="IVs"):
+        sa.seal_many(1, [b"", b""], 6, bytes(31))
+    with pytest.raises(CryptoError):
+        sa.seal(1, b"", 6, bytes(15))
+
+
+def test_an_sa_that_cannot_be_is_refused_without_its_keys() -> None:
+    assert AES
+    with pytest.raises(CryptoError, match="128, 192 or 256") as caught:
+        make(AES.number, b"hogehoge")
+    assert "hoge" not in str(caught.value)
+    with pytest.raises(UnsupportedAlgorithmError):
+        make(250)
+    assert "key" in repr(make(AES.number, b"hogehogehogehoge"))
+    assert "hoge" not in repr(make(AES.number, b"hogehogehogehoge"))
+
+
+def test_each_reason_to_drop_is_a_counter() -> None:
+    names = {row["name"] for row in COUNTERS if row["group"] == "esp"}
+    assert {reason.value for reason in Drop} <= names
+    assert all(reason.group == "esp" for reason in Drop)
