@@ -1,0 +1,226 @@
+"""`pfkey doctor`: what this machine can do, what is missing, and the line that mends it.
+
+Each check is a function that looks at one thing and changes nothing. `ok` means that pfkeyd can
+work; a note says what else a reader should know.
+"""
+
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import platform
+import shutil
+import socket
+import stat
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pfkey import algorithms, crypto
+from pfkey.algorithms import Kind
+from pfkey.blocking import control_call, socket_path
+from pfkey.errors import PfkeyError
+
+SCHEMA_VERSION = 1
+TUN = Path("/dev/net/tun")
+_MAJOR_MINOR = (10, 200)
+_TUNGETFEATURES = 0x800454CF
+_IFF_VNET_HDR = 0x4000
+_AF_KEY = 15
+_NETLINK_XFRM, _NETLINK_NETFILTER = 6, 12
+_NFT_GETGEN, _NLM_REQUEST, _NLMSG_ERROR = (10 << 8) | 16, 1, 2
+_OWNED_TABLES_SINCE = (6, 9)
+_RIGHTS = {"CAP_SETGID": 6, "CAP_SETUID": 7, "CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}
+_CONTAINER = "--cap-add NET_ADMIN --cap-add NET_RAW --device /dev/net/tun"
+_FAQ_ALGORITHMS = ((Kind.ENCRYPT, "3des-cbc"), (Kind.ENCRYPT, "aes-cbc"),
+                   (Kind.AUTH, "hmac-sha1"), (Kind.AUTH, "hmac-sha256"))  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line: what was looked at, whether it will do, what was seen, what mends it."""
+
+    name: str
+    ok: bool
+    seen: str
+    remedy: str = ""
+
+
+def in_container() -> bool:
+    """Whether this looks like a container, where remedies are options of its start."""
+    return Path("/.dockerenv").exists() or Path("/run/.containerenv").exists()
+
+
+def check_kernel() -> Finding:
+    """Whether the kernel has PF_KEY and ESP of its own; pfkeyd needs neither."""
+    has = []
+    for name, family, kind, protocol in (
+        ("AF_KEY", _AF_KEY, socket.SOCK_RAW, 2),
+        ("ESP (xfrm)", socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_XFRM),
+    ):
+        try:
+            socket.socket(family, kind, protocol).close()
+        except OSError as error:
+            if error.errno in (errno.EPERM, errno.EACCES):  # refused, so it is there
+                has.append(name)
+        else:
+            has.append(name)
+    own = f"has {' and '.join(has)} of its own, not used here" if has else "has no AF_KEY, no ESP"
+    return Finding("kernel", True, f"Linux {platform.release()} {own}: pfkeyd does without")
+
+
+def check_tun() -> Finding:
+    """Whether TUN devices can be made, and carry super-packets."""
+    try:
+        found = TUN.stat()
+    except FileNotFoundError:
+        remedy = f"mkdir -p {TUN.parent} && mknod -m 666 {TUN} c 10 200"
+        return Finding("tun", False, f"{TUN} is missing", _or_container(remedy))
+    number = (os.major(found.st_rdev), os.minor(found.st_rdev))
+    if not stat.S_ISCHR(found.st_mode) or number != _MAJOR_MINOR:
+        remedy = f"rm {TUN} && mknod -m 666 {TUN} c 10 200"
+        return Finding("tun", False, f"{TUN} is not the device 10:200", remedy)
+    try:
+        fd = os.open(TUN, os.O_RDWR | os.O_CLOEXEC)
+    except PermissionError as error:
+        if os.geteuid() == 0:  # a container's list of devices
+            return Finding(
+                "tun", False, f"{TUN}: {error.strerror}", _or_container(f"chmod 666 {TUN}")
+            )
+        return Finding("tun", False, f"{TUN}: {error.strerror}", f"chmod 666 {TUN}, as root")
+    except OSError as error:
+        return Finding("tun", False, f"{TUN}: {error.strerror}", "modprobe tun")
+    try:
+        features = struct.unpack("I", fcntl.ioctl(fd, _TUNGETFEATURES, bytes(4)))[0]
+    finally:
+        os.close(fd)
+    if not features & _IFF_VNET_HDR:
+        return Finding(
+            "tun", False, f"{TUN} knows no IFF_VNET_HDR", "use a kernel with it (2.6.27)"
+        )
+    return Finding("tun", True, f"{TUN} opens, super-packets too")
+
+
+def check_nftables() -> Finding:
+    """Whether libnftables is there and the kernel has nftables."""
+    try:
+        ctypes.CDLL("libnftables.so.1")
+    except OSError:
+        return Finding("nftables", False, "libnftables.so.1 is missing",
+                       "apt-get install libnftables1")  # fmt: skip
+    try:
+        refused = _ask_nftables()
+    except OSError as error:
+        refused = error.errno or errno.EIO
+    if refused == errno.EPERM:
+        return Finding("nftables", True, "libnftables loads; the kernel answers only with rights")
+    if refused:
+        return Finding("nftables", False, f"the kernel has none: {os.strerror(refused)}",
+                       "modprobe nf_tables nf_tables_inet")  # fmt: skip
+    release = tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2])
+    owned = (
+        "tables can be owned: others cannot flush them"
+        if release >= _OWNED_TABLES_SINCE
+        else "tables cannot be owned before Linux 6.9: pfkeyd watches its own and puts it back"
+    )
+    return Finding("nftables", True, f"libnftables loads, the kernel answers; {owned}")
+
+
+def _ask_nftables() -> int:
+    """Ask for nftables' generation; 0 or the error number in the answer."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as asking:
+        asking.settimeout(2)
+        asking.send(struct.pack("=IHHIIBBH", 20, _NFT_GETGEN, _NLM_REQUEST, 1, 0, 0, 0, 0))
+        answer = asking.recv(4096)
+    kind = struct.unpack_from("=H", answer, 4)[0]
+    return -int(struct.unpack_from("=i", answer, 16)[0]) if kind == _NLMSG_ERROR else 0
+
+
+def check_rights() -> Finding:
+    """Whether this user may do what pfkeyd does."""
+    mask = 0
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            mask = int(line.split()[1], 16)
+    missing = [name for name, bit in _RIGHTS.items() if not mask >> bit & 1]
+    if not missing:
+        return Finding("rights", True, ", ".join(_RIGHTS))
+    remedy = _or_container("") if os.geteuid() == 0 else "sudo pfkeyd, or as root"
+    return Finding("rights", False, f"{', '.join(missing)} missing", remedy)
+
+
+def check_crypto() -> Finding:
+    """Which algorithms work, found by doing each once."""
+    works = crypto.probe()
+    rows = [row for row in (*algorithms.ENCRYPT, *algorithms.AUTH) if row.is_offered]
+    names = [row.name for row in rows if (row.kind.value, row.number) in works]
+    lacking = []
+    for kind, name in _FAQ_ALGORITHMS:
+        row = algorithms.by_name(kind, name)
+        if row is None or (kind.value, row.number) not in works:
+            lacking.append(name)
+    if lacking:
+        return Finding("crypto", False, f"{', '.join(lacking)} fail",
+                       "leave FIPS mode: OPENSSL_FORCE_FIPS_MODE=0 pfkeyd")  # fmt: skip
+    return Finding("crypto", True, " ".join(names))
+
+
+def check_tools() -> Finding:
+    """Whether the programs are there that `pfkey lab` runs."""
+    packages = {"ip": "iproute2", "ping": "iputils-ping", "nsenter": "util-linux",
+                "unshare": "util-linux", "sysctl": "procps"}  # fmt: skip
+    missing = [name for name in packages if shutil.which(name) is None]
+    if missing:
+        wanted = " ".join(dict.fromkeys(packages[name] for name in missing))
+        return Finding("lab", False, f"{', '.join(missing)} missing", f"apt-get install {wanted}")
+    return Finding("lab", True, "pfkey lab has its programs")
+
+
+def check_pfkeyd(environ: Mapping[str, str]) -> Finding:
+    """Whether a pfkeyd answers in this network namespace."""
+    try:
+        path = socket_path(environ)
+        status = control_call(path, "status")
+    except (PfkeyError, OSError):
+        return Finding("pfkeyd", False, "none answers in this network namespace", "pfkeyd &")
+    parts = [f"pid {status['pid']}", f"{status['sas']} SAs", f"{status['policies']} policies"]
+    if not status.get("dataplane", True):
+        parts.append("no data path (--no-dataplane)")
+    elif "owned_table" in status:
+        parts.append("owned table" if status["owned_table"] else "plain table, watched")
+    return Finding("pfkeyd", True, f"{path}: {', '.join(parts)}")
+
+
+def _or_container(remedy: str) -> str:
+    if in_container():
+        return f"start the container with {_CONTAINER}"
+    return remedy or f"run with all rights of root (a container: {_CONTAINER})"
+
+
+def examine(environ: Mapping[str, str]) -> list[Finding]:
+    """All findings, in the order of importance."""
+    checks: tuple[Callable[[], Finding], ...] = (
+        check_kernel, check_tun, check_nftables, check_rights, check_crypto, check_tools,
+    )  # fmt: skip
+    return [check() for check in checks] + [check_pfkeyd(environ)]
+
+
+def render(findings: Iterable[Finding]) -> str:
+    """A line for each finding, and the remedy below what is missing."""
+    lines = []
+    for f in findings:
+        lines.append(f"{'ok' if f.ok else 'MISSING':8}{f.name:10}{f.seen}")
+        if not f.ok:
+            lines.append(f"{'':18}mend it: {f.remedy}")
+    return "\n".join(lines)
+
+
+def document(findings: Iterable[Finding]) -> str:
+    """The JSON document of `schemas/doctor.json`."""
+    rows = [{"name": f.name, "ok": f.ok, "seen": f.seen, "remedy": f.remedy} for f in findings]
+    return json.dumps(
+        {"schema_version": SCHEMA_VERSION, "ok": all(r["ok"] for r in rows), "findings": rows},
+        indent=2,
+    )
