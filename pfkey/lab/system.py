@@ -1,0 +1,91 @@
+"""One host of a lab as a learner sees it: its pfkeyd, its commands, its counters."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from pfkey.blocking import control_call
+from pfkey.errors import ShellError
+from pfkey.lab.hosts import Host
+from pfkey.lab.story import Story
+
+BIN = Path(sys.executable).parent
+_START_SECONDS = 20
+_SETTLE_SECONDS = 2
+
+# Whatever else the group has is a reason why a packet was dropped.
+_ESP_NO_DROP = {"input", "output", "ibytes", "obytes"}
+
+
+def command_path(name: str) -> Path:
+    """An installed command, the one beside this Python."""
+    path = BIN / name
+    if not path.exists():
+        raise ShellError(f"{name} is not installed beside {sys.executable}", "make setup")
+    return path
+
+
+class System:
+    """A host with a pfkeyd in it."""
+
+    def __init__(self, host: Host, story: Story, log_path: Path) -> None:
+        self.host = host
+        self.story = story
+        self.log_path = log_path
+        self.socket = Path(f"/run/pfkey/{host.inode}.sock")
+        self._environment = {"PATH": f"{BIN}:{os.environ.get('PATH', os.defpath)}"}
+
+    def start(self) -> None:
+        """Start pfkeyd and wait until it is ready."""
+        self.story.command(self.host.name, "pfkeyd &")
+        command = str(command_path("pfkeyd"))
+        with self.log_path.open("w") as log:
+            self.process = self.host.start(command, stdout=log, stderr=log, new_session=True)
+        deadline = time.monotonic() + _START_SECONDS
+        while "ready socket=" not in self.log_path.read_text():
+            if self.process.poll() is not None:
+                said = self.log_path.read_text().strip().splitlines()
+                raise ShellError(
+                    said[-1] if said else "pfkeyd ended without a word", "pfkey doctor"
+                )
+            if time.monotonic() > deadline:
+                raise ShellError(f"pfkeyd is not ready after {_START_SECONDS} s: {self.log_path}")
+            time.sleep(0.02)
+
+    def stop(self) -> int:
+        """Stop pfkeyd as an operator would; its exit status."""
+        return self.host.stop(self.process)
+
+    def shell(self, shown: str, *argv: str, stdin: str | None = None, quiet: bool = False) -> bool:
+        """Run a command here, show it and what it printed; whether it succeeded."""
+        self.story.command(self.host.name, shown)
+        done = self.host.run(*argv, stdin=stdin, check=False, env=self._environment)
+        if not quiet or done.returncode:
+            self.story.output(done.stdout + done.stderr)
+        return done.returncode == 0
+
+    def setkey(self, text: str) -> bool:
+        """Give setkey commands on its standard input, as the FAQ's files do."""
+        return self.shell(f"setkey -c <<EOF\n{text.rstrip()}\nEOF", "setkey", "-c", stdin=text)
+
+    def counters(self) -> dict[str, dict[str, int]]:
+        """All counters, by group and name."""
+        answer: dict[str, dict[str, int]] = control_call(self.socket, "counters")["counters"]
+        return answer
+
+    def counter(self, group: str, name: str) -> int:
+        """One counter."""
+        return self.counters()[group][name]
+
+    def settled(self, group: str, name: str, value: int) -> int:
+        """A counter once it has reached `value`, or what it is after a while."""
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while (now := self.counter(group, name)) < value and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return now
+
+    def esp_drops(self) -> dict[str, int]:
+        """Why ESP packets were dropped, and how many."""
+        esp = self.counters()["esp"]
+        return {name: n for name, n in esp.items() if n and name not in _ESP_NO_DROP}
