@@ -8,6 +8,7 @@ _TYPES: dict[str, type] = {
     "object": dict, "array": list, "string": str, "boolean": bool, "integer": int,
     "number": float, "null": type(None),
 }  # fmt: skip
+_OF_OBJECTS = {"required", "properties", "additionalProperties"}
 _NOTES = {"$schema", "title", "description"}
 
 
@@ -20,6 +21,8 @@ def schema(name: str) -> dict[str, Any]:
 def check_schema(value: Any, rule: dict[str, Any], where: str = "$") -> None:
     """Assert that `value` follows `rule`."""
     for keyword, wanted in rule.items():
+        if keyword in _OF_OBJECTS and not isinstance(value, dict):
+            continue  # null, where the type allows it: only objects have members
         match keyword:
             case "type":
                 kinds = [wanted] if isinstance(wanted, str) else wanted
