@@ -43,9 +43,11 @@ def spd_add(state: State, request: ClientRequest) -> list[Effect]:
     """
     spec = _spec(request.message)
     may_replace = request.message.type == MsgType.X_SPDUPDATE
-    policy, removed = state.spd.add(spec, request.now.wall, may_replace=may_replace)
+    policy, old, hold = state.spd.add(spec, request.now.wall, may_replace=may_replace)
+    replaced = () if old is None else (old,)
+    removed = (*(record.spec for record in replaced), *(() if hold is None else (hold,)))
     change = PoliciesChanged((policy.spec,), removed, request.refusal(ENOBUFS))
-    state.spd.note(change, ())
+    state.spd.note(change, replaced)
     return [change, *_echo(state, request, policy)]
 
 

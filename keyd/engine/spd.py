@@ -118,8 +118,8 @@ class Spd:
 
     def add(
         self, spec: PolicySpec, created_wall: float, *, may_replace: bool
-    ) -> tuple[PolicyRecord, tuple[PolicySpec, ...]]:
-        """Insert a policy, giving it id and order; returns it and what it took the place of.
+    ) -> tuple[PolicyRecord, PolicyRecord | None, PolicySpec | None]:
+        """Insert a policy, giving it id and order; also returns what it replaced and lifted.
 
         Raises:
             SadbError: EEXIST for an equal one unless it may be replaced; ENOBUFS when full.
@@ -136,15 +136,10 @@ class Spd:
             order = self._order
         policy_id = old.spec.id if old is not None else self._new_id(spec.dir)
         record = PolicyRecord(replace(spec, id=policy_id, order=order), created_wall)
-        removed: tuple[PolicySpec, ...] = ()
         if old is not None:
             self._take_out(old)
-            removed = (old.spec,)
-        hold = self._holds.pop(spec.key, None)
-        if hold is not None:
-            removed = (*removed, hold)
         self._put_in(record)
-        return record, removed
+        return record, old, self._holds.pop(spec.key, None)
 
     def remove(self, record: PolicyRecord) -> None:
         """Take one policy out."""

@@ -221,11 +221,12 @@ def test_delete_shows_the_dead_sa_to_all_and_frees_its_slot() -> None:
     assert isinstance(effects[0], RemoveSa)
     heard = desk.heard(effects)
     assert types(heard[A][0]) == RECORD
-    assert types(heard[B][0]) == PUBLIC
-    assert heard[B][0].sa is not None
-    assert heard[B][0].sa.state == SaState.DEAD
-    assert heard[B][0].current is not None
-    assert heard[B][0].current.octets == 252
+    (shown,) = heard[B]
+    assert types(shown) == PUBLIC
+    assert shown.sa is not None
+    assert shown.sa.state == SaState.DEAD
+    assert shown.current is not None
+    assert shown.current.octets == 252
     assert desk.engine.sas() == ()
     desk.ask(add(spi=2))
     assert desk.engine.sas()[0].slot == 0
