@@ -1,0 +1,314 @@
+"""Shell: the program setkey. Arguments, files, the socket, standard output, the exit status."""
+
+import codecs
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from pfkey.blocking import Connection, socket_path
+from pfkey.const import MsgType
+from pfkey.errors import ConfError, PfkeyError, ShellError, WireError
+from pfkey.setkey import dump, grammar, messages
+from pfkey.setkey.lexer import Feed, Lexed, Source
+from pfkey.setkey.options import HELP, USAGE, Mode, Options, UsageError, parse
+from pfkey.setkey.run import Refusal, Runner, World
+from pfkey.setkey.statements import Host, Quit, Statement
+
+DONE, FAILED, USAGE_STATUS, INTERRUPTED = 0, 1, 2, 130
+FAULTS_SHOWN = 20
+CHUNK_OCTETS = 65536
+STDIN_NAME = "stdin"
+
+
+class SystemNames:
+    """Names as this machine resolves them."""
+
+    def hosts(self, name: str, family: int, is_numeric: bool) -> Sequence[Host]:
+        """The addresses of a host."""
+        try:
+            found = socket.getaddrinfo(
+                name, None, family, socket.SOCK_RAW, 0, socket.AI_NUMERICHOST if is_numeric else 0
+            )
+        except (socket.gaierror, UnicodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else None
+            raise LookupError(why or "Name or service not known") from None
+        hosts = []
+        for kind, _, _, _, address in found:
+            if kind == socket.AF_INET:
+                hosts.append(Host(socket.inet_aton(str(address[0]))))
+            elif kind == socket.AF_INET6:
+                plain = str(address[0]).partition("%")[0]
+                scope = int(address[3]) if len(address) == 4 else 0
+                hosts.append(Host(socket.inet_pton(kind, plain), 0, scope))
+        return hosts
+
+    def service(self, name: str) -> int:
+        """The port of a service."""
+        try:
+            return socket.getservbyname(name)
+        except (OSError, UnicodeError):
+            raise LookupError("Servname not supported for ai_socktype") from None
+
+    def protocol(self, name: str) -> int:
+        """The number of a protocol."""
+        try:
+            return socket.getprotobyname(name)
+        except (OSError, UnicodeError):
+            raise LookupError("invalid upper layer protocol") from None
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text)
+
+
+def _complain(text: str) -> None:
+    sys.stdout.flush()
+    sys.stderr.write(f"setkey: {text}\n")
+
+
+def _fault(error: ConfError, source: Source | None) -> None:
+    token = error.token.replace("\n", "\\n")
+    _complain(f"{error.file}:{error.line}:{error.column}: {error.why} at `{token}'")
+    caret = source.caret(error) if source else ""
+    for line in caret.splitlines():
+        sys.stderr.write(f"    {line}\n")
+
+
+def _world() -> World:
+    return World(pid=os.getpid(), now=time.time, strerror=os.strerror, out=_print)
+
+
+def _path(options: Options) -> Path:
+    return Path(options.socket) if options.socket else socket_path()
+
+
+def _connect(options: Options) -> Connection:
+    try:
+        return Connection(_path(options))
+    except ShellError as error:
+        raise ShellError(f"pfkey_open: {error.what}", error.remedy) from None
+
+
+def _runner(options: Options, link: Connection) -> Runner:
+    return Runner(
+        link, _world(), has_fwd_copy=options.has("-r"), has_ports=options.has("-p"),
+        is_verbose=options.has("-v"),
+    )  # fmt: skip
+
+
+def _read(file: str) -> str:
+    """A file's text; octets that are no UTF-8 survive as surrogates (they may be in a key)."""
+    try:
+        octets = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise ShellError(f"{file}: {error.strerror}") from None
+    return octets.decode("utf-8", "surrogateescape")
+
+
+def _from_file(options: Options) -> int:
+    """-f: the whole file is read before anything is sent."""
+    text = _read(options.file)
+    name = STDIN_NAME if options.file == "-" else options.file
+    if options.has("-n"):
+        return DONE if _parsed(name, text, None) is not None else FAILED
+    with _connect(options) as link:
+        runner = _runner(options, link)
+        statements = _parsed(name, text, runner.offered())
+        if statements is None:
+            return FAILED
+        status = DONE
+        for statement in statements:
+            for refusal in runner.carry_out(statement):
+                _complain(f"{name},{statement.line}: {refusal.why}")
+                if not refusal.is_empty:
+                    status = FAILED
+    return status
+
+
+def _parsed(name: str, text: str, offered: grammar.Offered | None) -> list[Statement] | None:
+    """The statements of a text, None if it has faults, which are reported."""
+    statements, faults = grammar.parse(text, name, SystemNames(), offered)
+    if not faults:
+        return statements
+    source = Source(name, text)
+    for fault in faults[:FAULTS_SHOWN]:
+        _fault(fault, source)
+    if len(faults) > FAULTS_SHOWN:
+        _complain(f"{name}: {len(faults) - FAULTS_SHOWN} more faults")
+    _complain(f"{name},{faults[0].line}: parse failed, nothing of it was sent")
+    return None
+
+
+def _pieces() -> Iterator[str]:
+    """Standard input as it comes: a terminal gives lines, a pipe what is there."""
+    decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
+    while piece := os.read(sys.stdin.fileno(), CHUNK_OCTETS):
+        yield decode(piece)
+    yield decode(b"", True)
+
+
+def _lexed(pieces: Iterable[str]) -> Iterator[Lexed]:
+    feed = Feed(STDIN_NAME)
+    for piece in pieces:
+        yield from feed.feed(piece)
+    rest = feed.rest()
+    if rest is not None:
+        yield rest
+
+
+def _from_stdin(options: Options) -> int:
+    """-c: each statement acts at its semicolon; a fault does not undo what came before."""
+    if options.has("-n"):
+        return _statements(None, None)
+    with _connect(options) as link:
+        runner = _runner(options, link)
+        return _statements(runner, runner.offered())
+
+
+def _statements(runner: Runner | None, offered: grammar.Offered | None) -> int:
+    status = DONE
+    names = SystemNames()
+    for lexed in _lexed(_pieces()):
+        try:
+            statement = grammar.parse_statement(lexed, names, offered)
+        except ConfError as fault:
+            _fault(fault, lexed.source)
+            status = FAILED
+            if lexed.tokens[0].text in grammar.STRANGERS:
+                break
+            continue
+        if isinstance(statement, Quit):
+            break
+        if runner is not None:
+            for refusal in runner.carry_out(statement):
+                _print(f"{refusal.why}.\n")
+                if not refusal.is_empty:
+                    _complain(f"{STDIN_NAME},{statement.line}: refused")
+                    status = FAILED
+        sys.stdout.flush()
+    return status
+
+
+def _answer(refusal: Refusal | None) -> int:
+    if refusal is None:
+        return DONE
+    _complain(refusal.why)
+    return FAILED
+
+
+def _dump(options: Options) -> int:
+    type = MsgType.X_SPDDUMP if options.has("-P") else MsgType.DUMP
+    is_loop = options.has("-l")
+    with _connect(options) as link:
+        runner = _runner(options, link)
+        while True:
+            text, refusal = runner.dump(
+                type, has_dead=options.has("-a"), is_json=options.has("--json"),
+                is_short=is_loop, show_keys=options.has("--show-keys"),
+            )  # fmt: skip
+            _print(text)
+            if refusal is not None or not is_loop:
+                return _answer(refusal)
+            sys.stdout.flush()
+            time.sleep(1)
+
+
+def _flush(options: Options) -> int:
+    with _connect(options) as link:
+        type = MsgType.X_SPDFLUSH if options.has("-P") else MsgType.FLUSH
+        return _answer(_runner(options, link).flush(type))
+
+
+def _monitor(options: Options) -> int:
+    """-x: a PROMISC request, then whatever passes, until the engine ends or we are interrupted."""
+    with _connect(options) as link:
+        # satype 1 switches it on; its echo is the first message shown
+        link.send(messages.table(MsgType.X_PROMISC, os.getpid(), 1).encode())
+        while True:
+            record = link.recv()
+            if record is not None:
+                _print(dump.passing(record, now=time.time(), has_hex=options.has("-H")))
+                sys.stdout.flush()
+
+
+def _decode(options: Options) -> int:
+    status = DONE
+    for file in options.files:
+        try:
+            octets = Path(file).read_bytes()
+            for found in dump.split(octets):
+                _print(dump.record(found, now=time.time(), has_ports=options.has("-p")))
+        except OSError as error:
+            _complain(f"{file}: {error.strerror}")
+            status = FAILED
+        except WireError as error:
+            _complain(f"{file}: octet {error.offset}: {error.part}: {error.rule}")
+            status = FAILED
+    return status
+
+
+def _version() -> int:
+    try:
+        number = version("pfkey")
+    except PackageNotFoundError:
+        number = "(not installed)"
+    _print(f"setkey (pfkey {number})\n")
+    return DONE
+
+
+def _help() -> int:
+    _print(HELP)
+    return DONE
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
+        options = parse(arguments)
+    except UsageError as error:
+        sys.stderr.write(f"setkey: {error}\n{USAGE}")
+        return USAGE_STATUS
+    match options.mode:
+        case Mode.HELP:
+            return _help()
+        case Mode.VERSION:
+            return _version()
+        case Mode.STDIN:
+            return _from_stdin(options)
+        case Mode.FILE:
+            return _from_file(options)
+        case Mode.DUMP:
+            return _dump(options)
+        case Mode.FLUSH:
+            return _flush(options)
+        case Mode.MONITOR:
+            return _monitor(options)
+        case Mode.DECODE:
+            return _decode(options)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run setkey; the exit status: 0 done, 1 refused or failed, 2 usage."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")
+    try:
+        status = _run(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+        return status
+    except PfkeyError as error:
+        _complain(str(error))
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # who read our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
