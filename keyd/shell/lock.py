@@ -47,7 +47,7 @@ class Lock:
             who = f" as pid {pid[0].decode(errors='replace')}" if pid else ""
             served = self.path.with_suffix("")
             raise ShellError(
-                f"pfkeyd already runs{who} on {served}", "stop it first, or give --socket PATH"
+                f"already running{who} on {served}", "stop it first, or give --socket PATH"
             ) from None
         return fd
 

@@ -4,6 +4,7 @@ One key engine per network namespace, as with AF_KEY: the default name holds the
 `/proc/self/ns/net`. Inodes are used again after a namespace has died; its cookie never is.
 """
 
+import contextlib
 import os
 import socket
 import stat
@@ -98,3 +99,9 @@ def remove_socket(path: Path) -> None:
         pass
     except OSError as error:
         raise ShellError(f"{path}: {error.strerror}", "give another --socket PATH") from None
+
+
+def remove_parent(path: Path) -> None:
+    """Remove the run directory that we made, unless somebody uses it."""
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()

@@ -1,0 +1,154 @@
+"""pfkeyd's life: fail closed first, serve last; on the way out the other way round.
+
+1. nft's table, guard and routes (with what a crashed predecessor left);
+2. the engine, and the workers, until they are ready;
+3. the sockets;
+4. READY, then clients, until a signal;
+5. sockets away, workers ended, steering undone (or left closed: `--hold`, and after a fault).
+"""
+
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from keyd.engine import Engine, Limits
+from keyd.engine.effects import Now
+from keyd.shell.applier import Applier
+from keyd.shell.control import Control
+from keyd.shell.listener import accept_all, listen
+from keyd.shell.notify import notify
+from keyd.shell.options import Options, program_version
+from keyd.shell.paths import beside, netns_inode, remove_socket
+from keyd.shell.plane import Plane
+from keyd.shell.serve import CLIENTS, Server
+from keyd.shell.tap import Tap
+from keyd.shell.timers import Timers
+from pfkey import crypto
+
+LOG = logging.getLogger("keyd.shell")
+
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+
+def clock() -> Now:
+    """Both clocks."""
+    return Now(time.monotonic(), time.time())
+
+
+def pick(low: int, high: int) -> int:
+    """A number that nobody can foretell, in [low, high]."""
+    span = high - low + 1
+    return low + int.from_bytes(os.urandom(16), "big") % span
+
+
+class Daemon:
+    """One run. `is_asked` tells a stop on request from a fault."""
+
+    def __init__(self, options: Options, path: Path, gid: int | None, plane: Plane) -> None:
+        self._options = options
+        self._path = path
+        self._gid = gid
+        self._plane = plane
+        self._netns = netns_inode()
+        self._is_asked = False
+        self._is_serving = False
+        self._holds = 0
+        self._engine = Engine(
+            supported=crypto.probe(), usage=plane.usage, pick=pick, limits=Limits(clients=CLIENTS)
+        )
+        self._tap = Tap()
+        self._server: Server | None = None
+
+    async def run(self) -> None:
+        """Live until SIGTERM or SIGINT.
+
+        Raises:
+            ShellError: something is missing; all that was begun is undone.
+        """
+        with trio.open_signal_receiver(*_STOPPING, signal.SIGHUP) as signals:
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._until_asked, signals, nursery.cancel_scope)
+                    await self._serve(nursery)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await self._plane.close(hold=self._leaves_hold())
+
+    def _leaves_hold(self) -> bool:
+        if self._is_asked:
+            return self._options.hold
+        # a fault: what was protected stays closed; a start that failed leaves no more than it found
+        return bool(self._engine.policies()) if self._is_serving else self._holds > 0
+
+    async def _until_asked(self, signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+        async for number in signals:
+            name = signal.Signals(number).name
+            if number not in _STOPPING:
+                LOG.info("signal-ignored name=%s", name)
+                continue
+            LOG.info("stopping signal=%s hold=%s", name, self._options.hold)
+            notify("STOPPING=1")
+            self._is_asked = True
+            scope.cancel()
+
+    async def _serve(self, nursery: trio.Nursery) -> None:
+        plane, engine = self._plane, self._engine
+        holds = await plane.open()
+        self._holds = len(holds)
+        if holds:
+            LOG.warning("holds-adopted policies=%d", len(holds))
+        engine.adopt(holds)
+        applier = Applier(
+            engine, plane.data_path, send=lambda e: server.send(e), dump=lambda e: server.dump(e),
+            commit=plane.commit,
+        )  # fmt: skip
+        timers = Timers(engine, clock, applier.obey)
+        server = self._server = Server(
+            engine, obey=applier.obey, clock=clock, called=timers.changed, tap=self._tap,
+            nursery=nursery,
+        )  # fmt: skip
+        control = Control(
+            status=self._status, counters=plane.counters, tap=self._tap, nursery=nursery
+        )
+        await plane.start(nursery, lambda: (engine.sas(), applier.committed.policies))
+        nursery.start_soon(applier.run)
+        nursery.start_soon(timers.run)
+        ctl = beside(self._path, "ctl")
+        with ExitStack() as stack:
+            listeners = []
+            for path in (ctl, self._path):
+                listeners.append(listen(path, self._gid))
+                stack.callback(remove_socket, path)
+                stack.callback(listeners[-1].close)
+            for listener, admit in zip(listeners, (control.admit, server.admit), strict=True):
+                nursery.start_soon(accept_all, listener, self._gid, admit)
+            self._is_serving = True
+            LOG.info(
+                "ready socket=%s pid=%d dataplane=%s version=%s", self._path, os.getpid(),
+                str(self._options.dataplane).lower(), program_version(),
+            )  # fmt: skip
+            notify("READY=1")
+            await trio.sleep_forever()
+
+    def _status(self) -> dict[str, Any]:
+        stats = self._engine.stats()
+        clients = self._server.clients.values() if self._server else ()
+        return {
+            **stats,
+            "schema_version": 1,
+            "pid": os.getpid(),
+            "version": program_version(),
+            "netns": self._netns,
+            "socket": str(self._path),
+            "hold": self._options.hold,
+            "clients": len(clients),
+            "records_dropped": sum(client.dropped for client in clients),
+            **self._plane.status(),
+        }

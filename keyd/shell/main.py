@@ -1,0 +1,146 @@
+"""The command pfkeyd: from the command line to the exit code."""
+
+import grp
+import logging
+import os
+import pwd
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import trio
+
+from keyd.shell import log, paths, preflight, privilege
+from keyd.shell.daemon import Daemon
+from keyd.shell.lock import Lock
+from keyd.shell.options import Options, parse
+from keyd.shell.plane import NoPlane, Plane
+from pfkey.errors import PfkeyError, ShellError
+
+LOG = logging.getLogger("keyd.shell")
+
+_USERS = ("pfkeyd", "_pfkeyd", "nobody")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run pfkeyd; the exit code: 0 done, 1 refused or failed, 2 wrong usage."""
+    options = parse(sys.argv[1:] if argv is None else argv)
+    log.set_up(options.log_level)
+    try:
+        return _check(options) if options.check else _serve(options)
+    except KeyboardInterrupt:
+        return 1
+    except PfkeyError as error:
+        return _refused(error)
+    except BaseExceptionGroup as group:
+        return _refused(_first(group))
+    except Exception as error:
+        return _refused(error)
+
+
+def _first(error: BaseException) -> BaseException:
+    """What there is to say about a fault: our own words before others'."""
+    leaves = list(_leaves(error))
+    return next((e for e in leaves if isinstance(e, PfkeyError)), leaves[0])
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def _refused(error: BaseException) -> int:
+    """One line for the user, whatever went wrong; where it came from only at level debug."""
+    if isinstance(error, PfkeyError):
+        text = str(error)
+    else:
+        text = f"internal error: {type(error).__name__}; --log-level debug says where"
+        for frame in log.frames_of(error):
+            LOG.debug("frame file=%(file)s line=%(line)d in=%(in)s", frame)
+    sys.stderr.write(f"pfkeyd: {text}\n")
+    return 1
+
+
+def _check(options: Options) -> int:
+    """Say what is missing, and change nothing."""
+    path = paths.socket_path(options.socket, os.environ, is_root=os.geteuid() == 0)
+    faults = preflight.missing(dataplane=options.dataplane)
+    try:
+        _group(options.group)
+        _user(options.user)
+    except ShellError as error:
+        faults.append(error)
+    if in_use := preflight.running(path):
+        faults.append(in_use)
+    for fault in faults:
+        sys.stderr.write(f"pfkeyd: {fault}\n")
+    if not faults:
+        sys.stdout.write(f"pfkeyd: ready to serve {path}\n")
+    return 1 if faults else 0
+
+
+def _serve(options: Options) -> int:
+    is_root = os.geteuid() == 0
+    path = paths.socket_path(options.socket, os.environ, is_root=is_root)
+    gid = _group(options.group)
+    preflight.require(dataplane=options.dataplane)
+    user = _user(options.user) if options.dataplane else None
+    is_default = path.parent == paths.RUN or not (options.socket or os.environ.get("PFKEY_SOCKET"))
+    is_ours = paths.make_parent(path, is_default=is_default)
+    cookie = paths.netns_cookie()
+    try:
+        with Lock(paths.beside(path, "lock"), cookie):
+            privilege.keep_secrets()
+            privilege.raise_descriptor_limit()
+            privilege.drop_capabilities(_kept(path))
+            plane = _plane(options, path, user)
+            LOG.debug("priority taken=%s", privilege.raise_priority())
+            trio.run(Daemon(options, path, gid, plane).run)
+    finally:
+        if is_ours:
+            paths.remove_parent(path)
+    LOG.info("stopped")
+    return 0
+
+
+def _plane(options: Options, path: Path, user: int | None) -> Plane:
+    if user is None:
+        return NoPlane()
+    # libnftables and the packet code cost 0.1 s to load: not for --no-dataplane
+    from keyd.shell.plane_real import real_plane
+
+    return real_plane(options, path, user)
+
+
+def _kept(path: Path) -> set[int]:
+    kept = set(privilege.KEPT)
+    if path.parent.stat().st_uid != os.geteuid():  # or the socket could not be removed
+        kept.add(privilege.DAC_OVERRIDE)
+    return kept
+
+
+def _group(name: str | None) -> int | None:
+    if name is None:
+        return None
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ShellError(f"there is no group {name}", f"groupadd --system {name}") from None
+
+
+def _user(name: str | None) -> int:
+    """The user of the workers: as given, else the first of ours that exists."""
+    for candidate in (name,) if name else _USERS:
+        try:
+            return pwd.getpwnam(candidate).pw_uid
+        except KeyError:
+            continue
+    raise ShellError(f"there is no user {name or _USERS[0]}",
+                     f"useradd --system {name or _USERS[0]}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""The data path as the daemon sees it: steering in its thread, the state file, the workers."""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import trio
+
+from keyd.model import PolicySpec, Usage
+from keyd.packet.counters import ROWS, grouped
+from keyd.shell.applier import Commit
+from keyd.shell.committed import Step
+from keyd.shell.options import Options
+from keyd.shell.plane import Counters
+from keyd.shell.ports import DataPath
+from keyd.shell.privilege import raise_priority
+from keyd.shell.state import StateFile
+from keyd.shell.steer import Steer
+from keyd.shell.workers import OneWorker, Snapshot, Workers
+from pfkey.errors import ShellError
+
+LOG = logging.getLogger("keyd.shell")
+T = TypeVar("T")
+Make = Callable[[StateFile, Steer], Callable[[str], OneWorker]]
+
+_ROLES = ("out", "in")
+_SETTLE_SECONDS = 0.05  # foreign changes come in bursts; one look after each
+_STEER_RETRY_SECONDS = 1.0
+
+# What nft counts, and under which of netstat's names users find it.
+_NFT_COUNTERS = {
+    "in_polvio": ("ipsec", "in_polvio"),
+    "in_discard": ("ipsec", "in_polvio"),
+    "fwd_polvio": ("ipsec", "in_polvio"),
+    "fwd_discard": ("ipsec", "in_polvio"),
+    "out_discard": ("ipsec", "out_polvio"),
+    "out_own": ("ipsec", "out_polvio"),
+    "out_guard": ("pfkey", "out_guard"),
+    "hold_dropped": ("pfkey", "hold_dropped"),
+}
+
+
+class RealPlane:
+    """nft, routes, TUN and workers.
+
+    Steering is called in one thread at a time; its thread gets the control process's priority, so
+    that a commit does not wait behind packets.
+    """
+
+    def __init__(self, steer: Steer, state_path: Path, make: Make) -> None:
+        self._steer = steer
+        self._state_path = state_path
+        self._had_state = state_path.exists()
+        self._make = make
+        self._one = trio.CapacityLimiter(1)
+        self._state: StateFile | None = None
+        self._workers: Workers | None = None
+
+    @property
+    def data_path(self) -> DataPath:
+        """The workers; there once `open` has returned."""
+        return self._opened
+
+    @property
+    def commit(self) -> Commit | None:
+        """nft's transactions."""
+        return self._commit
+
+    @property
+    def _opened(self) -> Workers:
+        if self._workers is None:
+            raise ShellError("the data path is not open")
+        return self._workers
+
+    async def _in_thread(self, job: Callable[[], T]) -> T:
+        def raised() -> T:
+            raise_priority()
+            return job()
+
+        return await trio.to_thread.run_sync(raised, limiter=self._one)
+
+    async def open(self) -> list[PolicySpec]:
+        """Table, guard, routes and device; then the state file."""
+        holds = await self._in_thread(self._steer.open)
+        self._state = await self._in_thread(lambda: StateFile.open(self._state_path))
+        self._workers = Workers(self._state, self._make(self._state, self._steer))
+        return holds
+
+    async def start(self, nursery: trio.Nursery, snapshot: Snapshot) -> None:
+        """Start the workers, then watch them and the namespace."""
+        workers = self._opened
+        async with trio.open_nursery() as starting:
+            for role in _ROLES:
+                starting.start_soon(nursery.start, workers.supervise, role, snapshot)
+        for fd in self._steer.event_fds():
+            nursery.start_soon(self._watch, fd)
+
+    async def close(self, *, hold: bool) -> None:
+        """Undo the steering, and keep the state file if any SA ever was."""
+        await self._in_thread(lambda: self._steer.close(hold))
+        if self._state is not None:
+            self._state.close()
+            if not self._had_state and not self._opened.had_sas:
+                self._state_path.unlink(missing_ok=True)
+
+    async def counters(self) -> Counters:
+        """The workers' counters and nft's together."""
+        if self._state is None:
+            return grouped([0] * len(ROWS))
+        found = self._state.counters()
+        for name, packets in (await self._in_thread(self._steer.counters)).items():
+            if name in _NFT_COUNTERS:
+                group, row = _NFT_COUNTERS[name]
+                found[group][row] += packets
+        return found
+
+    def usage(self, slot: int) -> Usage:
+        """From the state file."""
+        return self._state.usage(slot) if self._state else Usage()
+
+    def status(self) -> dict[str, Any]:
+        """Workers by role, and how safe the table is from others."""
+        return {
+            "dataplane": True,
+            "owned_table": self._steer.owned,
+            "workers": self._opened.status() if self._workers else [],
+        }
+
+    async def _commit(self, step: Step) -> None:
+        began = time.monotonic()
+        await self._in_thread(lambda: self._steer.commit(step.policies, step.added, step.removed))
+        LOG.debug(
+            "commit policies=%d added=%d removed=%d ms=%.1f", len(step.policies), len(step.added),
+            len(step.removed), 1000 * (time.monotonic() - began),
+        )  # fmt: skip
+
+    async def _watch(self, fd: int) -> None:
+        """Put back what others take, until cancelled."""
+        while True:
+            await trio.lowlevel.wait_readable(fd)
+            self._steer.drain_events(fd)
+            try:
+                restored = await self._in_thread(self._steer.ensure)
+            except ShellError as error:
+                LOG.error("restore-failed reason=%s", error)
+                await trio.sleep(_STEER_RETRY_SECONDS)
+                continue
+            for what in restored:
+                LOG.warning("restored what=%s", what)
+            await trio.sleep(_SETTLE_SECONDS)
+
+
+def real_plane(options: Options, path: Path, user: int) -> RealPlane:
+    """The data path of this network namespace.
+
+    Raises:
+        ShellError: what the options ask for cannot be had.
+    """
+    raise NotImplementedError

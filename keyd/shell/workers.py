@@ -1,0 +1,140 @@
+"""The two packet workers: told of every change, started anew when they die.
+
+While a worker is away nothing leaks: nft's guard and inbound drops do not depend on it.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import trio
+
+from keyd.model import PolicySpec, SaSpec
+from keyd.shell.channel import Record, policy_records
+from keyd.shell.state import StateFile
+from pfkey.errors import ShellError
+
+LOG = logging.getLogger("keyd.shell")
+
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 5.0
+_GOOD_SECONDS = 10.0  # a worker that lived that long begins with the first pause again
+_START_SECONDS = 30.0
+_STOP_SECONDS = 2.0
+
+Snapshot = Callable[[], tuple[Iterable[SaSpec], Sequence[PolicySpec]]]
+
+
+class OneWorker(Protocol):
+    """A worker process, as `keyd.shell.spawn` makes it."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
+    async def start(self) -> None:
+        """Return when it is ready; raise ShellError when it cannot be."""
+
+    def send(self, record: Record) -> None:
+        """Write a record to its channel without waiting."""
+
+    async def wait(self) -> int:
+        """Its exit status, once it has ended."""
+
+    async def stop(self, seconds: float) -> None:
+        """Close its channel, so that it ends; kill it when it takes longer. Once it is gone."""
+
+
+class Workers:
+    """Both roles. `make` makes a worker of a role that has not been started."""
+
+    def __init__(self, state: StateFile, make: Callable[[str], OneWorker]) -> None:
+        self.had_sas = False
+        self._state = state
+        self._make = make
+        self._running: dict[str, OneWorker] = {}
+
+    def install(self, sa: SaSpec) -> None:
+        """Give an SA its record in the state file and tell both workers."""
+        self.had_sas = True
+        try:
+            record = self._sa_record(sa)
+        except ShellError as error:
+            LOG.error("sa-not-installed spi=%#010x reason=%s", sa.spi, error)
+            return
+        self._tell(record)
+
+    def remove(self, sa: SaSpec) -> None:
+        """Take an SA from both workers."""
+        self._state.release(sa.slot)
+        self._tell({"op": "sa-", "slot": sa.slot})
+
+    def change(self, added: Sequence[PolicySpec], removed: Sequence[int]) -> None:
+        """Tell both workers of policies, after nft has them."""
+        for record in policy_records(added, removed):
+            self._tell(record)
+
+    def status(self) -> list[dict[str, Any]]:
+        """Those that run, by role."""
+        return [{"role": role, "pid": worker.pid} for role, worker in self._running.items()]
+
+    async def supervise(
+        self,
+        role: str,
+        snapshot: Snapshot,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Keep a worker of this role running, until cancelled.
+
+        Raises:
+            ShellError: the first one could not start.
+        """
+        pause = _FIRST_PAUSE
+        is_first = True
+        while True:
+            worker = self._make(role)
+            try:
+                began = trio.current_time()
+                await self._start(worker)
+                self._bring_up(role, worker, snapshot)
+                task_status.started()
+                is_first = False
+                status = await worker.wait()
+                LOG.error("worker-ended role=%s pid=%d status=%d", role, worker.pid, status)
+                if trio.current_time() - began > _GOOD_SECONDS:
+                    pause = _FIRST_PAUSE
+            except ShellError as error:
+                if is_first:
+                    raise
+                LOG.error("worker-not-started role=%s reason=%s", role, error)
+            finally:
+                self._running.pop(role, None)
+                with trio.CancelScope(shield=True):
+                    await worker.stop(_STOP_SECONDS)
+            await trio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _start(self, worker: OneWorker) -> None:
+        try:
+            with trio.fail_after(_START_SECONDS):
+                await worker.start()
+        except trio.TooSlowError:
+            raise ShellError(f"a packet worker was not ready in {_START_SECONDS:g} s") from None
+
+    def _bring_up(self, role: str, worker: OneWorker, snapshot: Snapshot) -> None:
+        """Send everything; without a checkpoint, so that no change falls between."""
+        sas, policies = snapshot()
+        for sa in sas:
+            worker.send(self._sa_record(sa))
+        for record in policy_records(policies, ()):
+            worker.send(record)
+        self._running[role] = worker
+        LOG.info("worker-ready role=%s pid=%d", role, worker.pid)
+
+    def _sa_record(self, sa: SaSpec) -> Record:
+        return {"op": "sa+", "sa": sa.to_json(), "record": self._state.bind(sa.slot, sa)}
+
+    def _tell(self, record: Record) -> None:
+        for worker in self._running.values():
+            worker.send(record)
