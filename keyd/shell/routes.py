@@ -22,8 +22,8 @@ UNREACHABLE_METRIC = 9999
 _ESRCH, _ENOENT, _EEXIST, _ENODEV = 3, 2, 17, 19
 _RTN_UNICAST, _RTN_UNREACHABLE = 1, 7
 _SCOPE_LINK = 253
-# RTMGRP_LINK; RTMGRP_IPV4_ROUTE and _RULE; RTMGRP_IPV6_ROUTE and RTNLGRP_IPV6_RULE
-_GROUPS = 0x1 | 0x40 | 0x80 | 0x400 | 1 << 18
+# RTMGRP_LINK; RTMGRP_IPV4_IFADDR, _ROUTE, _RULE; RTMGRP_IPV6_ROUTE and RTNLGRP_IPV6_RULE
+_GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x400 | 1 << 18
 
 
 @contextmanager
@@ -129,7 +129,7 @@ def _unless(harmless: tuple[int, ...], request: Any, *args: Any, **how: Any) -> 
 
 
 def event_socket() -> socket.socket:
-    """A socket that becomes readable when links, routes or rules of this namespace change."""
+    """A socket that becomes readable when this namespace's links, addresses, routes, rules change."""
     link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
     link.setblocking(False)
     link.bind((0, _GROUPS))

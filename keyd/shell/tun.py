@@ -1,8 +1,11 @@
-"""The TUN device that carries what policies select: virtio-net headers, super-packets, no address.
+"""The TUN device that carries what policies select: virtio-net headers, super-packets.
 
 Each record read or written is a 10-octet `virtio_net_hdr` (little-endian on the machines we know:
 the host's order) and an IP packet of up to 65535 octets. The MTU is 65535 so that datagrams
 arrive whole: transport mode protects datagrams, not fragments (RFC 4303 section 3.3.4).
+
+The device bears the IPv4 dummy address 192.0.0.8 (RFC 7600) with host scope, so that it is never
+chosen as a source: with rp_filter on, Linux drops what comes in by a device without any address.
 """
 
 import errno
@@ -26,10 +29,14 @@ _TUNSETOFFLOAD, _TUNSETVNETHDRSZ = 0x400454D0, 0x400454D8
 _IFF_TUN, _IFF_NO_PI, _IFF_VNET_HDR, _IFF_TUN_EXCL = 0x1, 0x1000, 0x4000, 0x8000
 _CSUM, _TSO4, _TSO6, _USO4, _USO6 = 0x1, 0x2, 0x4, 0x20, 0x40
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCGIFMTU, _SIOCSIFMTU = 0x8913, 0x8914, 0x8921, 0x8922
-_SIOCSIFTXQLEN, _SIOCGIFINDEX = 0x8943, 0x8933
+_SIOCSIFTXQLEN, _SIOCGIFINDEX, _SIOCGIFADDR = 0x8943, 0x8933, 0x8915
 _IFF_UP = 0x1
 
+_DUMMY_ADDRESS = bytes((192, 0, 0, 8))
+_SCOPE_HOST = 254
 _RTM_NEWLINK, _IFLA_AF_SPEC, _IFLA_INET_CONF = 16, 26, 1
+_RTM_NEWADDR, _IFA_ADDRESS, _IFA_LOCAL = 20, 1, 2
+_REQUEST, _ACK, _REPLACE, _CREATE = 0x1, 0x4, 0x100, 0x400
 _NESTED = 0x8000
 # IPV4_DEVCONF_*: accept_redirects, secure_redirects, send_redirects off; rp_filter loose, because
 # 0 would not prevail over `all` = 1; no source routes
@@ -125,6 +132,7 @@ class Tun:
     def start(self) -> None:
         """Set what the device needs and bring it up."""
         self._set_ipv4_conf()
+        self._set_address()
         for key, value in _IPV6_CONF.items():
             # no IPv6 in this kernel, or a read-only /proc/sys in a container
             with suppress(OSError):
@@ -147,6 +155,10 @@ class Tun:
             restored.append(f"{self.name} up")
         if struct.unpack_from("=i", self._interface(_SIOCGIFMTU), 16)[0] != MTU:
             restored.append(f"{self.name} mtu {MTU}")
+        try:
+            self._interface(_SIOCGIFADDR)
+        except OSError:
+            restored.append(f"{self.name} address")
         if restored:
             self.start()
         return restored
@@ -172,11 +184,21 @@ class Tun:
         conf = b"".join(struct.pack("=HHI", 8, key, value) for key, value in _IPV4_CONF.items())
         for kind in (_IFLA_INET_CONF, socket.AF_INET, _IFLA_AF_SPEC):
             conf = struct.pack("=HH", 4 + len(conf), kind | _NESTED) + conf
-        body = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, self.index, 0, 0) + conf
-        message = struct.pack("=IHHII", 16 + len(body), _RTM_NEWLINK, 1 | 4, 1, 0) + body
+        self._netlink(
+            _RTM_NEWLINK, 0, struct.pack("=BxHiII", socket.AF_UNSPEC, 0, self.index, 0, 0) + conf
+        )
+
+    def _set_address(self) -> None:
+        body = struct.pack("=BBBBi", socket.AF_INET, 32, 0, _SCOPE_HOST, self.index)
+        for kind in (_IFA_LOCAL, _IFA_ADDRESS):
+            body += struct.pack("=HH", 8, kind) + _DUMMY_ADDRESS
+        self._netlink(_RTM_NEWADDR, _CREATE | _REPLACE, body)
+
+    def _netlink(self, kind: int, flags: int, body: bytes) -> None:
+        header = struct.pack("=IHHII", 16 + len(body), kind, _REQUEST | _ACK | flags, 1, 0)
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as link:
             link.settimeout(10)
-            link.sendto(message, (0, 0))
+            link.sendto(header + body, (0, 0))
             failure = -struct.unpack_from("=i", link.recv(65536), 16)[0]
         if failure:
             raise ShellError(f"{self.name} cannot be set up: {os.strerror(failure)}", _NO_RIGHT)
