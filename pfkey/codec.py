@@ -6,9 +6,10 @@ Fields without a mark are in host order; `BE16` and `BE32` are in network order.
 """
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
+from operator import itemgetter
 from typing import Any
 
 from construct import (
@@ -122,3 +123,52 @@ class Format:
             rows.append(Field(str(sub.name), offset, octets, order))
             offset += octets
         return tuple(rows)
+
+
+class Layout:
+    """Whole records by one struct: segments in a row, some slots constant, the rest values.
+
+    A segment is a struct format and its slots; a slot is a constant, or None for a value.
+    """
+
+    __slots__ = ("_constants", "_expected", "_places", "_slots", "_values", "size", "struct")
+
+    def __init__(self, *segments: tuple[str, tuple[int | bytes | None, ...]]) -> None:
+        self.struct = struct.Struct("=" + "".join(fmt for fmt, _ in segments))
+        self.size = self.struct.size
+        self._slots = [slot for _, part in segments for slot in part]
+        constants = [i for i, slot in enumerate(self._slots) if slot is not None]
+        self._places = [i for i, slot in enumerate(self._slots) if slot is None]
+        self._constants = _picker(constants)
+        self._expected = tuple(self._slots[i] for i in constants)
+        self._values = _picker(self._places)
+
+    def pack(self, *values: object) -> bytes:
+        """Build the record from its values, in their order.
+
+        Raises:
+            WireError: a value does not fit its field.
+        """
+        slots: list[object] = list(self._slots)
+        for place, value in zip(self._places, values, strict=True):
+            slots[place] = value
+        try:
+            return self.struct.pack(*slots)
+        except struct.error as error:
+            raise WireError("sadb_msg", f"a value does not fit: {error}") from error
+
+    def unpack(self, octets: bytes) -> tuple[Any, ...] | None:
+        """The values, or None when a constant differs or octets are missing."""
+        if len(octets) < self.size:
+            return None
+        slots = self.struct.unpack_from(octets)
+        if self._constants(slots) != self._expected:
+            return None
+        return self._values(slots)
+
+
+def _picker(places: list[int]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+    """An itemgetter that answers with a tuple also for one place."""
+    if len(places) == 1:
+        return lambda slots: (slots[places[0]],)
+    return itemgetter(*places)
