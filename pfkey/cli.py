@@ -1,0 +1,191 @@
+"""The command `pfkey`. Exit status: 0 done, 1 refused or failed, 2 wrong usage."""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FrameType
+from typing import Never
+
+from pfkey import doctor, monitor, stat
+from pfkey.blocking import control_call, socket_path
+from pfkey.errors import PfkeyError
+from pfkey.lab import kept, rootless
+from pfkey.lab.catalogue import DEMO, EXAMPLES
+from pfkey.lab.run import run
+from pfkey.lab.story import Story
+from pfkey.setkey.main import main as setkey
+
+_EXAMPLES = """\
+examples:
+  pfkey lab                    list the examples
+  pfkey lab encryption         run one: two hosts, real packets, every claim checked
+  pfkey lab encryption --keep  the same, and the hosts stay up to look around
+  pfkey stat -s                the counters that are not zero
+  pfkey monitor                PF_KEY messages as they pass
+  pfkey doctor                 what this machine lacks, and the line that mends it
+  pfkey setkey -D              setkey, where another package owns that name
+
+exit codes: 0 done, 1 refused or failed, 2 wrong usage"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Never:
+        self.exit(2, f"{self.prog}: {message}\ntry: {self.prog} --help\n")
+
+
+def _version() -> str:
+    try:
+        return version("pfkey")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line as `--help` shows it."""
+    top = _Parser(
+        prog="pfkey",
+        description="IPsec's key management and packets, without a kernel that knows them.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"pfkey {_version()}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, does: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=does, description=does, allow_abbrev=False)
+
+    one = command("lab", "build hosts as network namespaces and run a FAQ example end to end")
+    one.add_argument("name", nargs="?", metavar="NAME", choices=list(EXAMPLES),
+                     help="the example; without it, list them")  # fmt: skip
+    one.add_argument("--keep", action="store_true", help="leave hosts and daemons up")
+    one.add_argument("--down", action="store_true", help="take down what --keep left")
+    one.add_argument("--demo", action="store_true", help=f"run {' and '.join(DEMO)}")
+    one.add_argument("--capture", metavar="FILE", type=Path,
+                     help="where the capture goes (default: pfkey-lab-NAME.pcap)")  # fmt: skip
+
+    one = command("stat", "the counters, in the words of netstat -s")
+    one.add_argument("-s", "--nonzero", action="store_true", help="leave out zeros")
+    one.add_argument("--json", action="store_true", help="as JSON")
+    _socket(one)
+
+    one = command("monitor", "PF_KEY messages as they pass; ends with pfkeyd or by interrupt")
+    one.add_argument("--show-keys", action="store_true", help="do not mask keys")
+    one.add_argument("--json", action="store_true", help="one JSON object a line")
+    _socket(one)
+
+    one = command("doctor", "what this machine can do, what is missing, what mends it")
+    one.add_argument("--json", action="store_true", help="as JSON")
+
+    commands.add_parser("setkey", help="the command setkey, with its own options", add_help=False)
+    return top
+
+
+def _socket(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--socket", metavar="PATH", type=Path,
+                         help="pfkeyd's socket (default: that of this namespace)")  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["setkey"]:
+        return setkey(words[1:])
+    options = parser().parse_args(words)
+    try:
+        match options.command:
+            case "lab":
+                return _lab(options, words)
+            case "stat":
+                return _stat(options)
+            case "monitor":
+                return _monitor(options)
+            case _:
+                return _doctor(options)
+    except BrokenPipeError:  # head has enough; and nobody reads what Python would flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except (PfkeyError, OSError) as error:
+        print(f"pfkey {options.command}: {error}", file=sys.stderr)
+        return 1
+
+
+def _path(options: argparse.Namespace) -> Path:
+    return options.socket or socket_path(os.environ)
+
+
+def _stat(options: argparse.Namespace) -> int:
+    counters = stat.counters_of(control_call(_path(options), "counters"))
+    if options.json:
+        print(stat.document(counters))
+    elif text := stat.render(counters, nonzero=options.nonzero):
+        print(text)
+    return 0
+
+
+def _monitor(options: argparse.Namespace) -> int:
+    show = monitor.line if options.json else monitor.render
+
+    def lost(count: int) -> None:
+        print(f"pfkey monitor: {count} messages passed too fast to be shown", file=sys.stderr)
+
+    try:
+        for event in monitor.events(_path(options), show_keys=options.show_keys, lost=lost):
+            print(show(event, show_keys=options.show_keys), flush=True)
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    findings = doctor.examine(os.environ)
+    print(doctor.document(findings) if options.json else doctor.render(findings))
+    return 0 if all(finding.ok for finding in findings) else 1
+
+
+def _lab(options: argparse.Namespace, words: Sequence[str]) -> int:
+    names = DEMO if options.demo else (options.name,) if options.name else ()
+    if options.down:
+        for name in (ended := kept.down()):
+            print(f"{name} is down")
+        if not ended:
+            print("nothing is up")
+        return 0
+    if not names:
+        for example in EXAMPLES.values():
+            print(f"{example.name:22}{example.title}")
+        return 0
+    if options.demo and (options.name or options.keep or options.capture):
+        parser().error("lab --demo takes no name and no other option")
+    if os.geteuid() != 0:
+        rootless.again(words)
+    signal.signal(signal.SIGTERM, _end)
+    began = time.monotonic()
+    story = Story()
+    for name in names:
+        capture = options.capture or Path(f"pfkey-lab-{name}.pcap")
+        run(EXAMPLES[name], story, capture, keep=options.keep)
+        story.say()
+    for claim in story.failed:
+        story.say(f"FAILED: {claim}")
+    story.say(
+        f"{story.passed} checks passed, {len(story.failed)} failed,"
+        f" {time.monotonic() - began:.1f} s"
+    )
+    return 1 if story.failed else 0
+
+
+def _end(number: int, frame: FrameType | None) -> Never:
+    """TERM takes down what was built, as an interrupt does."""
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""`pfkey monitor`: PF_KEY messages as they pass, from the control socket's `subscribe`."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, tzinfo
+from pathlib import Path
+from typing import Any
+
+from pfkey import document, text
+from pfkey.blocking import ClosedError, Control
+from pfkey.const import ExtType, MsgType, SaType
+from pfkey.errors import WireError
+from pfkey.message import Message
+
+SCHEMA_VERSION = 1
+_SPD = {
+    MsgType.X_SPDUPDATE, MsgType.X_SPDADD, MsgType.X_SPDDELETE, MsgType.X_SPDGET,
+    MsgType.X_SPDDUMP, MsgType.X_SPDSETIDX, MsgType.X_SPDDELETE2, MsgType.X_SPDACQUIRE,
+    MsgType.X_SPDEXPIRE,
+}  # fmt: skip
+Event = dict[str, Any]
+
+
+def events(
+    socket: Path, *, show_keys: bool = False, lost: Callable[[int], None]
+) -> Iterator[Event]:
+    """What pfkeyd tells a subscriber, until pfkeyd ends.
+
+    `lost` hears how many messages we were too slow for.
+
+    Raises:
+        ShellError: no pfkeyd is there.
+        ControlError: it refuses.
+    """
+    with Control(socket) as control:
+        control.call("subscribe", show_keys=show_keys)
+        while True:
+            try:
+                told = control.notification()
+            except ClosedError:
+                return
+            match told:
+                case {"method": "message", "params": dict(event)}:
+                    yield event
+                case {"method": "lost", "params": {"count": int(count)}}:
+                    lost(count)
+
+
+def render(event: Event, *, show_keys: bool = False, zone: tzinfo | None = None) -> str:
+    """One message for people: a line that says who told whom, then what as setkey prints it."""
+    at = datetime.fromtimestamp(event["time"], UTC).astimezone(zone)
+    arrow = "->" if event["direction"] == "in" else "<-"
+    head = f"{at:%H:%M:%S.%f} client {event['client']} (pid {event['pid']}) {arrow} "
+    octets = bytes.fromhex(event["hex"])
+    try:
+        record = Message.decode(octets)
+    except WireError as error:
+        return f"{head}{len(octets)} octets that are no message: {error.part}: {error.rule}"
+    words = [document.name(MsgType, record.type).removeprefix("X_")]
+    if record.satype:
+        words.append(document.name(SaType, record.satype).removeprefix("X_").lower())
+    words.append(f"seq={record.seq} pid={record.pid}")
+    if record.errno:
+        words.append(f"refused: {os.strerror(record.errno)}")
+    return head + " ".join(words) + _body(record, event["time"], show_keys, zone)
+
+
+def _body(record: Message, now: float, show_keys: bool, zone: tzinfo | None) -> str:
+    if record.type in _SPD and record.policy is not None:
+        body = text.policy(record, zone=zone)
+    elif record.sa is not None and record.sa2 is not None and record.src and record.dst:
+        body = text.sa(record, now=now, zone=zone, show_keys=show_keys)
+    else:
+        body = " ".join(document.name(ExtType, one.exttype) for one in record.extensions)
+    return "".join(f"\n    {line}" for line in body.rstrip("\n").splitlines())
+
+
+def line(event: Event, *, show_keys: bool = False) -> str:
+    """One message as a line of JSON: `schemas/monitor.json`."""
+    octets = bytes.fromhex(event["hex"])
+    record: dict[str, Any] | None = None
+    fault: str | None = None
+    try:
+        record = document.message(Message.decode(octets), show_keys=show_keys)
+    except WireError as error:
+        fault = str(error)
+    return json.dumps(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "time": event["time"],
+            "client": event["client"],
+            "pid": event["pid"],
+            "direction": event["direction"],
+            "message": record,
+            "fault": fault,
+        }
+    )

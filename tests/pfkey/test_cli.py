@@ -1,0 +1,105 @@
+"""The command line of `pfkey`: subcommands, usage, exit status."""
+
+from pathlib import Path
+
+import pytest
+
+from pfkey.cli import main
+from pfkey.lab import rootless
+from pfkey.lab.catalogue import DEMO, EXAMPLES, example_file
+
+FAQ = Path(__file__).parent.parent.parent / "pfkey" / "lab" / "examples"
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    try:
+        status = main(words)
+    except SystemExit as end:
+        status = int(end.code or 0)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_lab_lists_its_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "lab")
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()] == list(EXAMPLES)
+
+
+def test_every_example_has_its_files() -> None:
+    for example in EXAMPLES.values():
+        for name in (example.node_file, example.peer_file, example.extra_file):
+            assert name is None or example_file(name).read_text().endswith(("EOF\n", ";\n"))
+    assert set(DEMO) <= set(EXAMPLES)
+
+
+def test_the_faqs_words_are_unchanged() -> None:
+    text = (FAQ / "1-encryption.sh").read_text()
+    assert text.startswith("#! /bin/sh\n#\n# packet will look like this: IPv4 ESP payload\n")
+    assert 'esp 9876 -E 3des-cbc "hogehogehogehogehogehoge";\n' in text
+    assert (FAQ / "1-require.conf").read_text() == (
+        "spdadd 20.1.1.1 10.1.1.1 any -P in ipsec esp/transport//require;\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [(), ("nonsense",), ("lab", "nonsense"), ("stat", "--nonsense"), ("lab", "--demo", "--keep")],
+)
+def test_wrong_usage_ends_with_2_and_says_where_help_is(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    status, _, err = run(capsys, *words)
+    assert status == 2
+    assert "--help" in err.splitlines()[-1]
+
+
+def test_help_has_examples_and_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "--help")
+    assert status == 0
+    assert "examples:" in out
+    assert "exit codes: 0 done, 1 refused or failed, 2 wrong usage" in out
+
+
+@pytest.mark.parametrize("words", [("stat",), ("stat", "--json"), ("monitor",)])
+def test_without_pfkeyd_one_line_says_how_to_start_it(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    status, out, err = run(capsys, *words, "--socket", "/nonexistent/pfkey.sock")
+    assert (status, out) == (1, "")
+    assert len(err.splitlines()) == 1
+    assert "pfkeyd &" in err
+
+
+def test_doctor_ends_with_1_while_something_is_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PFKEY_SOCKET", "/nonexistent/pfkey.sock")
+    status, out, _ = run(capsys, "doctor")
+    assert status == 1
+    assert "MISSING pfkeyd" in out
+
+
+def test_down_without_anything_up_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PFKEY_LAB_STATE", str(tmp_path / "none"))
+    assert run(capsys, "lab", "--down")[:2] == (0, "nothing is up\n")
+
+
+def test_setkey_is_a_subcommand_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "setkey", "-V")[1].startswith("setkey")
+
+
+def test_without_root_a_closed_tun_is_named_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tun = tmp_path / "tun"
+    monkeypatch.setattr(rootless, "_TUN", tun)
+    assert "mknod" in str(rootless.refuse_reason())
+    tun.touch(mode=0o600)
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert str(rootless.refuse_reason()) == (
+        f"not root, and {tun} has mode 0600; run as root, or let everybody use it,"
+        f" as root: chmod 666 {tun}"
+    )
