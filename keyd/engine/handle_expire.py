@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from keyd.engine.effects import Effect, InstallSa
 from keyd.engine.handle_delete import end
-from keyd.engine.records import sa_record
+from keyd.engine.records import expire_record
 from keyd.engine.sad import SaRecord
 from keyd.engine.state import State
-from pfkey.const import MsgType, SaState
+from pfkey.const import SaState
 
 
 def expire(state: State, sa: SaRecord, *, is_hard: bool) -> list[Effect]:
@@ -23,7 +23,5 @@ def expire(state: State, sa: SaRecord, *, is_hard: bool) -> list[Effect]:
         sa.state = SaState.DYING
         sa.spec = replace(sa.spec, is_dying=True)
         change = InstallSa(sa.spec)
-    record = sa_record(
-        sa, state.usage_of(sa), type=MsgType.EXPIRE, keys=False, hard=is_hard, soft=not is_hard
-    )
+    record = expire_record(sa, state.usage_of(sa), is_hard=is_hard)
     return [change, *state.clients.registered(record)]

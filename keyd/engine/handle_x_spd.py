@@ -85,7 +85,7 @@ def spd_flush(state: State, request: ClientRequest) -> list[Effect]:
     """SPDFLUSH: all policies go, and all holds."""
     holds = state.spd.holds
     policies = state.spd.clear()
-    echo = notice(request, bare(request.message, satype=0), was_empty=not policies)
+    echo = notice(request, bare(request.message), was_empty=not policies)
     if not policies and not holds:
         return [*echo]
     removed = (*holds, *(policy.spec for policy in policies))

@@ -5,27 +5,19 @@ limits it, its addresses without port or protocol, mode ANY as transport, and of
 those that Linux knows. Lifetimes are wall-clock seconds.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TypeVar
 
-from keyd.engine.lifetimes import NO_LIMIT, Limit
+from keyd.engine.lifetimes import NO_LIMIT
 from keyd.engine.sad import SaRecord
 from keyd.engine.spd import PolicyRecord
 from keyd.engine.state import State
 from keyd.model import Usage
-from pfkey.const import (
-    ExtType,
-    Level,
-    Mode,
-    MsgType,
-    SaFlag,
-)
-from pfkey.ext_address import Address
-from pfkey.ext_key import Key
-from pfkey.ext_lifetime import Lifetime
-from pfkey.ext_sa import Sa
-from pfkey.ext_x_policy import IpsecRequest, Policy
-from pfkey.ext_x_sa2 import Sa2
+from pfkey import hot
+from pfkey.base import Header, error_reply
+from pfkey.const import ExtType, Level, Mode, MsgType, SaFlag
+from pfkey.ext_x_policy import IpsecRequest
+from pfkey.hot import Place
 from pfkey.message import Message
 from pfkey.selector import Range
 
@@ -33,53 +25,30 @@ _Record = TypeVar("_Record")
 
 REFERENCES = 1  # Linux counts who holds a policy; setkey prints the count
 SHOWN_FLAGS = SaFlag.NOPMTUDISC | SaFlag.DECAP_DSCP | SaFlag.NOECN
+MODE_SHOWN = {Mode.ANY: Mode.TRANSPORT}
 
 
-def bare(request: Message, *, satype: int | None = None) -> bytes:
+def bare(request: Message) -> bytes:
     """A header alone: the echo of FLUSH and its like."""
-    return Message(
-        type=request.type,
-        satype=request.satype if satype is None else satype,
-        seq=request.seq,
-        pid=request.pid,
-    ).encode()
+    return error_reply(Header(request.type, request.satype, 0, request.seq, request.pid), 0)
 
 
 def sa_record(
-    sa: SaRecord,
-    used: Usage,
-    *,
-    type: MsgType,
-    seq: int = 0,
-    pid: int = 0,
-    keys: bool = True,
-    hard: bool = True,
-    soft: bool = True,
+    sa: SaRecord, used: Usage, *, type: MsgType, seq: int = 0, pid: int = 0, keys: bool = True
 ) -> bytes:
     """All that is known of an SA; without `keys` for other clients' eyes."""
-    spec = sa.spec
-    shown = Sa(
-        spi=spec.spi, replay=spec.replay_packets, state=sa.state, auth=spec.auth,
-        encrypt=spec.encrypt, flags=spec.flags & SHOWN_FLAGS,
-    )  # fmt: skip
-    current = Lifetime(
-        exttype=ExtType.LIFETIME_CURRENT, allocations=used.packets, octets=used.octets,
-        addtime=int(sa.created_wall), usetime=int(used.first_use),
-    )  # fmt: skip
-    mode = Mode.TRANSPORT if spec.mode == Mode.ANY else spec.mode
-    extensions = (
-        shown,
-        *((_lifetime(ExtType.LIFETIME_HARD, sa.hard),) if hard else ()),
-        *((_lifetime(ExtType.LIFETIME_SOFT, sa.soft),) if soft else ()),
-        current,
-        _address(ExtType.ADDRESS_SRC, Range(spec.src, 8 * len(spec.src)), 0),
-        _address(ExtType.ADDRESS_DST, Range(spec.dst, 8 * len(spec.dst)), 0),
-        *(_keys(sa) if keys else ()),
-        Sa2(mode=mode, reqid=spec.reqid),
-    )
+    return _sa(sa, used, type, seq, pid, keys).encode()
+
+
+def expire_record(sa: SaRecord, used: Usage, *, is_hard: bool) -> bytes:
+    """An SA without keys, and of its limits only the kind that was reached."""
+    whole = _sa(sa, used, MsgType.EXPIRE, 0, 0, keys=False).message()
+    left_out = ExtType.LIFETIME_SOFT if is_hard else ExtType.LIFETIME_HARD
     return Message(
-        type=type, satype=sa.satype, seq=seq, pid=pid, extensions=extensions
-    ).encode()  # fmt: skip
+        type=whole.type,
+        satype=whole.satype,
+        extensions=tuple(e for e in whole.extensions if e.exttype != left_out),
+    ).encode()
 
 
 def policy_record(policy: PolicyRecord, *, type: MsgType, seq: int = 0, pid: int = 0) -> bytes:
@@ -92,17 +61,12 @@ def policy_record(policy: PolicyRecord, *, type: MsgType, seq: int = 0, pid: int
         )
         for request in spec.requests
     )  # fmt: skip
-    current = Lifetime(exttype=ExtType.LIFETIME_CURRENT, addtime=int(policy.created_wall))
-    extensions = (
-        _address(ExtType.ADDRESS_SRC, spec.selector.src, spec.selector.proto),
-        _address(ExtType.ADDRESS_DST, spec.selector.dst, spec.selector.proto),
-        _lifetime(ExtType.LIFETIME_HARD, NO_LIMIT),
-        _lifetime(ExtType.LIFETIME_SOFT, NO_LIMIT),
-        current,
-        Policy(type=spec.type, dir=spec.dir, id=spec.id, priority=spec.priority, requests=requests),
-    )
-    return Message(
-        type=type, seq=seq, pid=pid, reserved=REFERENCES, extensions=extensions
+    return hot.PolicyRecord(
+        src=_place(spec.selector.src, spec.selector.proto),
+        dst=_place(spec.selector.dst, spec.selector.proto),
+        policy_type=spec.type, dir=spec.dir, id=spec.id, priority=spec.priority,
+        requests=requests, type=type, seq=seq, pid=pid, refcount=REFERENCES, hard=NO_LIMIT,
+        soft=NO_LIMIT, current=(0, 0, int(policy.created_wall), 0),
     ).encode()  # fmt: skip
 
 
@@ -124,22 +88,24 @@ def _numbered(records: list[_Record]) -> Iterator[tuple[int, _Record]]:
         yield seq % len(records), record
 
 
-def _lifetime(exttype: ExtType, limit: Limit) -> Lifetime:
-    return Lifetime(
-        exttype=exttype, allocations=limit.allocations, octets=limit.octets,
-        addtime=limit.addtime, usetime=limit.usetime,
+def _sa(
+    sa: SaRecord, used: Usage, type: MsgType, seq: int, pid: int, keys: bool
+) -> hot.SaRecord:  # fmt: skip
+    spec = sa.spec
+    has_auth, has_encrypt = keys and spec.auth != 0, keys and spec.encrypt != 0
+    # The wire counts packets in 32 bits, the data path in more.
+    current = (min(used.packets, 2**32 - 1), used.octets, int(sa.created_wall), int(used.first_use))
+    return hot.SaRecord(
+        satype=sa.satype, spi=spec.spi, src=Place(spec.src, 8 * len(spec.src)),
+        dst=Place(spec.dst, 8 * len(spec.dst)), type=type, seq=seq, pid=pid,
+        replay=spec.replay_packets, state=sa.state, auth=spec.auth, encrypt=spec.encrypt,
+        flags=spec.flags & SHOWN_FLAGS, hard=sa.hard, soft=sa.soft, current=current,
+        auth_bits=8 * len(spec.auth_key), auth_key=spec.auth_key if has_auth else None,
+        encrypt_bits=8 * len(spec.encrypt_key),
+        encrypt_key=spec.encrypt_key if has_encrypt else None,
+        mode=MODE_SHOWN.get(spec.mode, spec.mode), reqid=spec.reqid,
     )  # fmt: skip
 
 
-def _address(exttype: ExtType, ends: Range, proto: int) -> Address:
-    return Address(
-        exttype=exttype, address=ends.address, prefixlen=ends.prefixlen, port=ends.port, proto=proto
-    )
-
-
-def _keys(sa: SaRecord) -> Iterable[Key]:
-    spec = sa.spec
-    if spec.auth:
-        yield Key(exttype=ExtType.KEY_AUTH, bits=8 * len(spec.auth_key), key=spec.auth_key)
-    if spec.encrypt:
-        yield Key(exttype=ExtType.KEY_ENCRYPT, bits=8 * len(spec.encrypt_key), key=spec.encrypt_key)
+def _place(ends: Range, proto: int) -> Place:
+    return Place(ends.address, ends.prefixlen, proto, ends.port)

@@ -1,0 +1,147 @@
+"""Whatever the octets are: effects, never an exception, and no key for others."""
+
+import random
+from collections.abc import Callable
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keyd.engine.effects import Dump, PoliciesChanged, Send
+from keyd.model import Usage
+from pfkey.const import ExtType, MsgType
+from pfkey.ext_x_linux import Filter
+from pfkey.ext_x_sa2 import Sa2
+from pfkey.message import Message
+from tests.keyd.engine.desk import (
+    KEY24,
+    KEY32,
+    A,
+    B,
+    C,
+    Desk,
+    add,
+    hard,
+    message,
+    named,
+    policy,
+    soft,
+)  # fmt: skip
+
+SEEDS = [
+    request.encode()
+    for request in (
+        add(hard(5, 6, 7, 8), soft(1, 2, 3, 4)),
+        add(sa2=Sa2(mode=1, reqid=77), type=MsgType.UPDATE),
+        named(MsgType.GET),
+        named(MsgType.DELETE),
+        message(MsgType.REGISTER, satype=3),
+        message(MsgType.FLUSH),
+        message(MsgType.DUMP, Filter(saddr=bytes(16), daddr=bytes(16), family=2, splen=1, dplen=1)),
+        message(MsgType.X_PROMISC, satype=1),
+        policy(),
+        policy(MsgType.X_SPDUPDATE, 1),
+        policy(MsgType.X_SPDDELETE),
+        policy(MsgType.X_SPDGET, id=9),
+        policy(MsgType.X_SPDDELETE2, id=9),
+        message(MsgType.X_SPDDUMP),
+        message(MsgType.X_SPDFLUSH),
+    )
+]
+
+
+def flip(dice: random.Random, octets: bytearray) -> None:
+    octets[dice.randrange(len(octets))] = dice.choice([0, 1, 2, 0x7F, 0xFF, dice.randrange(256)])
+
+
+def cut(dice: random.Random, octets: bytearray) -> None:
+    del octets[dice.randrange(2, len(octets)) :]
+
+
+def splice(dice: random.Random, octets: bytearray) -> None:
+    other = dice.choice(SEEDS)
+    octets += other[16 + 8 * dice.randrange(len(other) // 8) :]
+
+
+def fix_length(dice: random.Random, octets: bytearray) -> None:
+    del octets[len(octets) // 8 * 8 :]
+    if len(octets) >= 16:
+        octets[4:6] = (len(octets) // 8).to_bytes(2, "little")
+
+
+def change_type(dice: random.Random, octets: bytearray) -> None:
+    octets[1] = dice.randrange(26)
+
+
+MUTATIONS: list[Callable[[random.Random, bytearray], None]] = [
+    flip, flip, flip, cut, splice, fix_length, fix_length, change_type,
+]  # fmt: skip
+
+
+def run(desk: Desk, octets: bytes) -> None:
+    for effect in desk.effects(octets):
+        if isinstance(effect, Send):
+            assert len(effect.record) >= 16
+        elif isinstance(effect, Dump):
+            for record in effect.records:
+                assert Message.decode(record)
+            desk.engine.dump_done(effect.client)
+        elif isinstance(effect, PoliciesChanged) and len(octets) % 3 == 0:
+            desk.engine.revert(effect)
+
+
+def test_thirty_thousand_mutated_records_never_raise() -> None:
+    dice = random.Random(20260101)
+    desk = Desk(A, B, C)
+    desk.used = {slot: Usage(3, 4, 5.0, 6.0) for slot in range(64)}
+    for number in range(30_000):
+        octets = bytearray(dice.choice(SEEDS))
+        for _ in range(dice.randrange(4)):
+            if len(octets) > 2:
+                dice.choice(MUTATIONS)(dice, octets)
+        run(desk, bytes(octets))
+        if number % 100 == 0:
+            desk.tick(1)
+        if number % 5000 == 0:
+            desk.engine.disconnect(A)
+            desk.engine.connect(A)
+    assert desk.engine.stats()["clients"] == 3
+    assert len({sa.slot for sa in desk.engine.sas()}) == len(desk.engine.sas())
+    assert desk.ask(message(MsgType.REGISTER), B)[B][-1].errno == 0
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.binary(max_size=300))
+def test_any_octets_are_answered(octets: bytes) -> None:
+    desk = Desk(A, B)
+    effects = desk.effects(octets)
+    assert any(isinstance(effect, Send) and effect.client == A for effect in effects)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_promiscuous_copies_of_damaged_requests_show_no_key(data: st.DataObject) -> None:
+    """Damage outside the key and the type that says it is one."""
+    octets = bytearray(add().encode())
+    keys = [octets.index(KEY24), octets.index(KEY32)]
+    at = data.draw(st.integers(8, len(octets) - 1))
+    inside = any(start - 6 <= at < start - 4 or start <= at < start + 24 for start in keys)
+    octets[at] = octets[at] if inside else data.draw(st.integers(0, 255))
+    if data.draw(st.booleans()):
+        fix_length(random.Random(0), octets)
+    desk = Desk(A, B)
+    desk.ask(message(MsgType.X_PROMISC, satype=1), B)
+    for effect in desk.effects(bytes(octets)):
+        if isinstance(effect, Send) and effect.client == B:
+            assert KEY24[:6] not in effect.record
+            assert KEY32[:6] not in effect.record
+
+
+def test_key_of_an_unknown_extension_type_is_hidden_too() -> None:
+    octets = bytearray(add().encode())
+    assert octets[18] == ExtType.KEY_ENCRYPT
+    octets[18] = 99
+    desk = Desk(A, B)
+    desk.ask(message(MsgType.X_PROMISC, satype=1), B)
+    sends = [e for e in desk.effects(bytes(octets)) if isinstance(e, Send)]
+    assert any(KEY24 not in send.record for send in sends if send.client == B)
+    assert not any(KEY24 in send.record for send in sends)
