@@ -129,7 +129,7 @@ def _unless(harmless: tuple[int, ...], request: Any, *args: Any, **how: Any) -> 
 
 
 def event_socket() -> socket.socket:
-    """A socket that becomes readable when this namespace's links, addresses, routes, rules change."""
+    """A socket that becomes readable when links, addresses, routes or rules change here."""
     link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
     link.setblocking(False)
     link.bind((0, _GROUPS))
