@@ -3,7 +3,6 @@
 import grp
 import logging
 import os
-import pwd
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,8 +17,6 @@ from keyd.shell.plane import NoPlane, Plane
 from pfkey.errors import PfkeyError, ShellError
 
 LOG = logging.getLogger("keyd.shell")
-
-_USERS = ("pfkeyd", "_pfkeyd", "nobody")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,7 +67,6 @@ def _check(options: Options) -> int:
     faults = preflight.missing(dataplane=options.dataplane)
     try:
         _group(options.group)
-        _user(options.user)
     except ShellError as error:
         faults.append(error)
     if in_use := preflight.running(path):
@@ -87,7 +83,6 @@ def _serve(options: Options) -> int:
     path = paths.socket_path(options.socket, os.environ, is_root=is_root)
     gid = _group(options.group)
     preflight.require(dataplane=options.dataplane)
-    user = _user(options.user) if options.dataplane else None
     is_default = path.parent == paths.RUN or not (options.socket or os.environ.get("PFKEY_SOCKET"))
     is_ours = paths.make_parent(path, is_default=is_default)
     cookie = paths.netns_cookie()
@@ -96,7 +91,7 @@ def _serve(options: Options) -> int:
             privilege.keep_secrets()
             privilege.raise_descriptor_limit()
             privilege.drop_capabilities(_kept(path))
-            plane = _plane(options, path, user)
+            plane = _plane(options, path)
             LOG.debug("priority taken=%s", privilege.raise_priority())
             trio.run(Daemon(options, path, gid, plane).run)
     finally:
@@ -106,13 +101,13 @@ def _serve(options: Options) -> int:
     return 0
 
 
-def _plane(options: Options, path: Path, user: int | None) -> Plane:
-    if user is None:
+def _plane(options: Options, path: Path) -> Plane:
+    if not options.dataplane:
         return NoPlane()
     # libnftables and the packet code cost 0.1 s to load: not for --no-dataplane
     from keyd.shell.plane_real import real_plane
 
-    return real_plane(options, path, user)
+    return real_plane(options, path)
 
 
 def _kept(path: Path) -> set[int]:
@@ -129,17 +124,6 @@ def _group(name: str | None) -> int | None:
         return grp.getgrnam(name).gr_gid
     except KeyError:
         raise ShellError(f"there is no group {name}", f"groupadd --system {name}") from None
-
-
-def _user(name: str | None) -> int:
-    """The user of the workers: as given, else the first of ours that exists."""
-    for candidate in (name,) if name else _USERS:
-        try:
-            return pwd.getpwnam(candidate).pw_uid
-        except KeyError:
-            continue
-    raise ShellError(f"there is no user {name or _USERS[0]}",
-                     f"useradd --system {name or _USERS[0]}")  # fmt: skip
 
 
 if __name__ == "__main__":

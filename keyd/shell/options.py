@@ -29,7 +29,6 @@ class Options:
     dataplane: bool = True
     hold: bool = False
     mark_mask: int = MARK_MASK
-    user: str | None = None
     log_level: str = "info"
     plain_table: bool = False
     check: bool = False
@@ -80,7 +79,6 @@ def parse(argv: Sequence[str]) -> Options:
         help="when stopped, go on refusing what policies protect")  # fmt: skip
     add("--mark-mask", type=_mask, default=MARK_MASK, metavar="MASK",
         help="the bits of packet marks to use (default: 0xff000000)")  # fmt: skip
-    add("--user", metavar="NAME", help="the user of the packet workers (default: see pfkeyd(8))")
     add("--log-level", choices=LEVELS, default="info", help="how much to log (default: info)")
     add("--plain-table", action="store_true",
         help="use a plain nft table (automatic on kernels before 6.9)")  # fmt: skip

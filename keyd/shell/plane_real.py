@@ -1,6 +1,8 @@
 """The data path as the daemon sees it: steering in its thread, the state file, the workers."""
 
 import logging
+import os
+import pwd
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +15,13 @@ from keyd.packet.counters import ROWS, grouped
 from keyd.shell.applier import Commit
 from keyd.shell.committed import Step
 from keyd.shell.options import Options
+from keyd.shell.paths import beside
 from keyd.shell.plane import Counters
 from keyd.shell.ports import DataPath
 from keyd.shell.privilege import raise_priority
+from keyd.shell.raw import RawSockets, open_raw
+from keyd.shell.sandbox import USERS
+from keyd.shell.spawn import Role, Worker
 from keyd.shell.state import StateFile
 from keyd.shell.steer import Steer
 from keyd.shell.workers import OneWorker, Snapshot, Workers
@@ -23,7 +29,6 @@ from pfkey.errors import ShellError
 
 LOG = logging.getLogger("keyd.shell")
 T = TypeVar("T")
-Make = Callable[[StateFile, Steer], Callable[[str], OneWorker]]
 
 _ROLES = ("out", "in")
 _SETTLE_SECONDS = 0.05  # foreign changes come in bursts; one look after each
@@ -49,11 +54,14 @@ class RealPlane:
     that a commit does not wait behind packets.
     """
 
-    def __init__(self, steer: Steer, state_path: Path, make: Make) -> None:
+    def __init__(
+        self, steer: Steer, state_path: Path, open_sockets: Callable[[], RawSockets]
+    ) -> None:
         self._steer = steer
         self._state_path = state_path
         self._had_state = state_path.exists()
-        self._make = make
+        self._open_sockets = open_sockets
+        self._raw: RawSockets | None = None
         self._one = trio.CapacityLimiter(1)
         self._state: StateFile | None = None
         self._workers: Workers | None = None
@@ -85,8 +93,15 @@ class RealPlane:
         """Table, guard, routes and device; then the state file."""
         holds = await self._in_thread(self._steer.open)
         self._state = await self._in_thread(lambda: StateFile.open(self._state_path))
-        self._workers = Workers(self._state, self._make(self._state, self._steer))
+        self._raw = await self._in_thread(self._open_sockets)
+        self._workers = Workers(self._state, self._worker)
         return holds
+
+    def _worker(self, role: str) -> OneWorker:
+        if self._state is None or self._raw is None:
+            raise ShellError("the data path is not open")
+        side: Role = "out" if role == "out" else "in"
+        return Worker(side, tun_fd=self._steer.tun_fd, raw=self._raw, state=self._state)
 
     async def start(self, nursery: trio.Nursery, snapshot: Snapshot) -> None:
         """Start the workers, then watch them and the namespace."""
@@ -99,10 +114,12 @@ class RealPlane:
 
     async def close(self, *, hold: bool) -> None:
         """Undo the steering, and keep the state file if any SA ever was."""
+        if self._raw is not None:
+            self._raw.close()
         await self._in_thread(lambda: self._steer.close(hold))
         if self._state is not None:
             self._state.close()
-            if not self._had_state and not self._opened.had_sas:
+            if not self._had_state and not (self._workers and self._workers.had_sas):
                 self._state_path.unlink(missing_ok=True)
 
     async def counters(self) -> Counters:
@@ -152,10 +169,40 @@ class RealPlane:
             await trio.sleep(_SETTLE_SECONDS)
 
 
-def real_plane(options: Options, path: Path, user: int) -> RealPlane:
-    """The data path of this network namespace.
+def real_plane(options: Options, path: Path) -> RealPlane:
+    """The data path of this network namespace, not opened yet.
 
     Raises:
         ShellError: what the options ask for cannot be had.
     """
-    raise NotImplementedError
+    uid = bypass_uid()
+    steer = Steer(
+        mark_mask=options.mark_mask, bypass_uid=uid, owned=False if options.plain_table else None
+    )
+    return RealPlane(
+        steer, beside(path, "state"), lambda: open_raw(mark=steer.marks.bypass, bypass_uid=uid)
+    )
+
+
+def bypass_uid() -> int:
+    """The user whose sockets nft lets out in clear: the workers' own.
+
+    In a user namespace where no such user is mapped it is ours: there we are no mightier.
+    """
+    for name in USERS:
+        try:
+            uid = pwd.getpwnam(name).pw_uid
+        except KeyError:
+            continue
+        if _is_mapped(uid):
+            return uid
+        return os.geteuid()
+    raise ShellError(f"there is no user {USERS[0]}", f"useradd --system {USERS[0]}")
+
+
+def _is_mapped(uid: int) -> bool:
+    for line in Path("/proc/self/uid_map").read_text().splitlines():
+        first, _, count = map(int, line.split())
+        if first <= uid < first + count:
+            return True
+    return False

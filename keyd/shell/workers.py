@@ -20,7 +20,6 @@ _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
 _GOOD_SECONDS = 10.0  # a worker that lived that long begins with the first pause again
 _START_SECONDS = 30.0
-_STOP_SECONDS = 2.0
 
 Snapshot = Callable[[], tuple[Iterable[SaSpec], Sequence[PolicySpec]]]
 
@@ -41,8 +40,8 @@ class OneWorker(Protocol):
     async def wait(self) -> int:
         """Its exit status, once it has ended."""
 
-    async def stop(self, seconds: float) -> None:
-        """Close its channel, so that it ends; kill it when it takes longer. Once it is gone."""
+    def close(self) -> None:
+        """Close its channel and end it; it is gone when this returns."""
 
 
 class Workers:
@@ -110,8 +109,7 @@ class Workers:
                 LOG.error("worker-not-started role=%s reason=%s", role, error)
             finally:
                 self._running.pop(role, None)
-                with trio.CancelScope(shield=True):
-                    await worker.stop(_STOP_SECONDS)
+                worker.close()
             await trio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
