@@ -1,4 +1,4 @@
-"""The key engine, sans-IO: a record in, effects out (DESIGN 4).
+"""The key engine, sans-IO: a record in, effects out.
 
 Every rule of who hears what, which errno and which order lives in the handlers; here is only
 their table and the way of a record:

@@ -6,7 +6,7 @@ its own copies.
 
 DEVIATION from Linux, which shows every key to every socket: a message exists in two forms. The
 private one goes to the client that asked, the public one, without keys, to everybody else
-(DESIGN 5, Keys; `test_no_key_reaches_another_client`).
+(`test_no_key_reaches_another_client`).
 """
 
 from collections.abc import Iterator

@@ -160,6 +160,8 @@ def _request(given: IpsecRequest) -> Request:
     """One request, checked. Level default is require, which Linux means by it.
 
     Transport mode takes no addresses, yet iked sends some: they say nothing, as on Linux.
+    DEVIATION from Linux, which ignores a reqid without level unique: it is refused
+    (test_a_reqid_without_level_unique_is_refused).
     """
     if given.mode == Mode.ANY or given.mode not in list(Mode):
         raise SadbError(EINVAL, f"request of mode {given.mode}: transport is 1, tunnel 2")

@@ -35,6 +35,10 @@ class Keying:
 def keying(message: Message, usable: Container[tuple[str, int]]) -> Keying:
     """Check what an ADD or UPDATE brings.
 
+    DEVIATION from Linux, which ignores a key without an algorithm, and does no AEAD through PF_KEY:
+    such a key is refused, and an AEAD's number with its salted key makes an SA
+    (test_a_key_without_an_algorithm_is_refused, test_an_aead_needs_no_authenticator).
+
     Raises:
         SadbError: EINVAL for a number that is no algorithm, a key that is missing, superfluous or
             of a wrong length; ENOSYS for an algorithm that this machine does not do.

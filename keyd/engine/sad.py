@@ -8,6 +8,7 @@ import heapq
 from collections.abc import Iterator
 from dataclasses import replace
 from errno import EEXIST, ENOBUFS, ESRCH
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from keyd.engine.lifetimes import Limit
@@ -79,9 +80,6 @@ class Sad:
     def __len__(self) -> int:
         return len(self._records)
 
-    def __contains__(self, key: object) -> bool:
-        return key in self._records
-
     def __iter__(self) -> Iterator[SaRecord]:
         return iter(self._records.values())
 
@@ -128,11 +126,4 @@ def describe(key: SaKey) -> str:
     """The name of an SA as people read it."""
     satype = SATYPE_OF_PROTO.get(key.proto)
     proto = satype.name.removeprefix("X_").lower() if satype else f"proto {key.proto}"
-    return f"{proto} spi {key.spi:#x} to {address_text(key.dst)}"
-
-
-def address_text(address: bytes) -> str:
-    """A packed address as people read it."""
-    if len(address) == 4:
-        return ".".join(map(str, address))
-    return address.hex(":", 2)
+    return f"{proto} spi {key.spi:#x} to {ip_address(key.dst)}"

@@ -6,7 +6,7 @@ NetBSD. The order of the match is (priority, order), smaller first; `order` coun
 a policy that is updated without a new priority keeps its own.
 
 A hold is what a crashed predecessor left in the kernel: its policies come first in the match,
-nobody sees or deletes them, an equal policy lifts one and SPDFLUSH all (DESIGN 5).
+nobody sees or deletes them, an equal policy lifts one and SPDFLUSH all.
 """
 
 from bisect import bisect_left, insort

@@ -1,7 +1,7 @@
 """What is not done yet, and is refused with EOPNOTSUPP and the reason in the log.
 
-Nothing is accepted and ignored (DESIGN 4), so whatever a request may ask that the engine or the
-data path cannot honour has its line here. Who builds one of these deletes its line.
+Nothing is accepted and ignored, so whatever a request may ask that engine or data path cannot
+honour has its line here. Who builds one of these deletes its line.
 
 DEVIATION from Linux, which skips extensions that a handler does not use, and unknown flags
 (`test_what_cannot_be_honoured_is_refused`).
@@ -75,7 +75,6 @@ EXTENSIONS: dict[int, set[ExtType]] = {
     MsgType.UPDATE: _ADD,
     MsgType.DELETE: _SA,
     MsgType.GET: _SA,
-    MsgType.ACQUIRE: set(),
     MsgType.REGISTER: set(),
     MsgType.FLUSH: set(),
     MsgType.DUMP: {ExtType.X_FILTER},

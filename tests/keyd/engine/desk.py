@@ -1,6 +1,6 @@
 """An engine with clients in front of it, a clock that is set by hand, and made-up usage."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from keyd.engine import Engine, Limits
 from keyd.engine.effects import ClientId, Dump, Effect, Log, Now, Send
@@ -108,11 +108,16 @@ def policy(
 class Desk:
     """The engine, its clock, and what each client has read."""
 
-    def __init__(self, *clients: ClientId, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        *clients: ClientId,
+        limits: Limits | None = None,
+        usable: Container[tuple[str, int]] = USABLE,
+    ) -> None:
         self.mono = 1000.0
         self.used: dict[int, Usage] = {}
         self.engine = Engine(
-            supported=USABLE,
+            supported=usable,
             usage=lambda slot: self.used.get(slot, Usage()),
             pick=lambda low, high: low,
             limits=limits,

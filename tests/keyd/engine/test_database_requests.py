@@ -191,6 +191,7 @@ def test_promiscuous_clients_see_the_first_records_of_a_dump() -> None:
 def test_user_acquire_gets_no_reply() -> None:
     desk = Desk(A, B)
     assert desk.ask(message(MsgType.ACQUIRE)) == {}
+    assert desk.ask(message(MsgType.ACQUIRE, satype=3, seq=9)) == {}
     assert desk.errno(message(MsgType.ACQUIRE, *named(MsgType.GET).extensions)) == 95
 
 

@@ -198,7 +198,6 @@ def test_ipsec_policy_without_requests_is_refused() -> None:
         (policy(requests=(replace(TRANSPORT_USE, mode=7),)), EINVAL),
         (policy(requests=(replace(TRANSPORT_USE, proto=6),)), EINVAL),
         (policy(requests=(replace(TRANSPORT_USE, level=4),)), EINVAL),
-        (policy(requests=(replace(TRANSPORT_USE, reqid=4),)), EINVAL),
         (policy(requests=(TRANSPORT_USE,) * 7), ELOOP),
         (policy(MsgType.X_SPDDELETE), ENOENT),
         (policy(MsgType.X_SPDDELETE, way=0), EINVAL),
@@ -338,3 +337,7 @@ def test_revert_does_not_undo_what_came_later() -> None:
 def test_unique_is_refused_for_now() -> None:
     step = IpsecRequest(proto=50, mode=Mode.TRANSPORT, level=Level.UNIQUE, reqid=3)
     assert Desk(A).errno(policy(requests=(step,))) == EOPNOTSUPP
+
+
+def test_a_reqid_without_level_unique_is_refused() -> None:
+    assert Desk(A).errno(policy(requests=(replace(TRANSPORT_USE, reqid=4),))) == EINVAL

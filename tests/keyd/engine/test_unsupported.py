@@ -1,4 +1,4 @@
-"""What is not done yet: refused with EOPNOTSUPP and the reason, never ignored (DESIGN 4)."""
+"""What is not done yet: refused with EOPNOTSUPP and the reason, never ignored."""
 
 from dataclasses import replace
 from errno import ENOPROTOOPT, EOPNOTSUPP
@@ -6,6 +6,8 @@ from logging import WARNING
 
 import pytest
 
+from keyd.engine import HANDLERS
+from keyd.engine.unsupported import MESSAGES
 from pfkey.const import ExtType, Level, Mode, MsgType, SaType
 from pfkey.ext_address import Address
 from pfkey.ext_ident import Ident
@@ -114,6 +116,11 @@ def test_what_cannot_be_honoured_is_refused(request_: Message, reason: str) -> N
     assert desk.errno(request_) == EOPNOTSUPP
     assert desk.engine.sas() == ()
     assert desk.engine.policies() == ()
+
+
+def test_every_message_type_has_a_handler_or_a_reason() -> None:
+    assert set(HANDLERS) | set(MESSAGES) == set(MsgType) - {MsgType.RESERVED}
+    assert not set(HANDLERS) & set(MESSAGES)
 
 
 def test_sensitivity_is_refused() -> None:
