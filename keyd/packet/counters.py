@@ -71,6 +71,12 @@ ROWS: tuple[tuple[str, str], ...] = (
     QUEUE_DROPPED, INTERNAL,
 ) = range(len(ROWS))  # fmt: skip
 
+# What each worker counts for each SA, as u64s. EDGE: outbound the next unused sequence number,
+# inbound the highest authentic one. OCTETS are of inner packets, IP header included. Times are
+# microseconds of the wall clock.
+EDGE, PACKETS, OCTETS, FIRST_USE, LAST_USE = range(5)
+SA_WORDS = 5
+
 OF_DROP: dict[Drop, int] = {drop: ROWS.index(("esp", drop.value)) for drop in Drop}
 
 

@@ -39,6 +39,7 @@ _SO_MARK = 36
 _IP_MTU_DISCOVER = 10
 _IP_RECVERR = 11
 _IP_PMTUDISC_OMIT = 5
+_IP_NODEFRAG = 22
 _MSG_DONTWAIT = 0x40
 _FULL_MS = 100  # how long a full send buffer holds up the outbound worker before it drops
 _ERROR = struct.Struct("=IBBBxII")  # sock_extended_err
@@ -96,6 +97,7 @@ def _sender(proto: int, mark: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, proto)
     sock.setsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
     sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_OMIT)
+    sock.setsockopt(socket.IPPROTO_IP, _IP_NODEFRAG, 1)  # conntrack would join our fragments
     sock.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
     _room(sock, _SO_SNDBUFFORCE, socket.SO_SNDBUF)
     return sock

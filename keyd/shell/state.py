@@ -30,6 +30,7 @@ from typing import Self
 
 from keyd.model import SaSpec, Usage
 from keyd.packet import counters
+from keyd.packet.counters import EDGE, FIRST_USE, LAST_USE, OCTETS, PACKETS, SA_WORDS
 from pfkey.errors import ShellError
 
 RECORDS = 1 << 17
@@ -53,11 +54,6 @@ _SINCE = 3  # microseconds of the wall clock when it was last bound, or removed
 _BASE_PACKETS = 4  # what both workers had counted then: an SA's life begins at nought
 _BASE_OCTETS = 5
 OUT, IN = 8, 16  # where the workers' parts begin
-EDGE = 0  # out: next unused sequence number; in: highest authentic one
-PACKETS = 1
-OCTETS = 2
-FIRST_USE = 3  # microseconds of the wall clock
-LAST_USE = 4
 
 _FREE, _BOUND, _REMOVED = 0, 1, 2
 _BASE = {"out": OUT, "in": IN}
@@ -194,9 +190,9 @@ class StateFile:
         return self._words[base : base + len(counters.ROWS)]
 
     def part(self, record: int, role: str) -> memoryview:
-        """The role's part of a record: EDGE, PACKETS, OCTETS, FIRST_USE, LAST_USE as u64s."""
+        """The role's part of a record: EDGE to LAST_USE of `keyd.packet.counters`."""
         base = self._base(record) + _BASE[role]
-        return self._words[base : base + 5]
+        return self._words[base : base + SA_WORDS]
 
     def since(self, record: int) -> tuple[int, int, int]:
         """When the record was bound: (packets, octets) counted until then, and the time in µs."""

@@ -10,8 +10,9 @@ import pytest
 
 from keyd.model import SaSpec, Usage
 from keyd.packet import counters
+from keyd.packet.counters import EDGE, FIRST_USE, LAST_USE, OCTETS, PACKETS
 from keyd.shell import state
-from keyd.shell.state import EDGE, FIRST_USE, LAST_USE, OCTETS, PACKETS, StateFile
+from keyd.shell.state import StateFile
 from pfkey.const import Mode
 from pfkey.errors import ShellError
 

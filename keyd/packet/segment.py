@@ -1,0 +1,182 @@
+"""Cutting what the TUN device hands over: TCP and UDP super-packets, unfinished checksums.
+
+A read begins with a virtio_net_hdr of 10 octets, in host order:
+
+    flags 1 | gso_type 1 | hdr_len 2 | gso_size 2 | csum_start 2 | csum_offset 2
+
+TCP: RFC 9293 (a segment's header is that of the whole but for sequence number, FIN and PSH,
+which go to the last one, CWR, which goes to the first (RFC 3168 6.1.2), and checksum).
+UDP: each datagram has the header of the whole but for length and checksum (RFC 768).
+"""
+
+from collections.abc import Sequence
+from struct import Struct
+
+from keyd.packet import ip
+from keyd.packet.checksum import complete, finish, partial
+
+VNET_OCTETS = 10
+NEEDS_CSUM = 1
+GSO_NONE = 0
+GSO_TCPV4 = 1
+GSO_UDP_L4 = 5
+GSO_ECN = 0x80
+PLAIN = bytes(VNET_OCTETS)
+
+TCP = 6
+UDP = 17
+TCP_MIN = 20
+UDP_OCTETS = 8
+FIN, SYN, RST, PSH, CWR = 0x01, 0x02, 0x04, 0x08, 0x80
+
+_VNET = Struct("=BBHHHH")
+_U16 = Struct("!H")
+_U32 = Struct("!I")
+_TCP_CSUM = 16
+_UDP_CSUM = 6
+
+
+class Frame:
+    """One read, found to be well formed.
+
+    Attributes:
+        header: the IP header.
+        transport: what follows it, with its checksum finished unless this is a super-packet.
+        gso: GSO_NONE, GSO_TCPV4 or GSO_UDP_L4.
+        gso_size: the octets of data per segment that the sender had in mind.
+    """
+
+    __slots__ = ("gso", "gso_size", "header", "packet", "transport")
+
+    def __init__(
+        self, packet: bytes, header: bytes, transport: bytes | bytearray, gso: int, gso_size: int
+    ) -> None:
+        self.packet = packet
+        self.header = header
+        self.transport = transport
+        self.gso = gso
+        self.gso_size = gso_size
+
+
+def read(octets: bytes) -> Frame | None:
+    """The frame, or None when it is no IPv4 packet or its virtio header does not fit it."""
+    if len(octets) < VNET_OCTETS:
+        return None
+    flags, gso, _, gso_size, start, offset = _VNET.unpack_from(octets)
+    packet = octets[VNET_OCTETS:]
+    if not ip.well_formed(packet):
+        return None
+    total = ip.total_length(packet)
+    at = ip.header_length(packet)
+    header, transport = packet[:at], packet[at:total]
+    kind = gso & ~GSO_ECN
+    if kind == GSO_NONE:
+        if not flags & NEEDS_CSUM:
+            return Frame(packet, header, transport, GSO_NONE, 0)
+        mended = bytearray(transport)
+        if not complete(mended, start - at, offset):
+            return None
+        return Frame(packet, header, mended, GSO_NONE, 0)
+    if ip.is_fragment(packet) or not gso_size:
+        return None
+    if kind == GSO_TCPV4 and packet[9] == TCP and tcp_header_octets(transport):
+        return Frame(packet, header, transport, kind, gso_size)
+    if kind == GSO_UDP_L4 and packet[9] == UDP and len(transport) > UDP_OCTETS:
+        return Frame(packet, header, transport, kind, gso_size)
+    return None
+
+
+def cut(frame: Frame, room: int) -> list[bytes] | list[bytes | bytearray] | None:
+    """The transport octets of each packet to send, none longer than `room`, checksums right.
+
+    TCP is cut to what fits, whatever `gso_size` allows beyond that; so is a single TCP packet
+    that is too long. None: it does not fit and may not be cut.
+    """
+    transport = frame.transport
+    if frame.gso == GSO_NONE:
+        if len(transport) <= room:
+            return [transport]
+        if frame.packet[9] != TCP or ip.is_fragment(frame.packet):
+            return None
+        size = room
+    else:
+        size = frame.gso_size
+    if frame.gso == GSO_UDP_L4:
+        if UDP_OCTETS + min(size, len(transport) - UDP_OCTETS) > room:
+            return None
+        return _cut_udp(transport, size, partial(frame.header[12:20]))
+    octets = tcp_header_octets(transport)
+    size = min(size, room - octets)
+    if not octets or size <= 0 or (transport[13] & (SYN | RST) and len(transport) > room):
+        return None
+    return _cut_tcp(transport, octets, size, partial(frame.header[12:20]))
+
+
+def tcp_header_octets(transport: bytes | bytearray | memoryview) -> int:
+    """The length of the TCP header, 0 when it does not fit the octets."""
+    if len(transport) < TCP_MIN:
+        return 0
+    octets = (transport[12] >> 4) * 4
+    return octets if TCP_MIN <= octets <= len(transport) else 0
+
+
+def _cut_tcp(transport: bytes | bytearray, octets: int, size: int, addresses: int) -> list[bytes]:
+    head = bytearray(transport[:octets])
+    data = memoryview(transport)[octets:]
+    seq = _U32.unpack_from(head, 4)[0]
+    last = head[13]
+    head[4:8] = bytes(4)
+    head[13] = 0
+    head[16:18] = bytes(2)
+    base = addresses + TCP + partial(head)
+    segments = []
+    end = len(data)
+    for at in range(0, end or 1, size):
+        piece = data[at : at + size]
+        flags = last if at + size >= end else last & ~(FIN | PSH)
+        if at:
+            flags &= ~CWR
+        number = (seq + at) & 0xFFFFFFFF
+        _U32.pack_into(head, 4, number)
+        head[13] = flags
+        total = base + (number >> 16) + (number & 0xFFFF) + flags + octets + len(piece)
+        _U16.pack_into(head, _TCP_CSUM, finish(total + partial(piece)))
+        segments.append(b"".join((head, piece)))
+    return segments
+
+
+def _cut_udp(transport: bytes | bytearray, size: int, addresses: int) -> list[bytes]:
+    ports = transport[:4]
+    data = memoryview(transport)[UDP_OCTETS:]
+    base = addresses + UDP + partial(ports)
+    datagrams = []
+    for at in range(0, len(data), size):
+        piece = data[at : at + size]
+        length = UDP_OCTETS + len(piece)
+        value = finish(base + 2 * length + partial(piece)) or 0xFFFF  # 0 would mean none
+        datagrams.append(b"".join((ports, _U16.pack(length), _U16.pack(value), piece)))
+    return datagrams
+
+
+def packets(header: bytes, proto: int, payloads: Sequence[bytes | bytearray]) -> list[bytes]:
+    """IP packets with this header but for protocol, length, checksum and identification.
+
+    The identification counts up from the header's. The caller has seen that each packet fits
+    65535 octets.
+    """
+    head = bytearray(header)
+    ident = ip.identification(header)
+    head[2:6] = bytes(4)
+    head[9] = proto
+    head[10:12] = bytes(2)
+    base = partial(head)
+    octets = len(head)
+    done = []
+    for number, payload in enumerate(payloads, ident):
+        number &= 0xFFFF
+        total = octets + len(payload)
+        _U16.pack_into(head, 2, total)
+        _U16.pack_into(head, 4, number)
+        _U16.pack_into(head, 10, finish(base + total + number))
+        done.append(b"".join((head, payload)))
+    return done
