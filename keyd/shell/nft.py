@@ -28,10 +28,13 @@ _NFPROTO_INET = 1
 _SUBSYS_NFTABLES = 10
 _BATCH_BEGIN, _BATCH_END = 16, 17
 _NEWTABLE = _SUBSYS_NFTABLES << 8
+_NEWRULE, _GETRULE = _SUBSYS_NFTABLES << 8 | 6, _SUBSYS_NFTABLES << 8 | 7
 _GETGEN, _NEWGEN = _SUBSYS_NFTABLES << 8 | 16, _SUBSYS_NFTABLES << 8 | 15
 _REQUEST, _ACK, _CREATE = 0x1, 0x4, 0x400
-_NLMSG_ERROR = 2
+_DUMP, _DUMP_INTERRUPTED = 0x300, 0x10
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _ATTR_TABLE_NAME, _ATTR_TABLE_FLAGS, _ATTR_GEN_ID = 1, 2, 1
+_ATTR_RULE_TABLE, _ATTR_RULE_CHAIN, _ATTR_RULE_HANDLE = 1, 2, 3
 _FLAG_OWNER, _FLAG_PERSIST = 2, 4
 _GROUP_NFTABLES = 7
 _ANSWER_SECONDS = 10.0
@@ -206,7 +209,10 @@ def _refusal(text: str) -> NftError:
         return NftError(
             f"nftables: {first}", "run as root, or with CAP_NET_ADMIN in this network namespace"
         )
-    return NftError(f"nftables: {first}")
+    remedy = ""
+    if "not supported" in text:
+        remedy = "this kernel lacks nf_tables or a part of it: modprobe nf_tables nft_fib_inet"
+    return NftError(f"nftables: {first}", remedy)
 
 
 def generation() -> int:
@@ -219,13 +225,47 @@ def generation() -> int:
         link.sendto(_message(_GETGEN, _REQUEST, 1, 0, 0), (0, 0))
         octets = link.recv(65536)
     kind = struct.unpack_from("=H", octets, 4)[0]
-    offset = 20
-    while kind == _NEWGEN and offset + 4 <= len(octets):
-        length, attribute = struct.unpack_from("=HH", octets, offset)
-        if attribute == _ATTR_GEN_ID:
-            return int(struct.unpack_from(">I", octets, offset + 4)[0])
-        offset += (length + 3) & ~3
-    raise NftError("nftables does not tell its generation")
+    value = _find(octets, 20, len(octets), _ATTR_GEN_ID) if kind == _NEWGEN else b""
+    if len(value) != 4:
+        raise NftError("nftables does not tell its generation")
+    return int.from_bytes(value, "big")
+
+
+def rule_handles(table: str, chain: str) -> list[int]:
+    """The handles of a chain's rules in their order; empty if the chain changed meanwhile.
+
+    Asked for directly: libnftables would decode each rule only to give its number.
+    """
+    body = _attribute(_ATTR_RULE_TABLE, table.encode() + b"\0") + _attribute(
+        _ATTR_RULE_CHAIN, chain.encode() + b"\0"
+    )
+    handles: list[int] = []
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as link:
+        link.settimeout(_ANSWER_SECONDS)
+        link.sendto(_message(_GETRULE, _REQUEST | _DUMP, 1, _NFPROTO_INET, 0, body), (0, 0))
+        while True:
+            octets = link.recv(1 << 17)
+            offset = 0
+            while offset + 16 <= len(octets):
+                length, kind, flags = struct.unpack_from("=IHH", octets, offset)
+                if kind == _NLMSG_ERROR or flags & _DUMP_INTERRUPTED:
+                    return []
+                if kind == _NLMSG_DONE:
+                    return handles
+                if kind == _NEWRULE:
+                    value = _find(octets, offset + 20, offset + length, _ATTR_RULE_HANDLE)
+                    handles.append(int.from_bytes(value, "big"))
+                offset += (length + 3) & ~3
+
+
+def _find(octets: bytes, offset: int, end: int, wanted: int) -> bytes:
+    """The value of the first attribute of this kind between two offsets; empty if none."""
+    while offset + 4 <= end:
+        length, kind = struct.unpack_from("=HH", octets, offset)
+        if kind == wanted:
+            return octets[offset + 4 : offset + length]
+        offset += (max(length, 4) + 3) & ~3
+    return b""
 
 
 def event_socket() -> socket.socket:

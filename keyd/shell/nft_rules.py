@@ -47,8 +47,11 @@ COMMENT_LIMIT = 128  # octets that nft takes
 _PROTECT, _BYPASS = 0x4B, 0x4C
 _TCP, _UDP, _ICMP, _ICMPV6, _MH = 6, 17, 1, 58, 135
 _WITH_PORTS = (_TCP, _UDP, 33, 132, 136)  # and DCCP, SCTP, UDP-Lite
-_TYPE_AND_CODE = {_ICMP: ("icmp type", "icmp code"), _ICMPV6: ("icmpv6 type", "icmpv6 code"),
-                  _MH: ("mh type", "")}  # fmt: skip
+_TYPE_AND_CODE = {
+    ("ip", _ICMP): ("icmp type", "icmp code"),
+    ("ip6", _ICMPV6): ("icmpv6 type", "icmpv6 code"),
+    ("ip6", _MH): ("mh type", ""),
+}
 _IPSEC = f"{{ {IPPROTO_ESP}, {IPPROTO_AH}, {IPPROTO_COMP} }}"
 _NEIGHBOUR_DISCOVERY = f"meta l4proto {_ICMPV6} ip6 hoplimit 255 icmpv6 type 133-137 accept"
 _REQUESTS_KEPT = 6
@@ -215,8 +218,8 @@ def _selections(selector: Selector) -> tuple[str | None, str]:
         return " ".join(parts), ""
     if proto == UNSPEC_PROTO or proto in _WITH_PORTS:
         names: tuple[str, str] = ("th sport", "th dport")
-    elif proto in _TYPE_AND_CODE and sport <= 255 and dport <= 255:
-        names = _TYPE_AND_CODE[proto]  # Linux: type in the source's port, code in the other's
+    elif (ip, proto) in _TYPE_AND_CODE and sport <= 255 and dport <= 255:
+        names = _TYPE_AND_CODE[ip, proto]  # Linux: type in the source's port, code in the other's
     else:
         return None, ""
     ports = []

@@ -108,7 +108,7 @@ class Steer:
     ) -> None:
         """Make nft equal to `policies`: all of them, in match order, holds first.
 
-        They are in force when this returns. What is appended at the end costs one rule; anything
+        They are in force when this returns. Appending and deleting cost a rule or two; anything
         else rewrites the chains concerned. It is one transaction either way.
 
         Raises:
@@ -117,11 +117,7 @@ class Steer:
         known, rules = self._render(policies)
         commands: list[str] = []
         for chain in POLICY_CHAINS:
-            old, new = self._rules[chain], rules[chain]
-            kept = len(old) if new[: len(old)] == old else 0
-            if kept < len(old):
-                commands.append(f"flush chain {self._table} {chain}")
-            commands += [f"add rule {self._table} {chain} {rule}" for rule in new[kept:]]
+            commands += self._changes(chain, self._rules[chain], rules[chain])
         if commands:
             self._transact(commands)
         self._policies, self._rules = known, rules
@@ -223,6 +219,27 @@ class Steer:
         before = 0 if self.owned else nft.generation()
         self._context.run("\n".join(commands))
         self._generation = before + 1
+
+    def _changes(self, chain: str, old: list[str], new: list[str]) -> list[str]:
+        """Commands that make a chain of rules `old` one of rules `new`."""
+        kept = 0
+        doomed = []
+        for position, rule in enumerate(old):
+            if kept < len(new) and new[kept] == rule:
+                kept += 1
+            else:
+                doomed.append(position)
+        where = f"{self._table} {chain}"
+        commands: list[str] = []
+        if doomed:
+            # positions say nothing in a table that others may write to
+            few = self.owned and 2 * len(doomed) <= len(old)
+            handles = nft.rule_handles(self._frame.table, chain) if few else []
+            if len(handles) == len(old):
+                commands = [f"delete rule {where} handle {handles[n]}" for n in doomed]
+            else:
+                commands, kept = [f"flush chain {where}"], 0
+        return commands + [f"add rule {where} {rule}" for rule in new[kept:]]
 
     def _ensure_table(self) -> list[str]:
         if self.owned:

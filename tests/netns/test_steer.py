@@ -380,6 +380,20 @@ def test_clear_fragments_do_not_get_in_in_either_order(rig: Rig, port: int) -> N
     assert rig.count("in_polvio") == 6
 
 
+def test_fragments_of_esp_reach_the_raw_sockets(rig: Rig) -> None:
+    rig.commit(IN)
+    sealed = bytes(range(250)) * 6
+    opener = in_host(rig.a, lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, ESP))
+    with opener:
+        opener.settimeout(3)
+        rig.inject(
+            ipv4(B, A, ESP, sealed[800:], ident=9, offset=800),
+            ipv4(B, A, ESP, sealed[:800], ident=9, more=True),
+        )
+        assert opener.recv(70000)[20:] == sealed
+    assert rig.count("in_polvio") == 0
+
+
 def test_raw_fragments_of_protected_flows_do_not_get_out(rig: Rig) -> None:
     rig.commit(policy(Dir.OUT, proto=UDP, dport=PORT))
     datagram = udp(A, B, 1, PORT, WORD * 200)

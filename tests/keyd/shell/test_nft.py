@@ -91,6 +91,17 @@ def test_events_and_generation_tell_of_others_changes(host: Host) -> None:
     assert in_host(host, nft.generation) == before + 1
 
 
+def test_handles_are_told_in_the_order_of_the_rules(host: Host) -> None:
+    with in_host(host, Nft) as context:
+        context.own("pfkey")
+        context.run(CHAIN + "; ".join(f"insert rule inet pfkey c tcp dport {n}" for n in range(99)))
+        listed = [o["rule"]["handle"] for o in context.run_json("list table inet pfkey")
+                  if "rule" in o]  # fmt: skip
+        assert in_host(host, lambda: nft.rule_handles("pfkey", "c")) == listed
+        assert len(listed) == 99
+    assert in_host(host, lambda: nft.rule_handles("pfkey", "absent")) == []
+
+
 def test_a_missing_library_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> ctypes.CDLL:
         raise OSError(f"{name}: cannot open shared object file")

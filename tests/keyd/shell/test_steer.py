@@ -1,9 +1,10 @@
 """Steer as an object: commits, refusals, take-over without packets. Packets: tests/netns."""
 
+import itertools
 import json
 import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -30,13 +31,17 @@ def policy(id: int, dir: Dir = Dir.OUT, type: PolicyType = PolicyType.IPSEC) -> 
     )  # fmt: skip
 
 
+def commit(host: Host, steer: Steer, policies: Sequence[PolicySpec]) -> None:
+    in_host(host, lambda: steer.commit(tuple(policies), (), ()))
+
+
 def rules(host: Host) -> dict[str, list[str]]:
     """What stands in the policies' chains, as nft prints it."""
     return {
         chain: [
             line.strip()
             for line in host.run("nft", "list", "chain", "inet", "pfkey", chain).stdout.splitlines()
-            if "saddr" in line
+            if "addr" in line
         ]
         for chain in POLICY_CHAINS
     }
@@ -80,7 +85,7 @@ def test_any_sequence_of_commits_equals_one_fresh_write(host: Host, steer: Steer
             case _:
                 current.append(chance.choice(pool))
         current = list({p.id: p for p in current}.values())
-        steer.commit(tuple(current), (), ())  # its sockets are in the host already
+        commit(host, steer, current)
     stepwise = rules(host)
     in_host(host, lambda: steer.commit((), (), ()))
     assert not any(rules(host).values())
@@ -177,3 +182,25 @@ def test_five_hundred_policies_are_committed_one_by_one_and_at_once(
     in_host(host, lambda: steer.commit((), (), many))
     in_host(host, lambda: steer.commit(many, many, ()))
     assert rules(host)["policy_out"] == stepwise
+    kept = [p for p in many if p.id % 5]
+    in_host(host, lambda: steer.commit(kept, (), ()))
+    cut = rules(host)["policy_out"]
+    in_host(host, lambda: steer.commit((), (), ()))
+    in_host(host, lambda: steer.commit(kept, (), ()))
+    assert rules(host)["policy_out"] == cut
+
+
+def test_selectors_of_both_families_and_all_kinds_are_taken_by_nft(
+    host: Host, steer: Steer
+) -> None:
+    ends = [
+        [Range(bytes(4), 0), Range(bytes(4), 9)], [Range(bytes(16), 0), Range(bytes(16), 77)],
+    ]  # fmt: skip
+    many = [
+        replace(policy(1), id=n, dir=dir, selector=Selector(
+            replace(src, port=sport), replace(dst, port=dport), proto))
+        for n, (dir, (src, dst), sport, dport, proto) in enumerate(itertools.product(
+            (Dir.IN, Dir.OUT), ends, (0, 8), (0, 3), (0, 1, 6, 17, 47, 58, 132, 135, 255)))
+    ]  # fmt: skip
+    in_host(host, lambda: steer.commit(many, (), ()))
+    assert len(rules(host)["policy_in"]) > 50
