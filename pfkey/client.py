@@ -26,7 +26,7 @@ class Exchange:
         if self.is_done:
             return False
         try:
-            found = header(record)
+            found = header(record, is_request=False)
         except WireError:
             return False
         request = self.request
