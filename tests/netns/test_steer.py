@@ -118,7 +118,7 @@ class Rig:
         assert set(tap.protocols(A, B)) <= set(allowed), tap.protocols(A, B)
 
     def ping(self, *options: str) -> bool:
-        done = self.a.run("ping", "-c1", "-W1", *options, B, check=False)
+        done = self.a.run("ping", "-c1", "-W0.3", *options, B, check=False)
         return done.returncode == 0
 
 
@@ -423,7 +423,7 @@ def test_forwarded_packets_obey_fwd_where_there_is_one(net: Net) -> None:
             ([policy(Dir.IN, src=A, dst=B, id=1)], False),
         ):
             in_host(r, lambda policies=policies: steer.commit(policies, (), ()))  # type: ignore[misc]
-            done = a.run("ping", "-c1", "-W1", B, check=False)
+            done = a.run("ping", "-c1", "-W0.3", B, check=False)
             assert (done.returncode == 0) == passes, policies
         counts = in_host(r, steer.counters)
         assert (counts["fwd_polvio"], counts["in_polvio"]) == (1, 1)
