@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from errno import EEXIST, EINVAL, ENOBUFS, ENOENT
+from itertools import islice
 from operator import attrgetter
 
 from keyd.engine.effects import PoliciesChanged
@@ -53,8 +54,8 @@ class Spd:
     """All policies in the order of the match, and the holds."""
 
     __slots__ = (
-        "_by_id", "_by_key", "_held_ids", "_holds", "_last_id", "_order", "_sorted", "_undo",
-        "limit",
+        "_by_id", "_by_key", "_held_ids", "_holds", "_last_id", "_order", "_owed", "_refused",
+        "_sorted", "_undo", "limit",
     )  # fmt: skip
 
     def __init__(self, limit: int) -> None:
@@ -69,6 +70,8 @@ class Spd:
         self._undo: deque[tuple[PoliciesChanged, tuple[PolicyRecord, ...]]] = deque(
             maxlen=REVERTIBLE
         )
+        self._refused: deque[PolicySpec] = deque(maxlen=REVERTIBLE)
+        self._owed: dict[Key, PolicySpec] = {}  # to be restored once their selector is free
 
     def __len__(self) -> int:
         return len(self._sorted)
@@ -161,21 +164,38 @@ class Spd:
     def revert(self, change: PoliciesChanged) -> None:
         """Undo a change that the kernel refused: same ids, same order, same dates.
 
-        What another request made of the same selector meanwhile stays.
+        Several changes may be on their way to the kernel: what a later one made of the same
+        selector stays, and if that is refused as well, what was before both comes back.
         """
-        dates: dict[tuple[int, int], float] = {}
-        for noted, records in self._undo:
-            if noted is change:
-                dates = {(r.spec.id, r.spec.order): r.created_wall for r in records}
+        dates = self._dates_of(change)
         for spec in change.added:
             record = self._by_id.get(spec.id)
-            if record is not None and record.spec == spec:
+            if record is not None and record.spec is spec:
                 self._take_out(record)
+            else:
+                self._refused.append(spec)
         for spec in change.removed:
-            if spec.is_hold:
-                self._holds.setdefault(spec.key, spec)
-            elif spec.key not in self._by_key and spec.id not in self._by_id:
-                self._put_in(PolicyRecord(spec, dates.get((spec.id, spec.order), 0.0)))
+            if not any(spec is refused for refused in self._refused):
+                self._restore(spec, dates)
+        for spec in change.added:
+            if spec.key in self._owed and spec.key not in self._by_key:
+                self._restore(self._owed.pop(spec.key), dates)
+
+    def _dates_of(self, change: PoliciesChanged) -> dict[tuple[int, int], float]:
+        at = next(
+            (n for n, (noted, _) in enumerate(self._undo) if noted is change), len(self._undo)
+        )
+        # An older change's records may be owed, and come back with this one.
+        records = (record for _, some in islice(self._undo, at + 1) for record in some)
+        return {(r.spec.id, r.spec.order): r.created_wall for r in records}
+
+    def _restore(self, spec: PolicySpec, dates: dict[tuple[int, int], float]) -> None:
+        if spec.is_hold:
+            self._holds.setdefault(spec.key, spec)
+        elif spec.key in self._by_key or spec.id in self._by_id:
+            self._owed[spec.key] = spec
+        else:
+            self._put_in(PolicyRecord(spec, dates.get((spec.id, spec.order), 0.0)))
 
     def _put_in(self, record: PolicyRecord) -> None:
         self._by_key[record.spec.key] = record

@@ -1,5 +1,6 @@
 """The SPD's messages as Linux answers them; holds; what happens when steering refuses."""
 
+import random
 from dataclasses import replace
 from errno import EEXIST, EINVAL, ELOOP, ENOBUFS, ENOENT, EOPNOTSUPP
 
@@ -341,3 +342,36 @@ def test_unique_is_refused_for_now() -> None:
 
 def test_a_reqid_without_level_unique_is_refused() -> None:
     assert Desk(A).errno(policy(requests=(replace(TRANSPORT_USE, reqid=4),))) == EINVAL
+
+
+def one_change(desk: Desk, dice: random.Random) -> PoliciesChanged | None:
+    port = dice.randrange(2)
+    request = dice.choice(
+        [
+            policy(source=src(port=port)),
+            policy(MsgType.X_SPDUPDATE, source=src(port=port), priority=dice.randrange(2)),
+            policy(MsgType.X_SPDDELETE, source=src(port=port)),
+            FLUSH,
+        ]
+    )
+    changes = [e for e in desk.effects(request) if isinstance(e, PoliciesChanged)]
+    return changes[0] if changes else None
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_several_changes_refused_one_after_the_other_leave_nothing(seed: int) -> None:
+    dice = random.Random(seed)
+    desk = Desk(A)
+    hold(desk, policy(source=src(port=1)))
+    desk.ask(policy(source=src(port=0)))
+    for _ in range(dice.randrange(3)):
+        one_change(desk, dice)
+    before, records = desk.engine.policies(), list(desk.engine._state.spd)
+    dated = {(r.spec, r.created_wall) for r in records}
+    desk.mono += 9
+    changes = [one_change(desk, dice) for _ in range(dice.randrange(1, 6))]
+    for change in changes:
+        if change is not None:
+            desk.engine.revert(change)
+    assert desk.engine.policies() == before
+    assert {(r.spec, r.created_wall) for r in desk.engine._state.spd} == dated
