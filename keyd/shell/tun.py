@@ -28,13 +28,13 @@ _TUNSETIFF, _TUNGETIFF = 0x400454CA, 0x800454D2
 _TUNSETOFFLOAD, _TUNSETVNETHDRSZ = 0x400454D0, 0x400454D8
 _IFF_TUN, _IFF_NO_PI, _IFF_VNET_HDR, _IFF_TUN_EXCL = 0x1, 0x1000, 0x4000, 0x8000
 _CSUM, _TSO4, _TSO6, _USO4, _USO6 = 0x1, 0x2, 0x4, 0x20, 0x40
-_SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCGIFMTU, _SIOCSIFMTU = 0x8913, 0x8914, 0x8921, 0x8922
-_SIOCSIFTXQLEN, _SIOCGIFINDEX, _SIOCGIFADDR = 0x8943, 0x8933, 0x8915
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCGIFMTU = 0x8913, 0x8914, 0x8921
+_SIOCGIFINDEX, _SIOCGIFADDR = 0x8933, 0x8915
 _IFF_UP = 0x1
 
 _DUMMY_ADDRESS = bytes((192, 0, 0, 8))
 _SCOPE_HOST = 254
-_RTM_NEWLINK, _IFLA_AF_SPEC, _IFLA_INET_CONF = 16, 26, 1
+_RTM_NEWLINK, _IFLA_MTU, _IFLA_TXQLEN, _IFLA_AF_SPEC, _IFLA_INET_CONF = 16, 4, 13, 26, 1
 _RTM_NEWADDR, _IFA_ADDRESS, _IFA_LOCAL = 20, 1, 2
 _REQUEST, _ACK, _REPLACE, _CREATE = 0x1, 0x4, 0x100, 0x400
 _NESTED = 0x8000
@@ -131,15 +131,16 @@ class Tun:
 
     def start(self) -> None:
         """Set what the device needs and bring it up."""
-        self._set_ipv4_conf()
+        self._set_link()
         self._set_address()
         for key, value in _IPV6_CONF.items():
             # no IPv6 in this kernel, or a read-only /proc/sys in a container
             with suppress(OSError):
                 Path(f"/proc/sys/net/ipv6/conf/{self.name}/{key}").write_text(str(value))
-        self._interface(_SIOCSIFMTU, struct.pack("=i", MTU))
-        self._interface(_SIOCSIFTXQLEN, struct.pack("=i", QUEUE_PACKETS))
-        self._interface(_SIOCSIFFLAGS, struct.pack("=H", self._flags | _IFF_UP))
+        try:
+            self._interface(_SIOCSIFFLAGS, struct.pack("=H", self._flags | _IFF_UP))
+        except OSError as error:
+            raise self._refusal(error) from None
 
     def ensure(self) -> list[str]:
         """Put back what others took: the device, its state, its MTU. Says what it put back."""
@@ -179,14 +180,16 @@ class Tun:
             ifreq = struct.pack("=16s24s", self.name.encode(), value)
             return fcntl.ioctl(any_socket, request, ifreq)
 
-    def _set_ipv4_conf(self) -> None:
-        """What sysctl would set, by netlink: containers often have a read-only /proc/sys."""
+    def _set_link(self) -> None:
+        """MTU, queue, and what sysctl would set: containers often have a read-only /proc/sys,
+        and in a user namespace the ioctl for the queue's length is refused.
+        """
+        plain = struct.pack("=HHIHHI", 8, _IFLA_MTU, MTU, 8, _IFLA_TXQLEN, QUEUE_PACKETS)
         conf = b"".join(struct.pack("=HHI", 8, key, value) for key, value in _IPV4_CONF.items())
         for kind in (_IFLA_INET_CONF, socket.AF_INET, _IFLA_AF_SPEC):
             conf = struct.pack("=HH", 4 + len(conf), kind | _NESTED) + conf
-        self._netlink(
-            _RTM_NEWLINK, 0, struct.pack("=BxHiII", socket.AF_UNSPEC, 0, self.index, 0, 0) + conf
-        )
+        link = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, self.index, 0, 0)
+        self._netlink(_RTM_NEWLINK, 0, link + plain + conf)
 
     def _set_address(self) -> None:
         body = struct.pack("=BBBBi", socket.AF_INET, 32, 0, _SCOPE_HOST, self.index)

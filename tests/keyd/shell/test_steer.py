@@ -4,6 +4,8 @@ import itertools
 import json
 import random
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -204,3 +206,15 @@ def test_selectors_of_both_families_and_all_kinds_are_taken_by_nft(
     ]  # fmt: skip
     in_host(host, lambda: steer.commit(many, (), ()))
     assert len(rules(host)["policy_in"]) > 50
+
+
+def test_all_of_it_works_in_a_user_namespace() -> None:
+    code = (
+        "from keyd.shell.steer import Steer\n"
+        "s = Steer(bypass_uid=0); s.open(); print(s.ensure()); s.close(hold=False)"
+    )
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--net", sys.executable, "-c", code],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("[]\n", "")
