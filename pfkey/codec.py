@@ -61,13 +61,14 @@ class Field:
 class Format:
     """A fixed layout, compiled. `name` is the C structure's and stands in every error."""
 
-    __slots__ = ("_compiled", "_struct", "name", "size")
+    __slots__ = ("_compiled", "_octets", "_struct", "name", "size")
 
     def __init__(self, name: str, *fields: "Construct[Any, Any]") -> None:
         self.name = name
         self._struct: Construct[Any, Any] = Struct(*fields)
         self._compiled: Any = self._struct.compile()
         self.size: int = self._struct.sizeof()
+        self._octets = [(f.name, f.octets) for f in self.fields if f.order == "octets"]
 
     def parse(self, octets: bytes, at: int = 0) -> Mapping[str, Any]:
         """Read the fields from the first `size` octets, by name.
@@ -87,6 +88,10 @@ class Format:
         Raises:
             WireError: a value does not fit its field. The value is not shown: it may be a key.
         """
+        for name, size in self._octets:  # which the compiled layout does not check
+            value = fields.get(name)
+            if isinstance(value, bytes) and len(value) != size:
+                raise WireError(self.name, f"{name} does not fit")
         try:
             return bytes(self._compiled.build(fields))
         except _FAULTS as error:

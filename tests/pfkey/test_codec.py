@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pfkey
-from pfkey.codec import BE32, R16, U8, U16, Format, Layout
+from pfkey.codec import BE32, OCTETS4, R16, U8, U16, Format, Layout
 from pfkey.errors import WireError
 
 
@@ -66,6 +66,12 @@ def test_reserved_fields_are_zero_on_write_and_ignored_on_read() -> None:
 def test_values_that_do_not_fit_are_wire_errors(fields: dict[str, object], why: str) -> None:
     with pytest.raises(WireError, match=why):
         SMALL.build(**fields)
+
+
+def test_octets_of_another_length_are_refused_though_construct_takes_them() -> None:
+    two = Format("two", "here" / OCTETS4, "there" / OCTETS4)
+    with pytest.raises(WireError, match="here does not fit"):
+        two.build(here=bytes(3), there=bytes(5))
 
 
 def test_a_layout_knows_its_fields() -> None:
