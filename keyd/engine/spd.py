@@ -181,21 +181,21 @@ class Spd:
             if spec.key in self._owed and spec.key not in self._by_key:
                 self._restore(self._owed.pop(spec.key), dates)
 
-    def _dates_of(self, change: PoliciesChanged) -> dict[tuple[int, int], float]:
+    def _dates_of(self, change: PoliciesChanged) -> dict[int, float]:
         at = next(
             (n for n, (noted, _) in enumerate(self._undo) if noted is change), len(self._undo)
         )
         # An older change's records may be owed, and come back with this one.
         records = (record for _, some in islice(self._undo, at + 1) for record in some)
-        return {(r.spec.id, r.spec.order): r.created_wall for r in records}
+        return {id(record.spec): record.created_wall for record in records}
 
-    def _restore(self, spec: PolicySpec, dates: dict[tuple[int, int], float]) -> None:
+    def _restore(self, spec: PolicySpec, dates: dict[int, float]) -> None:
         if spec.is_hold:
             self._holds.setdefault(spec.key, spec)
         elif spec.key in self._by_key or spec.id in self._by_id:
             self._owed[spec.key] = spec
         else:
-            self._put_in(PolicyRecord(spec, dates.get((spec.id, spec.order), 0.0)))
+            self._put_in(PolicyRecord(spec, dates.get(id(spec), 0.0)))
 
     def _put_in(self, record: PolicyRecord) -> None:
         self._by_key[record.spec.key] = record
