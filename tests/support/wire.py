@@ -17,6 +17,7 @@ T = TypeVar("T")
 _CLONE_NEWNET = 0x40000000
 _ETH_P_IP = 0x0800
 _PACKET_OUTGOING = 4
+_made: list[socket.socket] = []
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -42,7 +43,15 @@ def in_host(host: Host, job: Callable[[], T]) -> T:
     thread.join()
     if errors:
         raise errors[0]
+    if isinstance(answers[0], socket.socket):
+        _made.append(answers[0])
     return answers[0]
+
+
+def close_all() -> None:
+    """Close every socket that `in_host` made; a fixture calls it after each test."""
+    while _made:
+        _made.pop().close()
 
 
 class Tap:
