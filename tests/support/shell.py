@@ -11,7 +11,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -56,14 +56,26 @@ def sent(sock: socket.socket, record: bytes) -> None:
 def ask(sock: socket.socket, record: bytes) -> bytes:
     """Send, and what is there at once when the daemon has consumed it."""
     sent(sock, record)
-    return sock.recv(65536, socket.MSG_DONTWAIT)
+    with at_once(sock):
+        return sock.recv(65536)
+
+
+@contextlib.contextmanager
+def at_once(sock: socket.socket) -> Iterator[None]:
+    """No patience: Python waits for a socket with a timeout in spite of MSG_DONTWAIT."""
+    patience = sock.gettimeout()
+    sock.setblocking(False)
+    try:
+        yield
+    finally:
+        sock.settimeout(patience)
 
 
 def drain(sock: socket.socket) -> list[bytes]:
     """Everything that is there now."""
     got = []
-    with contextlib.suppress(BlockingIOError):
-        while record := sock.recv(65536, socket.MSG_DONTWAIT):
+    with contextlib.suppress(BlockingIOError), at_once(sock):
+        while record := sock.recv(65536):
             got.append(record)
     return got
 
