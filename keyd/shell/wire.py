@@ -10,6 +10,7 @@ from errno import EAGAIN, ENOBUFS, EPIPE
 RECORD_MAX = 1 << 19  # sadb_msg_len cannot say more than 524280 octets
 _SO_SNDBUFFORCE = 32
 _SO_PEERGROUPS = 59
+_GROUP_OCTETS = 1024  # as much as Python asks for
 _GONE = select.POLLHUP | select.POLLRDHUP
 
 
@@ -100,6 +101,9 @@ def credentials(sock: socket.socket) -> tuple[int, int, int]:
 
 
 def groups(sock: socket.socket) -> set[int]:
-    """The groups of who connected, as they were then."""
-    octets = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * 1024)
+    """The groups of who connected, as they were then; of more than 256 only the primary one."""
+    try:
+        octets = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUP_OCTETS)
+    except OSError:
+        octets = b""
     return {*struct.unpack(f"{len(octets) // 4}I", octets), credentials(sock)[2]}

@@ -1,0 +1,248 @@
+"""pfkeyd as a process: one line for every bad day, and the right exit code."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from keyd.shell import main as program
+from keyd.shell import preflight
+from pfkey import doctor
+from pfkey.errors import ShellError
+from tests.support.shell import REGISTER, Process, ask, connect, control
+
+PFKEYD = [sys.executable, "-m", "keyd.shell.main"]
+
+
+def pfkeyd(*options: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run pfkeyd to its end."""
+    return subprocess.run([*PFKEYD, *options], capture_output=True, text=True, check=False,
+                          timeout=30, env={**os.environ, **(env or {})})  # fmt: skip
+
+
+def test_a_second_instance_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:
+    with Process(tmp_path) as first:
+        done = pfkeyd("--no-dataplane", "--socket", str(first.socket))
+        assert done.returncode == 1
+        assert f"already running as pid {first.pid} on {first.socket}" in done.stderr
+        assert done.stderr.count("\n") == 1
+        with connect(first.socket) as client:
+            assert ask(client, REGISTER)
+        assert first.stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_by_signal_leaves_no_file(tmp_path: Path, number: signal.Signals) -> None:
+    with Process(tmp_path) as running:
+        before = {p.name for p in tmp_path.iterdir()}
+        assert before == {"s", "s.ctl", "s.lock", "log"}
+        with connect(running.socket) as client:
+            running.signal(number)
+            assert running.wait() == 0
+            assert client.recv(1) == b""
+        assert [p.name for p in tmp_path.iterdir()] == ["log"]
+        assert "stopped" in running.log
+        assert "Traceback" not in running.log
+
+
+def test_sighup_is_ignored_with_a_line(tmp_path: Path) -> None:
+    with Process(tmp_path) as running:
+        running.signal(signal.SIGHUP)
+        running.until(lambda: "signal-ignored name=SIGHUP" in running.log)
+        assert running.stop() == 0
+
+
+def test_what_a_killed_daemon_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    with Process(tmp_path) as killed:
+        killed.signal(signal.SIGKILL)
+        killed.wait()
+    assert (tmp_path / "s").is_socket()
+    assert (tmp_path / "s.lock").exists()
+    (tmp_path / "log").unlink()
+    with Process(tmp_path) as running, connect(running.socket) as client:
+        assert ask(client, REGISTER)
+        assert running.stop() == 0
+
+
+def test_a_path_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+    precious = tmp_path / "s"
+    precious.write_text("kept")
+    done = pfkeyd("--no-dataplane", "--socket", str(precious))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"pfkeyd: {precious} exists and is no socket")
+    assert precious.read_text() == "kept"
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--socket", "/nowhere/at/all/s"], "mkdir -p /nowhere/at/all"),
+        (["--socket", "s", "--group", "no-such-group"], "groupadd"),
+        (["--socket", "/" + "x" * 200], "too long"),
+    ],
+)
+def test_a_bad_day_is_one_line_and_exit_1(tmp_path: Path, options: list[str], said: str) -> None:
+    done = subprocess.run([*PFKEYD, "--no-dataplane", *options], capture_output=True, text=True,
+                          check=False, cwd=tmp_path, timeout=30)  # fmt: skip
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_says_what_is_missing_and_changes_nothing(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    good = pfkeyd("--no-dataplane", "-n", "--socket", path)
+    assert (good.returncode, good.stdout) == (0, f"pfkeyd: ready to serve {path}\n")
+    bad = pfkeyd("--no-dataplane", "-n", "--socket", path, "--group", "no-such-group")
+    assert bad.returncode == 1
+    assert "no-such-group" in bad.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_members_of_the_group_may_connect(tmp_path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("only root can give files to a group")
+    with Process(tmp_path, "--group", "daemon") as running:
+        found = running.socket.stat()
+        assert (found.st_mode & 0o777, found.st_gid) == (0o660, 1)
+        for part in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+            part.chmod(0o755)
+        for groups, may in (([1], True), ([2], False)):
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    os.setgroups(groups)
+                    os.setresgid(65534, 65534, 65534)
+                    os.setresuid(65534, 65534, 65534)
+                    try:
+                        with connect(running.socket) as sock:
+                            does = bool(ask(sock, REGISTER))
+                    except OSError:
+                        does = False
+                    os._exit(0 if does == may else 1)
+                finally:
+                    os._exit(2)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, groups
+        assert running.stop() == 0
+
+
+def test_it_tells_the_manager_when_it_is_ready_and_when_it_stops(tmp_path: Path) -> None:
+    address = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(address))
+        manager.settimeout(10)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(pytest.MonkeyPatch.context()).setenv("NOTIFY_SOCKET", str(address))
+            (tmp_path / "run").mkdir()
+            running = stack.enter_context(Process(tmp_path / "run"))
+            assert manager.recv(100) == b"READY=1"
+            running.signal(signal.SIGTERM)
+            assert manager.recv(100) == b"STOPPING=1"
+            assert running.wait() == 0
+
+
+def test_the_socket_is_named_by_the_environment(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    done = pfkeyd("--no-dataplane", "--check", env={"PFKEY_SOCKET": str(tmp_path / "s/x")})
+    assert done.stdout == f"pfkeyd: ready to serve {tmp_path}/s/x\n"
+
+
+def test_a_log_reader_that_stops_reading_stops_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    read_end, write_end = os.pipe()
+    process = subprocess.Popen(
+        [*PFKEYD, "--no-dataplane", "--log-level", "debug", "--socket", str(path)],
+        stderr=write_end,
+    )
+    os.close(write_end)
+    try:
+        said = b""
+        while b"ready socket" not in said:
+            said += os.read(read_end, 1000)
+        for _ in range(600):  # some 150 octets each, twice what a pipe takes
+            with connect(path) as client:
+                assert ask(client, REGISTER)
+        assert control(path, "status")["result"]["pid"] == process.pid
+    finally:
+        process.terminate()
+        assert process.wait(10) == 0
+        os.close(read_end)
+
+
+def test_an_unexpected_fault_is_one_line_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_: object) -> int:
+        raise ZeroDivisionError("key=0xdeadbeef")
+
+    monkeypatch.setattr(program, "_serve", broken)
+    assert program.main(["--no-dataplane"]) == 1
+    said = capfd.readouterr().err
+    assert said == "pfkeyd: internal error: ZeroDivisionError; --log-level debug says where\n"
+    assert program.main(["--no-dataplane", "--log-level", "debug"]) == 1
+    said = capfd.readouterr().err
+    assert "frame file=" in said
+    assert "deadbeef" not in said
+    assert "Traceback" not in said
+
+
+def test_of_several_faults_ours_is_told(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_: object) -> int:
+        raise BaseExceptionGroup(
+            "", [ValueError("x"), ExceptionGroup("", [ShellError("no tun", "modprobe tun")])]
+        )
+
+    monkeypatch.setattr(program, "_serve", broken)
+    assert program.main([]) == 1
+    assert capfd.readouterr().err == "pfkeyd: no tun; modprobe tun\n"
+
+
+def test_what_the_machine_lacks_is_said_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    lacking = doctor.Finding("tun", False, "/dev/net/tun is missing", "modprobe tun")
+    monkeypatch.setattr(preflight, "_CHECKS", (lambda: lacking,))
+    with pytest.raises(ShellError, match="tun: /dev/net/tun is missing; modprobe tun"):
+        preflight.require(dataplane=True)
+    preflight.require(dataplane=False)
+
+
+@pytest.mark.root
+def test_without_rights_there_is_one_line_and_exit_1(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *PFKEYD, "--socket",
+         str(tmp_path / "s")], capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "CAP_NET_ADMIN" in done.stderr
+    assert "; " in done.stderr, "no remedy"
+
+
+@pytest.mark.root
+def test_any_user_may_run_it_without_packets(tmp_path: Path) -> None:
+    for part in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        part.chmod(0o755)
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    os.chown(mine, 65534, 65534)
+    with subprocess.Popen(
+        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *PFKEYD,
+         "--no-dataplane"], stderr=subprocess.PIPE, text=True,
+        env={"XDG_RUNTIME_DIR": str(mine)},
+    ) as process:  # fmt: skip
+        assert process.stderr
+        assert "ready socket=" in (said := process.stderr.readline()), said
+        path = next((mine / "pfkey").glob("*.sock"))
+        with connect(path) as client:
+            assert ask(client, REGISTER)
+        process.terminate()
+        assert process.wait(10) == 0
+    assert list(mine.iterdir()) == []
