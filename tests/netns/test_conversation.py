@@ -9,7 +9,7 @@ import pytest
 
 from pfkey.lab.hosts import Host, Net
 from tests.support.system import AUTHENTIC_KEYS, KEYS, A, B, Daemon, require, until
-from tests.support.wire import Tap, drain, in_host, udp_listener
+from tests.support.wire import Tap, drain, in_host, mac_of, udp_listener
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -164,10 +164,9 @@ def test_a_replayed_packet_is_dropped_and_counted(two: Two) -> None:
     with Tap(two.b, two.b_dev) as tap:
         assert two.ping()
         again = next(p for p in tap.packets if p[9] == 50)
-    mac = two.b.run("cat", f"/sys/class/net/{two.b_dev}/address").stdout.strip()
     link = in_host(two.a, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0))
     before = two.db.counter("esp", "replay")
-    link.sendto(again, (two.a_dev, 0x0800, 0, 0, bytes.fromhex(mac.replace(":", ""))))
+    link.sendto(again, (two.a_dev, 0x0800, 0, 0, mac_of(two.b, two.b_dev)))
     link.close()
     until(lambda: two.db.counter("esp", "replay") == before + 1)
 

@@ -20,7 +20,7 @@ import pytest
 from pfkey.lab.hosts import Host, Net
 from tests.support import traffic
 from tests.support.system import AUTHENTIC_KEYS, KEYS, A, B, Daemon, require, until
-from tests.support.wire import Tap, drain, in_host, ipv4, udp, udp_listener
+from tests.support.wire import Tap, drain, in_host, ipv4, mac_of, udp, udp_listener
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -75,8 +75,7 @@ class Pair:
         self.da, self.db = Daemon(self.a, tmp), Daemon(self.b, tmp)
         self.load()
         self.db.setkey(keys + require(B, A))
-        mac = self.a.run("cat", f"/sys/class/net/{self.a_dev}/address").stdout.strip()
-        self.mac = bytes.fromhex(mac.replace(":", ""))
+        self.mac = mac_of(self.a, self.a_dev)
         self.listener = udp_listener(self.a, A, PORT)
         self.sink = in_host(self.b, lambda: socket.create_server((B, 9997)))
 

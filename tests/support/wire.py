@@ -1,6 +1,7 @@
 """What is on a link: a packet socket in another namespace, and senders of crafted packets."""
 
 import ctypes
+import json
 import os
 import socket
 import struct
@@ -154,6 +155,12 @@ def udp(src: str, dst: str, sport: int, dport: int, payload: bytes) -> bytes:
         + struct.pack(">BBH", 0, 17, len(head + payload))
     )
     return head[:6] + struct.pack(">H", checksum(pseudo + head + payload) or 0xFFFF) + payload
+
+
+def mac_of(host: Host, device: str) -> bytes:
+    """The link-layer address of a device."""
+    link = json.loads(host.ip("-j", "link", "show", "dev", device))[0]
+    return bytes.fromhex(link["address"].replace(":", ""))
 
 
 def raw_sender(host: Host) -> socket.socket:
