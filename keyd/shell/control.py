@@ -18,11 +18,12 @@ from typing import Any
 
 import trio
 
+from keyd.engine.public import without_keys
 from keyd.shell import rpc, wire
 from keyd.shell.log import LEVELS, current_level, limited, set_level
 from keyd.shell.options import program_version
 from keyd.shell.rpc import Call, RpcError
-from keyd.shell.tap import Tap, without_keys
+from keyd.shell.tap import Tap
 
 LOG = limited("keyd.shell.control")
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keyd.engine.public import without_keys
 from keyd.shell import rpc
-from keyd.shell.tap import without_keys
 from pfkey.const import ExtType, MsgType
 from tests.support.shell import REGISTER, Process, ask, connect, control, header, sent
 
