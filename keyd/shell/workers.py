@@ -97,8 +97,9 @@ class Workers:
                 began = trio.current_time()
                 await self._start(worker)
                 self._bring_up(role, worker, snapshot)
-                task_status.started()
-                is_first = False
+                if is_first:
+                    task_status.started()
+                    is_first = False
                 status = await worker.wait()
                 LOG.error("worker-ended role=%s pid=%d status=%d", role, worker.pid, status)
                 if trio.current_time() - began > _GOOD_SECONDS:
