@@ -4,9 +4,11 @@ Each check is a function that looks at one thing and changes nothing. `ok` means
 work; a note says what else a reader should know.
 """
 
+import contextlib
 import ctypes
 import errno
 import fcntl
+import gzip
 import json
 import os
 import platform
@@ -29,7 +31,7 @@ _MAJOR_MINOR = (10, 200)
 _TUNGETFEATURES = 0x800454CF
 _IFF_VNET_HDR = 0x4000
 _AF_KEY = 15
-_NETLINK_XFRM, _NETLINK_NETFILTER = 6, 12
+_NETLINK_NETFILTER = 12
 _NFT_GETGEN, _NLM_REQUEST, _NLMSG_ERROR = (10 << 8) | 16, 1, 2
 _OWNED_TABLES_SINCE = (6, 9)
 _RIGHTS = {"CAP_SETGID": 6, "CAP_SETUID": 7, "CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}
@@ -55,20 +57,32 @@ def in_container() -> bool:
 
 def check_kernel() -> Finding:
     """Whether the kernel has PF_KEY and ESP of its own; pfkeyd needs neither."""
-    has = []
-    for name, family, kind, protocol in (
-        ("AF_KEY", _AF_KEY, socket.SOCK_RAW, 2),
-        ("ESP (xfrm)", socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_XFRM),
-    ):
-        try:
-            socket.socket(family, kind, protocol).close()
-        except OSError as error:
-            if error.errno in (errno.EPERM, errno.EACCES):  # refused, so it is there
-                has.append(name)
-        else:
-            has.append(name)
-    own = f"has {' and '.join(has)} of its own, not used here" if has else "has no AF_KEY, no ESP"
-    return Finding("kernel", True, f"Linux {platform.release()} {own}: pfkeyd does without")
+    has = {"AF_KEY": _has_af_key()}
+    if config := _kernel_config():
+        has["ESP"] = "\nCONFIG_INET_ESP=" in config
+    yes = [name for name, there in has.items() if there]
+    no = [f"no {name}" for name, there in has.items() if not there]
+    own = f"{' and '.join(yes)} of its own, which pfkeyd does not use" if yes else ""
+    without = f"{' and '.join(no)}: pfkeyd takes its place" if no else ""
+    seen = "; ".join(part for part in (own, without) if part)
+    return Finding("kernel", True, f"Linux {platform.release()} has {seen}")
+
+
+def _has_af_key() -> bool:
+    try:
+        socket.socket(_AF_KEY, socket.SOCK_RAW, 2).close()
+    except OSError as error:
+        return error.errno in (errno.EPERM, errno.EACCES)  # refused, so it is there
+    return True
+
+
+def _kernel_config() -> str:
+    """How the running kernel was configured; empty if it does not say."""
+    with contextlib.suppress(OSError):
+        return gzip.decompress(Path("/proc/config.gz").read_bytes()).decode()
+    with contextlib.suppress(OSError):
+        return Path(f"/boot/config-{platform.release()}").read_text()
+    return ""
 
 
 def check_tun() -> Finding:
@@ -154,8 +168,6 @@ def check_rights() -> Finding:
 def check_crypto() -> Finding:
     """Which algorithms work, found by doing each once."""
     works = crypto.probe()
-    rows = [row for row in (*algorithms.ENCRYPT, *algorithms.AUTH) if row.is_offered]
-    names = [row.name for row in rows if (row.kind.value, row.number) in works]
     lacking = []
     for kind, name in _FAQ_ALGORITHMS:
         row = algorithms.by_name(kind, name)
@@ -164,7 +176,13 @@ def check_crypto() -> Finding:
     if lacking:
         return Finding("crypto", False, f"{', '.join(lacking)} fail",
                        "leave FIPS mode: OPENSSL_FORCE_FIPS_MODE=0 pfkeyd")  # fmt: skip
-    return Finding("crypto", True, " ".join(names))
+    seen = [
+        " ".join(
+            row.name for row in rows if row.is_offered and (row.kind.value, row.number) in works
+        )
+        for rows in (algorithms.ENCRYPT, algorithms.AUTH)
+    ]
+    return Finding("crypto", True, "; ".join(seen))
 
 
 def check_tools() -> Finding:

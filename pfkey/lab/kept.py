@@ -16,7 +16,8 @@ from pathlib import Path
 from pfkey.errors import ShellError
 from pfkey.lab.hosts import Net, ip
 
-STATE_VARIABLE = "PFKEY_LAB_STATE"  # set by a run without root for its child in the namespace
+STATE_VARIABLE = "PFKEY_LAB_STATE"  # where the files are, if not at the usual place
+INSIDE_VARIABLE = "PFKEY_LAB_INSIDE"  # set in a user namespace of our own
 _PATIENCE_SECONDS = 10
 
 
@@ -48,19 +49,25 @@ def start_time(pid: int) -> str:
     return "" if state in "ZX" else fields[18]
 
 
+def is_inside() -> bool:
+    """Whether this is a user namespace that the lab made for itself."""
+    return INSIDE_VARIABLE in os.environ
+
+
 def is_up(name: str) -> bool:
     """Whether an example's hosts are standing."""
     return (state_directory() / f"{name}.json").exists()
 
 
-def record(name: str, net: Net, pids: Iterable[int]) -> None:
-    """Remember what `down` has to end."""
+def record(name: str, net: Net, pids: Iterable[int], files: Iterable[Path]) -> None:
+    """Remember what `down` has to end and to remove."""
     state = {
         "schema_version": 1,
         "example": name,
         "pids": [[pid, start_time(pid)] for pid in pids],
         "netns": [host.netns for host in net.hosts.values()],
-        "own_user_namespace": STATE_VARIABLE in os.environ,
+        "files": [str(path) for path in files],
+        "own_user_namespace": is_inside(),
     }
     (_own_directory() / f"{name}.json").write_text(json.dumps(state))
 
@@ -78,6 +85,8 @@ def down() -> list[str]:
             for name in state["netns"]:
                 with contextlib.suppress(ShellError):
                     ip("netns", "del", name)
+            for file in state["files"]:
+                Path(file).unlink(missing_ok=True)
         path.unlink()
         ended.append(state["example"])
     return ended

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from pfkey.errors import ShellError
-from pfkey.lab.kept import STATE_VARIABLE, state_directory
+from pfkey.lab.kept import INSIDE_VARIABLE, STATE_VARIABLE, state_directory
 
 _UNSHARE = ("unshare", "--user", "--map-root-user", "--net", "--mount", "--propagation", "private")
 _SWITCHES = {  # what refuses user namespaces, the value that refuses, the one that allows
@@ -66,4 +66,5 @@ def again(argv: Sequence[str]) -> NoReturn:
         raise reason
     prepare = 'mount -t tmpfs -o mode=755 tmpfs /run && exec "$@"'
     command = [*_UNSHARE, "sh", "-c", prepare, "sh", sys.executable, "-m", "pfkey.cli", *argv]
-    os.execvpe(command[0], command, {**os.environ, STATE_VARIABLE: str(state_directory())})  # noqa: S606 - no shell wanted
+    inside = {STATE_VARIABLE: str(state_directory()), INSIDE_VARIABLE: "1"}
+    os.execvpe(command[0], command, {**os.environ, **inside})  # noqa: S606 - no shell is wanted

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from importlib.resources import as_file
 from pathlib import Path
+from subprocess import DEVNULL
 
 from pfkey.errors import ShellError
 from pfkey.lab import kept
@@ -45,7 +46,7 @@ def run(example: Example, story: Story, capture_path: Path, *, keep: bool = Fals
     story.say()
     story.note(f"node {example.node} ----------------- {example.peer} peer")
     log_directory = Path(tempfile.mkdtemp(prefix="pfkey-lab-"))
-    prefix = f"pfkey-lab-{example.name}-" if keep else None
+    prefix = f"lab{os.getpid()}-{example.name}-" if keep else None
     with Net(story.tracer(), prefix=prefix) as net:
         talk = _Talk(example, story, net, log_directory)
         talk.begin()
@@ -125,7 +126,7 @@ class _Talk:
             glance.close()
             story.check("every ping was answered", pings.received == 3, f"{pings.received} of 3")
             story.note("the same moment on the wire:")
-            story.output("\n".join(f.line() for f in glance.frames if not f.is_arp), 6)
+            story.output(_lines(glance.frames, 6))
         content = letter(LETTER_OCTETS)
         story.note(f"now {LETTER_OCTETS >> 20} MiB over TCP, which begin in clear with")
         story.output(repr(content[:52].decode()))
@@ -184,7 +185,7 @@ class _Talk:
         frames = capture.frames
         write_pcap(path, frames)
         story.command("", f"tcpdump -n -r {path} | head -3")
-        story.output("\n".join(f.line() for f in frames if not f.is_arp), 3)
+        story.output(_lines(frames, 3))
         packets = [f for f in frames if not f.is_arp]
         others = sorted({f.line() for f in packets if f.protocol != ESP})
         story.check("the capture lost nothing", capture.lost == 0, f"{len(frames)} frames")
@@ -233,14 +234,16 @@ class _Talk:
         pids = []
         for system in (self.node, self.peer):
             host = system.host
-            holder = host.start("sleep", "infinity", stdout=None, stderr=None, new_session=True)
+            holder = host.start("sleep", "infinity", stdout=DEVNULL, stderr=DEVNULL,
+                                new_session=True)  # fmt: skip
             pids += [system.process.pid, holder.pid]
-            if kept.STATE_VARIABLE in os.environ:
+            if kept.is_inside():
                 into = f"nsenter -t {holder.pid} -U -m -n --preserve-credentials"
             else:
                 into = " ".join(host.enter)
             story.note(f"enter the {host.name}:  {into} env PATH={BIN}:$PATH {_shell()}")
-        kept.record(self.example.name, self.net, pids)
+        forget = [system.state_path for system in (self.node, self.peer)]
+        kept.record(self.example.name, self.net, pids, forget)
         self.net.keep()
         story.note("take all down:   pfkey lab --down")
 
@@ -252,10 +255,15 @@ class _Talk:
             left = system.stop()
             story.check(f"pfkeyd of the {system.host.name} ended well", left == 0, left or "")
             story.check("its socket is gone", not system.socket.exists())
+            system.forget()
 
 
 def _towards(frames: list[Frame], src: str, dst: str) -> int:
     return sum(f.protocol == ESP and f.src == src and f.dst == dst for f in frames)
+
+
+def _lines(frames: list[Frame], count: int) -> str:
+    return "\n".join([f.line() for f in frames if not f.is_arp][:count])
 
 
 def _shell() -> str:

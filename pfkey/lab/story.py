@@ -38,15 +38,15 @@ class Story:
 
     def command(self, where: str, command: str) -> None:
         """A command as typed on a host; `where` may be empty for this machine."""
-        self.say(self._paint("36", f"   {where}# {command}"))
+        first, *more = command.splitlines()
+        self.say(self._paint("36", f"   {where}# {first}"))
+        for line in more:
+            self.say(self._paint("36", f"   {line}"))
 
-    def output(self, text: str, limit: int = 60) -> None:
-        """What a program printed, indented; at most `limit` lines."""
-        lines = text.expandtabs(8).rstrip("\n").splitlines()
-        for line in lines[:limit]:
+    def output(self, text: str) -> None:
+        """What a program printed, indented."""
+        for line in text.expandtabs(8).rstrip("\n").splitlines():
             self.say(f"       {line}".rstrip())
-        if len(lines) > limit:
-            self.say(f"       ... {len(lines) - limit} more lines")
 
     def check(self, claim: str, holds: bool, seen: object = "") -> bool:
         """One claim and whether it holds; `seen` says what was found."""

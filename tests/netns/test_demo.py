@@ -1,0 +1,182 @@
+"""`pfkey lab` runs the FAQ's examples end to end, leaves nothing behind, and stays up if asked."""
+
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pfkey.lab.catalogue import EXAMPLES
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+ROOT = Path(__file__).parent.parent.parent
+BIN = Path(sys.executable).parent
+PFKEY = str(BIN / "pfkey")
+TUN = "/dev/net/tun"
+NOBODY = 65534
+
+
+def lab(
+    where: Path, *words: str, before: tuple[str, ...] = (), **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*before, PFKEY, "lab", *words], cwd=where, capture_output=True, text=True, check=False,
+        env={**os.environ, **environment}, timeout=60,
+    )  # fmt: skip
+
+
+def has_host(story: str) -> list[str]:
+    """Which of the namespaces that a story names are still there."""
+    names = set(re.findall(r"ip netns add (\S+)", story))
+    assert len(names) == 2
+    return [name for name in names if Path("/run/netns", name).exists()]
+
+
+def packets(file: Path) -> list[bytes]:
+    """The frames of a pcap file, read by its definition and not by what wrote it."""
+    octets = file.read_bytes()
+    assert struct.unpack_from("=I", octets)[0] == 0xA1B23C4D
+    assert struct.unpack_from("=I", octets, 20)[0] == 1  # Ethernet
+    found, at = [], 24
+    while at < len(octets):
+        length, original = struct.unpack_from("=II", octets, at + 8)
+        assert length == original
+        found.append(octets[at + 16 : at + 16 + length])
+        at += 16 + length
+    return found
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[str]:
+    """A place of its own for kept hosts, which are taken down whatever happens."""
+    place = str(tmp_path / "state")
+    yield place
+    lab(tmp_path, "--down", PFKEY_LAB_STATE=place)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example_runs_and_every_check_holds(name: str, tmp_path: Path) -> None:
+    done = lab(tmp_path, name)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^\d+ checks passed, 0 failed", done.stdout, re.M)
+    assert "FAILED" not in done.stdout
+    for shown in ("setkey -D\n", "setkey -DP\n", "pfkey stat", "ESP(spi=0x00002694,seq=0x1)"):
+        assert shown in done.stdout
+    refused = "the node counts each as a policy violation (3)" in done.stdout
+    assert refused == EXAMPLES[name].requires
+    assert has_host(done.stdout) == []
+
+
+def test_capture_file_holds_esp_and_nothing_readable(tmp_path: Path) -> None:
+    file = tmp_path / "here.pcap"
+    done = lab(tmp_path, "encryption", "--capture", str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"capture file: {file}" in done.stdout
+    frames = packets(file)
+    assert len(frames) > 3000
+    kinds = {(f[12:14].hex(), f[23] if f[12:14] == b"\x08\x00" else 0) for f in frames}
+    assert kinds <= {("0806", 0), ("0800", 50)}
+    assert not [f for f in frames if b"letter" in f or b"in clear" in f]
+    read = subprocess.run(
+        ["tcpdump", "-n", "-r", file, "not esp and not arp"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert read.stdout == ""
+
+
+def test_kept_hosts_can_be_entered_and_are_taken_down(tmp_path: Path, state: str) -> None:
+    done = lab(tmp_path, "encryption", "--keep", PFKEY_LAB_STATE=state, SHELL="true")
+    assert done.returncode == 0, done.stdout + done.stderr
+    again = lab(tmp_path, "encryption", "--keep", PFKEY_LAB_STATE=state)
+    assert again.returncode == 1
+    assert "pfkey lab --down" in again.stderr
+    enter = re.findall(r"enter the (?:node|peer): +(.*)", done.stdout)
+    assert len(enter) == 2
+    for line in enter:
+        assert line.startswith("nsenter ")
+        inside = line.removesuffix("true") + "setkey -D"
+        shown = subprocess.run(["sh", "-c", inside], capture_output=True, text=True, check=True)
+        assert shown.stdout.count("state=mature") == 2
+    gone = lab(tmp_path, "--down", PFKEY_LAB_STATE=state)
+    assert (gone.returncode, gone.stdout) == (0, "encryption is down\n")
+    assert subprocess.run(["sh", "-c", enter[0]], capture_output=True, check=False).returncode != 0
+    assert lab(tmp_path, "--down", PFKEY_LAB_STATE=state).stdout == "nothing is up\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_takes_everything_down(number: int, tmp_path: Path) -> None:
+    with (tmp_path / "story").open("w+") as story:
+        process = subprocess.Popen(
+            [PFKEY, "lab", "encryption"], cwd=tmp_path, stdout=story, stderr=story
+        )
+        deadline = time.monotonic() + 30
+        while "1-peer.sh was accepted" not in (tmp_path / "story").read_text():
+            assert process.poll() is None, (tmp_path / "story").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(number)
+        assert process.wait(30) == 128 + number
+    assert has_host((tmp_path / "story").read_text()) == []
+
+
+def test_a_program_that_cannot_start_is_told_in_one_line(tmp_path: Path) -> None:
+    hide = 'mount -t tmpfs tmpfs /dev/net && exec "$@"'
+    done = lab(tmp_path, "encryption", before=("unshare", "--mount", "sh", "-c", hide, "sh"))
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert TUN in done.stderr
+
+
+def without_root(tun_mode: str) -> tuple[str, ...]:
+    """Words before a command: nobody runs it, and /dev/net/tun has this mode for it alone.
+
+    Python and the project may lie where only root can go; nobody sees them at the same place.
+    """
+    needed = [Path(sys.base_prefix), ROOT]
+    closed = {p for n in needed for p in n.parents if not p.stat().st_mode & 0o001}
+    outermost = [p for p in closed if not closed & set(p.parents)]
+    lines = [
+        f"mount -t tmpfs tmpfs /dev/net && mknod -m {tun_mode} {TUN} c 10 200",
+        *(f"mkdir -p /mnt/{n} && mount --bind {p} /mnt/{n}" for n, p in enumerate(needed)),
+        *(f"mount -t tmpfs -o mode=755 tmpfs {p}" for p in outermost),
+        *(
+            f"mkdir -p {p} && mount --bind /mnt/{n} {p}"
+            for n, p in enumerate(needed)
+            if closed & set(p.parents)
+        ),
+        f'exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups "$@"',
+    ]
+    script = "set -e; mount -t tmpfs tmpfs /mnt\n" + "\n".join(lines)
+    return ("unshare", "--mount", "sh", "-c", script, "sh")
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that nobody can write to; pytest's own are closed."""
+    with tempfile.TemporaryDirectory() as made:
+        Path(made).chmod(0o777)
+        yield Path(made)
+
+
+def test_without_root_it_runs_in_a_user_namespace(open_directory: Path) -> None:
+    done = lab(open_directory, "encryption-require", before=without_root("666"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ", 0 failed" in done.stdout
+    assert (open_directory / "pfkey-lab-encryption-require.pcap").stat().st_uid == NOBODY
+
+
+def test_without_root_one_line_says_what_is_missing(open_directory: Path) -> None:
+    done = lab(open_directory, "encryption", before=without_root("600"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"pfkey lab: not root, and {TUN} has mode 0600; run as root, or let everybody use it,"
+        f" as root: chmod 666 {TUN}\n"
+    )
