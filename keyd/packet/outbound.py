@@ -37,6 +37,7 @@ class Batch:
     """What is to be written, in this order."""
 
     sealed: list[bytes] = field(default_factory=list)  # IP packets for the ESP socket
+    later: int = 0  # how many of those are fragments after the first: no packets of their own
     clear: list[bytes] = field(default_factory=list)  # IP packets for the clear socket
     back: list[bytes] = field(default_factory=list)  # frames for the TUN device
 
@@ -278,7 +279,11 @@ class Outbound:
         sealed = esp.seal_many(first, payloads, frame.packet[9], ivs)
         counters[count.OBYTES] += total
         packets = segment.packets(header, IPPROTO_ESP, sealed)
-        self.batch.sealed += self._fragments(packets, mtu) if must_fragment else packets
+        if must_fragment:
+            pieces = self._fragments(packets, mtu)
+            self.batch.later += len(pieces) - len(packets)
+            packets = pieces
+        self.batch.sealed += packets
 
     def _clear(self, frame: Frame) -> None:
         mtu = self._mtu(frame)

@@ -207,9 +207,10 @@ class OutWorker(Worker):
         batch, counters = self._pipeline.batch, self.counters
         if batch.sealed:
             refused = self._send(self._sealed, batch.sealed)
-            counters[count.ESP_OUTPUT] += len(batch.sealed) - refused
+            counters[count.ESP_OUTPUT] += max(len(batch.sealed) - batch.later - refused, 0)
             counters[count.SEGMENTS_OUT] += len(batch.sealed) - refused
             batch.sealed.clear()
+            batch.later = 0
         if batch.clear:
             counters[count.SEGMENTS_OUT] += len(batch.clear) - self._send(self._clear, batch.clear)
             batch.clear.clear()
