@@ -26,6 +26,7 @@ from pfkey.message import Message
 RUN = Path("/run/pfkey")
 NETNS = Path("/proc/self/ns/net")
 RECORD_OCTETS_MAX = 65535 * 8  # sadb_msg_len is 16 bits of 64-bit words
+CONTROL_OCTETS_MAX = 2 * RECORD_OCTETS_MAX + 4096  # such a record in hexadecimal, and JSON
 ANSWER_SECONDS = 10.0
 
 
@@ -104,9 +105,9 @@ def _through(path: Path) -> Iterator[str]:
 class _Link:
     """A SEQPACKET connection: whole records, timeouts, and errors that say who is gone."""
 
-    def __init__(self, link: socket.socket) -> None:
+    def __init__(self, link: socket.socket, octets: int = RECORD_OCTETS_MAX) -> None:
         self._socket = link
-        self._buffer = bytearray(RECORD_OCTETS_MAX)
+        self._buffer = bytearray(octets)
 
     def __enter__(self) -> Self:
         return self
@@ -211,7 +212,7 @@ class Control(_Link):
             link = _connect(control_path(path))
         except ShellError as error:
             raise ShellError(error.what.replace(f"{path}.ctl", str(path)), error.remedy) from None
-        super().__init__(link)
+        super().__init__(link, CONTROL_OCTETS_MAX)
         self._id = 0
         self._waiting: list[dict[str, Any]] = []
 

@@ -88,6 +88,10 @@ class _Talk:
     def configure(self) -> None:
         example, story = self.example, self.story
         story.step("The FAQ's files, as written")
+        story.note(
+            "add makes an SA: a key, and a number (SPI) that names it on the wire.\n"
+            "spdadd makes a policy: what shall be protected. use: if there is an SA."
+        )
         for system, name in ((self.node, example.node_file), (self.peer, example.peer_file)):
             text = example_file(name).read_text()
             story.command(system.host.name, f"cat {name}")
@@ -157,7 +161,9 @@ class _Talk:
         for system in (self.node, self.peer):
             system.shell("pfkey stat -s", "pfkey", "stat", "-s")
         for who, counted, wire in found:
-            story.check(f"{who} as many packets as the wire saw", counted == wire > 0,
+            # a busy machine's sockets may drop a few before they are opened, never after sealing
+            least = wire * 99 // 100 if "opened" in who else wire
+            story.check(f"{who} as many packets as the wire saw", 0 < least <= counted <= wire,
                         f"{counted} and {wire}")  # fmt: skip
         for system in (self.node, self.peer):
             drops = system.esp_drops()
@@ -167,6 +173,7 @@ class _Talk:
         story, example = self.story, self.example
         story.step("A wrong key on one side: no error message, only silence and a counter")
         wrong, right = example.wrong_key
+        story.note("These SAs have no authenticator: only senseless padding gives it away.")
         story.check("the peer has another key now", self.peer.setkey(wrong))
         before = sum(self.peer.esp_drops().values())
         pings = self.ping(self.node, example.peer, 10)
@@ -209,6 +216,9 @@ class _Talk:
         fate = "refused" if example.requires else "accepted"
         story.step(f"A clear packet from the peer is {fate}")
         selector = (example.peer, example.node)
+        story.note(
+            "Without a policy the peer sends in clear. It still has the keys to read answers."
+        )
         story.check("the peer has no policy now", self.peer.setkey(_SPD_IN_CLEAR.format(*selector)))
         before = self.node.counter("ipsec", "in_polvio")
         with self.capturing() as capture:
