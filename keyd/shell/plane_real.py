@@ -14,8 +14,9 @@ from keyd.model import PolicySpec, Usage
 from keyd.packet.counters import ROWS, grouped
 from keyd.shell.applier import Commit
 from keyd.shell.committed import Step
+from keyd.shell.leftover import forget_foreign, mark
 from keyd.shell.options import Options
-from keyd.shell.paths import beside
+from keyd.shell.paths import beside, netns_cookie
 from keyd.shell.plane import Counters
 from keyd.shell.ports import DataPath
 from keyd.shell.privilege import raise_priority
@@ -59,7 +60,7 @@ class RealPlane:
     ) -> None:
         self._steer = steer
         self._state_path = state_path
-        self._had_state = state_path.exists()
+        self._had_state = False
         self._open_sockets = open_sockets
         self._raw: RawSockets | None = None
         self._one = trio.CapacityLimiter(1)
@@ -92,10 +93,19 @@ class RealPlane:
     async def open(self) -> list[PolicySpec]:
         """Table, guard, routes and device; then the state file."""
         holds = await self._in_thread(self._steer.open)
-        self._state = await self._in_thread(lambda: StateFile.open(self._state_path))
+        self._state = await self._in_thread(self._open_state)
         self._raw = await self._in_thread(self._open_sockets)
         self._workers = Workers(self._state, self._worker)
         return holds
+
+    def _open_state(self) -> StateFile:
+        cookie = netns_cookie()
+        if forget_foreign(self._state_path, cookie):
+            LOG.info("state-forgotten reason=of-a-namespace-that-is-gone path=%s", self._state_path)
+        self._had_state = self._state_path.exists()
+        state = StateFile.open(self._state_path)
+        mark(state.fd, cookie)
+        return state
 
     def _worker(self, role: str) -> OneWorker:
         if self._state is None or self._raw is None:
