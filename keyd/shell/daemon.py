@@ -66,8 +66,8 @@ class Daemon:
         self._tap = Tap()
         self._server: Server | None = None
 
-    async def run(self) -> None:
-        """Live until SIGTERM or SIGINT.
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Live until SIGTERM or SIGINT; started when clients can come.
 
         Raises:
             ShellError: something is missing; all that was begun is undone.
@@ -76,7 +76,7 @@ class Daemon:
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._until_asked, signals, nursery.cancel_scope)
-                    await self._serve(nursery)
+                    await self._serve(nursery, task_status)
             finally:
                 with trio.CancelScope(shield=True):
                     await self._plane.close(hold=self._leaves_hold())
@@ -98,7 +98,7 @@ class Daemon:
             self._is_asked = True
             scope.cancel()
 
-    async def _serve(self, nursery: trio.Nursery) -> None:
+    async def _serve(self, nursery: trio.Nursery, task_status: trio.TaskStatus[None]) -> None:
         plane, engine = self._plane, self._engine
         holds = await plane.open()
         self._holds = len(holds)
@@ -135,6 +135,7 @@ class Daemon:
                 str(self._options.dataplane).lower(), program_version(),
             )  # fmt: skip
             notify("READY=1")
+            task_status.started()
             await trio.sleep_forever()
 
     def _status(self) -> dict[str, Any]:

@@ -1,0 +1,276 @@
+"""pfkeyd's life: closed before open, workers that come back, and what a stop leaves."""
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from keyd.model import PolicySpec, SaSpec, Usage
+from keyd.packet.counters import ROWS, grouped
+from keyd.shell import leftover
+from keyd.shell.applier import Commit
+from keyd.shell.channel import Record
+from keyd.shell.committed import Step
+from keyd.shell.daemon import Daemon
+from keyd.shell.options import Options
+from keyd.shell.plane import Counters
+from keyd.shell.ports import DataPath, NoDataPath
+from keyd.shell.state import StateFile
+from keyd.shell.timers import Timers
+from keyd.shell.workers import OneWorker, Snapshot, Workers
+from pfkey.const import Dir, Mode, PolicyType
+from pfkey.errors import ShellError
+from pfkey.selector import Range, Selector
+
+ANY4 = Range(bytes(4), 0, 0)
+POLICY = PolicySpec(id=9, dir=Dir.OUT, type=PolicyType.DISCARD, selector=Selector(ANY4, ANY4, 6))
+HOLD = PolicySpec(
+    id=1, dir=Dir.OUT, type=PolicyType.DISCARD, selector=Selector(ANY4, ANY4, 17), is_hold=True
+)
+SA = SaSpec(slot=4, proto=50, spi=256, src=bytes(4), dst=bytes(4), mode=Mode.ANY,
+            auth=3, auth_key=b"k" * 20)  # fmt: skip
+
+
+class FakePlane:
+    """A data path that writes down what is asked of it, and whether the socket was there."""
+
+    def __init__(self, path: Path, holds: Sequence[PolicySpec] = ()) -> None:
+        self.did: list[str] = []
+        self.snapshot: Snapshot | None = None
+        self.fails_at = ""
+        self._path = path
+        self._holds = list(holds)
+
+    @property
+    def data_path(self) -> DataPath:
+        return NoDataPath()
+
+    @property
+    def commit(self) -> Commit | None:
+        return self._commit
+
+    async def _commit(self, step: Step) -> None:
+        self._note("commit")
+
+    def _note(self, what: str) -> None:
+        self.did.append(f"{what} socket={self._path.exists()}")
+        if self.fails_at == what:
+            raise ShellError(f"no {what}", "remedy")
+
+    async def open(self) -> list[PolicySpec]:
+        self._note("open")
+        return self._holds
+
+    async def start(self, nursery: trio.Nursery, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self._note("start")
+
+    async def close(self, *, hold: bool) -> None:
+        self._note(f"close hold={hold}")
+
+    async def counters(self) -> Counters:
+        return grouped([0] * len(ROWS))
+
+    def usage(self, slot: int) -> Usage:
+        return Usage()
+
+    def status(self) -> dict[str, Any]:
+        return {}
+
+
+async def serve(path: Path, plane: FakePlane, *, hold: bool = False) -> None:
+    """A daemon that is asked to stop as soon as it serves."""
+    daemon = Daemon(Options(hold=hold), path, None, plane)
+    async with trio.open_nursery() as nursery:
+        with trio.fail_after(5):
+            await nursery.start(daemon.run)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def test_it_is_closed_first_and_serves_last(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    plane = FakePlane(path)
+    await serve(path, plane)
+    assert plane.did == [
+        "open socket=False", "start socket=False", "close hold=False socket=False",
+    ]  # fmt: skip
+    assert os.listdir(tmp_path) == []
+
+
+async def test_hold_leaves_it_closed(tmp_path: Path) -> None:
+    plane = FakePlane(tmp_path / "s")
+    await serve(tmp_path / "s", plane, hold=True)
+    assert plane.did[-1] == "close hold=True socket=False"
+
+
+async def test_holds_are_adopted_and_told_to_workers_and_lifted_by_a_plain_stop(
+    tmp_path: Path,
+) -> None:
+    plane = FakePlane(tmp_path / "s", [HOLD])
+    await serve(tmp_path / "s", plane)
+    assert plane.snapshot is not None
+    assert [p.is_hold for p in plane.snapshot()[1]] == [True]
+    assert plane.did[-1] == "close hold=False socket=False"
+
+
+@pytest.mark.parametrize("holds", [[], [HOLD]], ids=["none", "holds"])
+@pytest.mark.parametrize("step", ["open", "start"])
+async def test_a_failed_start_leaves_what_it_found(
+    tmp_path: Path, step: str, holds: list[PolicySpec]
+) -> None:
+    plane = FakePlane(tmp_path / "s", holds)
+    plane.fails_at = step
+    with pytest.raises(BaseExceptionGroup) as raised:
+        await Daemon(Options(), tmp_path / "s", None, plane).run()
+    assert raised.group_contains(ShellError, match=f"no {step}")
+    found = bool(holds) and step == "start"
+    assert plane.did[-1] == f"close hold={found} socket=False"
+
+
+class FakeWorker:
+    """A worker that lives until it is told to die."""
+
+    def __init__(self, log: list[str], role: str, number: int, starts: bool) -> None:
+        self.got: list[Record] = []
+        self.dies = trio.Event()
+        self.pid = number
+        self._starts = starts
+        self._log = log
+        log.append(f"make {role}")
+
+    async def start(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if not self._starts:
+            raise ShellError("it does not start")
+
+    def send(self, record: Record) -> None:
+        self.got.append(record)
+
+    async def wait(self) -> int:
+        await self.dies.wait()
+        return -9
+
+    def close(self) -> None:
+        self._log.append(f"close {self.pid}")
+
+
+class Shop:
+    """Makes workers; the ones in `broken` do not start."""
+
+    def __init__(self, broken: Sequence[int] = ()) -> None:
+        self.log: list[str] = []
+        self.made: list[FakeWorker] = []
+        self._broken = broken
+        self.made_nine = trio.Event()
+
+    def make(self, role: str) -> OneWorker:
+        number = len(self.made) + 1
+        self.made.append(FakeWorker(self.log, role, number, number not in self._broken))
+        if len(self.made) == 9:
+            self.made_nine.set()
+        return self.made[-1]
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> StateFile:
+    return StateFile.open(tmp_path / "state")
+
+
+async def test_a_worker_that_dies_is_started_anew_and_told_everything(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, state: StateFile
+) -> None:
+    shop = Shop()
+    workers = Workers(state, shop.make)
+    sas: list[SaSpec] = []
+    snapshot: Callable[[], tuple[list[SaSpec], list[PolicySpec]]] = lambda: (sas, [POLICY])  # noqa: E731
+    await nursery.start(workers.supervise, "out", snapshot)
+    workers.install(SA)
+    sas.append(SA)
+    workers.change([HOLD], [9])
+    assert [r["op"] for r in shop.made[0].got] == ["policy", "sa+", "policy"]
+    assert workers.status() == [{"role": "out", "pid": 1}]
+    shop.made[0].dies.set()
+    await trio.sleep(0.05)
+    assert workers.status() == []
+    workers.remove(SA)  # while none is there
+    workers.install(SA)
+    await trio.sleep(0.1)
+    assert workers.status() == [{"role": "out", "pid": 2}]
+    assert [r["op"] for r in shop.made[1].got] == ["sa+", "policy"]
+    assert shop.made[0].got[1]["record"] == shop.made[1].got[0]["record"], "the same numbers go on"
+    assert workers.had_sas
+
+
+async def test_the_pauses_between_starts_grow_to_five_seconds(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, state: StateFile
+) -> None:
+    shop = Shop(broken=range(2, 9))
+    workers = Workers(state, shop.make)
+    await nursery.start(workers.supervise, "in", lambda: ((), ()))
+    shop.made[0].dies.set()
+    began = trio.current_time()
+    await shop.made_nine.wait()
+    pauses = 0.1 + 0.2 + 0.4 + 0.8 + 1.6 + 3.2 + 5 + 5
+    assert trio.current_time() - began == pytest.approx(pauses, abs=0.2)
+
+
+async def test_the_first_worker_that_does_not_start_ends_the_start(state: StateFile) -> None:
+    workers = Workers(state, Shop(broken=[1]).make)
+    with pytest.raises(ShellError, match="does not start"):
+        await workers.supervise("out", lambda: ((), ()))
+
+
+async def test_timers_wake_the_engine_when_its_deadline_comes_or_changes(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    from keyd.engine.effects import Effect, Log, Now
+
+    class Lifetimes:
+        due: float | None = None
+        ticks: list[float] = []  # noqa: RUF012
+
+        def next_deadline(self) -> float | None:
+            return self.due
+
+        def tick(self, now: Now) -> list[Effect]:
+            self.ticks.append(now.mono)
+            self.due = None
+            return [Log(20, "x")]
+
+    obeyed: list[Effect] = []
+
+    async def obey(effects: Sequence[Effect]) -> None:
+        obeyed.extend(effects)
+
+    engine = Lifetimes()
+    began = trio.current_time()
+    timers = Timers(engine, lambda: Now(trio.current_time(), 0.0), obey)  # type: ignore[arg-type]
+    nursery.start_soon(timers.run)
+    await trio.sleep(10)
+    engine.due = began + 30
+    timers.changed()
+    await trio.sleep(1)
+    engine.due = began + 20  # sooner than what it waits for
+    timers.changed()
+    await trio.sleep(100)
+    assert engine.ticks == [pytest.approx(began + 20)]
+    assert len(obeyed) == 1
+
+
+def test_state_of_a_namespace_that_is_gone_is_forgotten(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    assert not leftover.forget_foreign(path, 5)
+    with path.open("wb") as file:
+        file.truncate(8192)
+    fd = os.open(path, os.O_RDWR)
+    leftover.mark(fd, 5)
+    os.close(fd)
+    assert not leftover.forget_foreign(path, 5)
+    assert not leftover.forget_foreign(path, 0)
+    assert leftover.forget_foreign(path, 6)
+    assert not path.exists()
