@@ -32,6 +32,9 @@ AUTHENTICATORS: dict[str, Callable[[bytes, int], Integrity]] = {
     "hmac.sha256": authenticators.hmac_sha256,
     "hmac.sha384": authenticators.hmac_sha384,
     "hmac.sha512": authenticators.hmac_sha512,
+    "hmac.ripemd160": authenticators.hmac_ripemd160,
+    "xcbc.aes": authenticators.aes_xcbc,
+    "cmac.aes": authenticators.aes_cmac,
 }
 
 

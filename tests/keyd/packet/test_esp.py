@@ -37,6 +37,7 @@ SCAPY_PAIRS = [
     pair
     for pair in PAIRS
     if pair.values[0].name in SCAPY_CIPHERS  # type: ignore[union-attr]
+    and pair.values[1].name in SCAPY_AUTHS  # type: ignore[union-attr]
 ]
 seqs = st.integers(1, SEQ_MAX)
 protos = st.integers(0, 255)

@@ -42,3 +42,10 @@ def cipher_vectors(path: str) -> list[CipherVector]:
 
 def hmac_vectors(path: str) -> list[HmacVector]:
     return [HmacVector(r["KEY"], r["MSG"], r["MD"]) for r in _records(path, "KEY", "MSG", "MD")]
+
+
+def cmac_vectors(path: str) -> list[HmacVector]:
+    return [
+        HmacVector(r["KEY"], r["MESSAGE"], r["OUTPUT"])
+        for r in _records(path, "KEY", "MESSAGE", "OUTPUT")
+    ]
