@@ -164,7 +164,7 @@ def _lab(options: argparse.Namespace, words: Sequence[str]) -> int:
         return 0
     if options.demo and (options.name or options.keep or options.capture):
         parser().error("lab --demo takes no name and no other option")
-    if os.geteuid() != 0:
+    if not kept.is_privileged():
         rootless.again(words)
     signal.signal(signal.SIGTERM, _end)
     began = time.monotonic()

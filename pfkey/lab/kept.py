@@ -18,14 +18,23 @@ from pfkey.lab.hosts import Net, ip
 
 STATE_VARIABLE = "PFKEY_LAB_STATE"  # where the files are, if not at the usual place
 INSIDE_VARIABLE = "PFKEY_LAB_INSIDE"  # set in a user namespace of our own
+_RIGHTS = 1 << 12 | 1 << 13 | 1 << 21  # CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN
 _PATIENCE_SECONDS = 10
+
+
+def is_privileged() -> bool:
+    """Whether we may make namespaces here; root of many containers may not."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16) & _RIGHTS == _RIGHTS
+    return False
 
 
 def state_directory() -> Path:
     """Where the files are: under /run for root, under /tmp for others."""
     if given := os.environ.get(STATE_VARIABLE):
         return Path(given)
-    if os.geteuid() == 0:
+    if is_privileged():
         return Path("/run/pfkey-lab")
     return Path(f"/tmp/pfkey-lab-{os.getuid()}")  # noqa: S108 - checked in _own_directory
 

@@ -1,4 +1,4 @@
-"""`pfkey lab` without root: the same command again, as root of a user namespace of its own.
+"""`pfkey lab` without the rights of root: the same again, in a user namespace of its own.
 
 1. say what is missing, if anything
 2. a new user, network and mount namespace, where we are root
@@ -29,12 +29,12 @@ def refuse_reason() -> ShellError | None:
     """Why a user namespace of our own would not do; None if it would."""
     if not _TUN.exists():
         return ShellError(
-            f"not root, and {_TUN} is missing",
+            f"no rights of root, and {_TUN} is missing",
             f"as root: mkdir -p {_TUN.parent} && mknod -m 666 {_TUN} c 10 200",
         )
     if not os.access(_TUN, os.R_OK | os.W_OK):
         return ShellError(
-            f"not root, and {_TUN} has mode {_TUN.stat().st_mode & 0o777:04o}",
+            f"no rights of root, and {_TUN} has mode {_TUN.stat().st_mode & 0o777:04o}",
             f"run as root, or let everybody use it, as root: chmod 666 {_TUN}",
         )
     try:
@@ -47,11 +47,11 @@ def refuse_reason() -> ShellError | None:
         path = Path("/proc/sys") / switch.replace(".", "/")
         if path.exists() and path.read_text().strip() == refuses:
             return ShellError(
-                f"not root, and {switch}={refuses} forbids user namespaces",
+                f"no rights of root, and {switch}={refuses} forbids user namespaces",
                 f"run as root, or, as root: sysctl -w {switch}={allows}",
             )
     return ShellError(
-        f"not root, and no user namespace: {tried.stderr.strip()}",
+        f"no rights of root, and no user namespace: {tried.stderr.strip()}",
         "run as root (a container may need --security-opt seccomp=unconfined)",
     )
 

@@ -173,10 +173,16 @@ def test_without_root_it_runs_in_a_user_namespace(open_directory: Path) -> None:
     assert (open_directory / "pfkey-lab-encryption-require.pcap").stat().st_uid == NOBODY
 
 
+def test_root_without_rights_does_as_others_do(tmp_path: Path) -> None:
+    drop = ("capsh", "--drop=cap_sys_admin,cap_net_admin", "--shell=/usr/bin/env", "--")
+    done = lab(tmp_path, "encryption", before=drop)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_without_root_one_line_says_what_is_missing(open_directory: Path) -> None:
     done = lab(open_directory, "encryption", before=without_root("600"))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        f"pfkey lab: not root, and {TUN} has mode 0600; run as root, or let everybody use it,"
-        f" as root: chmod 666 {TUN}\n"
+        f"pfkey lab: no rights of root, and {TUN} has mode 0600; run as root,"
+        f" or let everybody use it, as root: chmod 666 {TUN}\n"
     )

@@ -100,6 +100,6 @@ def test_without_root_a_closed_tun_is_named_with_its_remedy(
     tun.touch(mode=0o600)
     monkeypatch.setattr("os.access", lambda path, mode: False)
     assert str(rootless.refuse_reason()) == (
-        f"not root, and {tun} has mode 0600; run as root, or let everybody use it,"
+        f"no rights of root, and {tun} has mode 0600; run as root, or let everybody use it,"
         f" as root: chmod 666 {tun}"
     )
