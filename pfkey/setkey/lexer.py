@@ -13,6 +13,7 @@ from pfkey.errors import ConfError
 
 # A group each, so that `lastindex` is the kind: word, mark, quoted string, quote without an end.
 _TOKEN = re.compile(r"""\s*+(?:#[^\n]*+\s*+)*+(?:([^\s;#"\[\]/]+)|([;\[\]/])|("[^"]*")|(")|\Z)""")
+WIDTH = 120  # columns of a line that are shown
 WORD, MARK, QUOTED, OPEN_QUOTE = 1, 2, 3, 4
 
 
@@ -54,9 +55,15 @@ class Source:
         index = error.line - self._first_line
         if not 0 <= index < len(lines):
             return ""
-        line = mask_keys(lines[index].rstrip("\r"))
-        blanks = "".join("\t" if c == "\t" else " " for c in line[: error.column - 1])
-        return f"{line}\n{blanks}^"
+        start = max(0, error.column - 1 - WIDTH // 2)  # long lines: what is around the fault
+        line = printable(mask_keys(lines[index])[start : start + WIDTH].rstrip())
+        blanks = "".join("\t" if c == "\t" else " " for c in line[: error.column - 1 - start])
+        return f"{line}\n{blanks.ljust(error.column - 1 - start)}^"
+
+
+def printable(text: str) -> str:
+    """The text with `?` for what would upset a terminal."""
+    return "".join(c if c.isprintable() or c == "\t" else "?" for c in text)
 
 
 _SECRET = re.compile(r'"[^"]*"?|\b0[xX][0-9a-fA-F]{9,}')

@@ -13,13 +13,14 @@ from pfkey.blocking import Connection, socket_path
 from pfkey.const import MsgType
 from pfkey.errors import ConfError, PfkeyError, ShellError, WireError
 from pfkey.setkey import dump, grammar, messages
-from pfkey.setkey.lexer import Feed, Lexed, Source
+from pfkey.setkey.lexer import Feed, Lexed, Source, printable
 from pfkey.setkey.options import HELP, USAGE, Mode, Options, UsageError, parse
 from pfkey.setkey.run import Refusal, Runner, World
 from pfkey.setkey.statements import Host, Quit, Statement
 
 DONE, FAILED, USAGE_STATUS, INTERRUPTED = 0, 1, 2, 130
 FAULTS_SHOWN = 20
+TOKEN_SHOWN = 80  # characters
 CHUNK_OCTETS = 65536
 STDIN_NAME = "stdin"
 
@@ -71,7 +72,7 @@ def _complain(text: str) -> None:
 
 
 def _fault(error: ConfError, source: Source | None) -> None:
-    token = error.token.replace("\n", "\\n")
+    token = printable(" ".join(error.token.split("\n")))[:TOKEN_SHOWN]
     _complain(f"{error.file}:{error.line}:{error.column}: {error.why} at `{token}'")
     caret = source.caret(error) if source else ""
     for line in caret.splitlines():
@@ -106,6 +107,8 @@ def _read(file: str) -> str:
         octets = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
         raise ShellError(f"{file}: {error.strerror}") from None
+    if b"\0" in octets:
+        raise ShellError(f"{file}: not a text", f"raw messages are decoded with: setkey {file}")
     return octets.decode("utf-8", "surrogateescape")
 
 
@@ -305,8 +308,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # who read our output has had enough
+    except OSError as error:  # standard output; all else was caught where it happened
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # who reads us may have had enough
+            sys.stderr.write(f"setkey: standard output: {error.strerror}\n")
         return FAILED
 
 

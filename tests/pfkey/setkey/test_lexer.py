@@ -35,6 +35,13 @@ def test_a_place_is_a_line_and_a_column() -> None:
     assert source.caret(Source("x", "", 99).error(0, "why")) == ""
 
 
+def test_of_a_long_line_the_part_around_the_fault_is_shown() -> None:
+    source = Source("x", "a" * 500 + "\x07!" + "b" * 500)
+    line, caret = source.caret(source.error(501, "why")).splitlines()
+    assert line == "a" * 59 + "?!" + "b" * 59
+    assert caret.index("^") == line.index("!")
+
+
 def test_keys_are_masked_where_a_line_is_shown() -> None:
     assert mask_keys('-E x "secret" 0x1000 0xdeadbeefdeadbeef;') == (
         "-E x ········ 0x1000 ··················;"

@@ -5,6 +5,8 @@ import errno
 import json
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -291,6 +293,54 @@ def test_files_of_raw_messages_are_decoded_without_an_engine(
         f"setkey: {raw}: octet 0: sadb_msg: its length runs past the end of the file",
         f"setkey: {tmp_path / 'absent'}: No such file or directory",
     ]
+
+
+def test_a_full_disk_is_an_error(engine: FakeEngine, tmp_path: Path) -> None:
+    program = [sys.executable, "-m", "pfkey.setkey.main", "-D"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        1, "setkey: standard output: No space left on device\n"
+    )  # fmt: skip
+
+
+def test_nobody_reading_is_no_traceback(engine: FakeEngine) -> None:
+    out, into = os.pipe()
+    os.close(out)
+    program = [sys.executable, "-m", "pfkey.setkey.main", "-D"]
+    done = subprocess.run(program, stdout=into, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(into)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_the_loop_prints_a_line_for_each_sa_until_interrupted(
+    engine: FakeEngine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.sad[3, 9876, b""] = golden.ESP
+    naps = []
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", nap)
+    assert main(["-Dl"]) == 130
+    assert naps == [1, 1]
+    assert capsys.readouterr().out.count(" esp m 00002694 ") == 2
+
+
+def test_what_is_no_text_is_said_to_be_none(
+    engine: FakeEngine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = tmp_path / "raw"
+    raw.write_bytes(golden.wire("sa-esp"))
+    assert main(["-f", str(raw)]) == 1
+    assert capsys.readouterr().err == (
+        f"setkey: {raw}: not a text; raw messages are decoded with: setkey {raw}\n"
+    )
+    assert main(["-f", conf(tmp_path, "\x1b[31mred\x07;")]) == 1
+    assert "\x1b" not in capsys.readouterr().err
 
 
 def test_check_touches_nothing(
