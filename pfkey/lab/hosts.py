@@ -24,6 +24,7 @@ from typing import IO, Self
 from pfkey.errors import ShellError
 
 _NETNS = Path("/run/netns")
+_RUN = Path("/run/pfkey")
 _NAME = re.compile(r"pk(\d+)x\d+\w*")
 _numbers = itertools.count()
 
@@ -123,8 +124,7 @@ class Host:
         """End all programs and delete the namespace."""
         for process in reversed(self._running[:]):
             self.stop(process)
-        with contextlib.suppress(ShellError):
-            ip("netns", "del", self.netns)
+        delete(self.netns)
 
 
 class Net:
@@ -161,6 +161,7 @@ class Net:
         netns = self._prefix + name
         ip("netns", "add", netns, trace=self.trace)
         host = self.hosts[name] = Host(self, name, netns)
+        _forget(host.inode)
         host.ip("link", "set", "lo", "up")
         if not ipv6:
             host.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1",
@@ -195,5 +196,18 @@ def sweep() -> None:
     for path in _NETNS.iterdir():
         match = _NAME.fullmatch(path.name)
         if match and not Path(f"/proc/{match[1]}").exists():
-            with contextlib.suppress(ShellError):
-                ip("netns", "del", path.name)
+            delete(path.name)
+
+
+def delete(netns: str) -> None:
+    """Delete a namespace, and what pfkeyd kept for it."""
+    with contextlib.suppress(ShellError, FileNotFoundError):
+        inode = (_NETNS / netns).stat().st_ino
+        ip("netns", "del", netns)
+        _forget(inode)
+
+
+def _forget(inode: int) -> None:
+    """Remove pfkeyd's files of a namespace that is gone: another one gets its inode."""
+    for left in _RUN.glob(f"{inode}.sock*"):
+        left.unlink(missing_ok=True)

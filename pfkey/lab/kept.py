@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pfkey.errors import ShellError
-from pfkey.lab.hosts import Net, ip
+from pfkey.lab.hosts import Net, delete
 
 STATE_VARIABLE = "PFKEY_LAB_STATE"  # where the files are, if not at the usual place
 INSIDE_VARIABLE = "PFKEY_LAB_INSIDE"  # set in a user namespace of our own
@@ -68,14 +68,13 @@ def is_up(name: str) -> bool:
     return (state_directory() / f"{name}.json").exists()
 
 
-def record(name: str, net: Net, pids: Iterable[int], files: Iterable[Path]) -> None:
-    """Remember what `down` has to end and to remove."""
+def record(name: str, net: Net, pids: Iterable[int]) -> None:
+    """Remember what `down` has to end."""
     state = {
         "schema_version": 1,
         "example": name,
         "pids": [[pid, start_time(pid)] for pid in pids],
         "netns": [host.netns for host in net.hosts.values()],
-        "files": [str(path) for path in files],
         "own_user_namespace": is_inside(),
     }
     (_own_directory() / f"{name}.json").write_text(json.dumps(state))
@@ -92,10 +91,7 @@ def down() -> list[str]:
         _end([(pid, began) for pid, began in state["pids"]])
         if not state["own_user_namespace"]:  # otherwise they went with their last process
             for name in state["netns"]:
-                with contextlib.suppress(ShellError):
-                    ip("netns", "del", name)
-            for file in state["files"]:
-                Path(file).unlink(missing_ok=True)
+                delete(name)
         path.unlink()
         ended.append(state["example"])
     return ended

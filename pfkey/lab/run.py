@@ -252,8 +252,7 @@ class _Talk:
             else:
                 into = " ".join(host.enter)
             story.note(f"enter the {host.name}:  {into} env PATH={BIN}:$PATH {_shell()}")
-        forget = [system.state_path for system in (self.node, self.peer)]
-        kept.record(self.example.name, self.net, pids, forget)
+        kept.record(self.example.name, self.net, pids)
         self.net.keep()
         story.note("take all down:   pfkey lab --down")
 
@@ -265,7 +264,6 @@ class _Talk:
             left = system.stop()
             story.check(f"pfkeyd of the {system.host.name} ended well", left == 0, left or "")
             story.check("its socket is gone", not system.socket.exists())
-            system.forget()
 
 
 def _towards(frames: list[Frame], src: str, dst: str) -> int:

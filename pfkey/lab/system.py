@@ -34,13 +34,11 @@ class System:
         self.story = story
         self.log_path = log_path
         self.socket = Path(f"/run/pfkey/{host.inode}.sock")
-        self.state_path = self.socket.with_name(f"{self.socket.name}.state")
         self._environment = {"PATH": f"{BIN}:{os.environ.get('PATH', os.defpath)}"}
 
     def start(self) -> None:
         """Start pfkeyd and wait until it is ready."""
         self.story.command(self.host.name, "pfkeyd &")
-        self.forget()  # numbers of namespaces are used again; what is there is not about this host
         command = str(command_path("pfkeyd"))
         with self.log_path.open("w") as log:
             self.process = self.host.start(command, stdout=log, stderr=log, new_session=True)
@@ -58,10 +56,6 @@ class System:
     def stop(self) -> int:
         """Stop pfkeyd as an operator would; its exit status."""
         return self.host.stop(self.process)
-
-    def forget(self) -> None:
-        """Remove what pfkeyd remembers of its keys: this host never comes again."""
-        self.state_path.unlink(missing_ok=True)
 
     def shell(self, shown: str, *argv: str, stdin: str | None = None, quiet: bool = False) -> bool:
         """Run a command here, show it and what it printed; whether it succeeded."""
