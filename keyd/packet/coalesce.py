@@ -50,15 +50,17 @@ class Coalescer:
         self._order: list[_Run | bytes] = []
         self._open: dict[bytes, _Run] = {}
 
-    def add(self, packet: bytes, is_authentic: bool) -> None:
-        """One opened packet, well formed. Without an authenticator it is never joined."""
+    def add(self, packet: bytes, flow: bytes, is_authentic: bool) -> None:
+        """One opened packet, well formed, and its `ip.flow_key`.
+
+        Without an authenticator it is never joined.
+        """
         if not is_authentic or packet[9] != TCP or ip.is_fragment(packet):
             # it may belong to an open run's flow (an SA without authenticator does not mix)
             if packet[9] == TCP:
-                self._open.pop(ip.flow_key(packet), None)
+                self._open.pop(flow, None)
             self._order.append(packet)
             return
-        flow = ip.flow_key(packet)
         at = (packet[0] & 0x0F) * 4
         view = memoryview(packet)
         octets = segment.tcp_header_octets(view[at:])
@@ -104,9 +106,12 @@ class Coalescer:
     @staticmethod
     def _sums(packet: bytes, at: int) -> bool:
         """Whether the segment's checksum holds."""
-        length = len(packet) - at
-        return finish(partial(memoryview(packet)[12:20]) + TCP + length
-                      + partial(memoryview(packet)[at:])) == 0  # fmt: skip
+        view = memoryview(packet)
+        if at == ip.HEADER_MIN:  # the addresses stand right before it: one sum for both
+            total = partial(view[12:])
+        else:
+            total = partial(view[12:20]) + partial(view[at:])
+        return finish(total + TCP + len(packet) - at) == 0
 
     def flush(self) -> list[tuple[int, Frame]]:
         """(segments in it, buffers for one writev) of each frame, and begin anew."""

@@ -70,7 +70,7 @@ class PathMtu:
         if entry is None:
             return link_mtu
         mtu, until = entry
-        if now >= until:
+        if not until - AGE_SECONDS <= now < until:  # too old, or the clock was set back
             del self._known[dst]
             return link_mtu
         return min(mtu, link_mtu)

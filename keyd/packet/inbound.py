@@ -139,10 +139,10 @@ class Inbound:
         if not ip.well_formed(packet):
             counters[count.HDROPS] += 1
             return
-        at = ip.header_length(packet)
-        octets = memoryview(packet)[at : ip.total_length(packet)]
+        at = (packet[0] & 0x0F) * 4
+        octets = memoryview(packet)[at : packet[2] << 8 | packet[3]]
         head = peek(octets)
-        if packet[9] != IPPROTO_ESP or ip.is_fragment(packet) or head is None:
+        if head is None or packet[9] != IPPROTO_ESP or ip.is_fragment(packet):
             counters[count.HDROPS] += 1
             return
         sa = self._by_spi.get(packet[16:20] + octets[:4])
@@ -179,9 +179,10 @@ class Inbound:
         if next_header in _INNER_PACKETS:
             return count.INVALID  # a tunnel's packet under a transport SA
         packet = ip.rebuild(header, next_header, len(payload)) + payload
-        drop = self._allowed(sa, packet)
+        flow = ip.flow_key(packet)
+        drop = self._allowed(sa, packet, flow)
         if drop < 0:
-            self._coalescer.add(packet, sa.esp.has_authenticator)
+            self._coalescer.add(packet, flow, sa.esp.has_authenticator)
         return drop
 
     def _believable(self, spec: SaSpec) -> frozenset[int]:
@@ -194,11 +195,11 @@ class Inbound:
             self._believed[spec.slot] = known
         return known
 
-    def _allowed(self, sa: InSa, packet: bytes) -> int:
+    def _allowed(self, sa: InSa, packet: bytes, flow: bytes) -> int:
         """The counter of a refusal, or -1; remembered per flow and SA."""
         counters = self._counters
         counters[count.SPDCACHELOOKUP] += 1
-        key = (ip.flow_key(packet), sa.spec.slot)
+        key = (flow, sa.spec.slot)
         verdict = self._flows.get(key)
         if verdict is None:
             counters[count.SPDCACHEMISS] += 1

@@ -295,7 +295,11 @@ def main(argv: list[str]) -> int:
     gc.collect()
     gc.freeze()
     worker.channel.post({"op": "ready"})
-    worker.run()
+    try:
+        worker.run()
+    except OSError as error:  # the TUN device is gone: a successor may find another
+        worker.log(_ERROR, f"cannot go on error={error.strerror}")
+        return 1
     return 0
 
 

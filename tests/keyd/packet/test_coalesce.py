@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from keyd.packet.checksum import complete
 from keyd.packet.coalesce import SEGMENTS_MAX, Coalescer
+from keyd.packet.ip import flow_key
 from keyd.packet.segment import GSO_TCPV4, cut, packets, read
 from tests.support.packets import A, B, frame, ipv4, sums_hold, tcp, udp
 
@@ -25,7 +26,7 @@ def segments(data: bytes, size: int, *, flags: int = 0x10, seq: int = 0) -> list
 def joined(*added: bytes, is_authentic: bool = True) -> list[tuple[int, bytes]]:
     coalescer = Coalescer()
     for packet in added:
-        coalescer.add(packet, is_authentic)
+        coalescer.add(packet, flow_key(packet), is_authentic)
     return [(count, b"".join(buffers)) for count, buffers in coalescer.flush()]
 
 
@@ -89,7 +90,7 @@ def test_whatever_the_packets_none_is_lost_and_flows_keep_their_order(data: st.D
         added.append((packet, data.draw(st.booleans()) or kind != "udp"))
     coalescer = Coalescer()
     for packet, is_authentic in added:
-        coalescer.add(packet, is_authentic)
+        coalescer.add(packet, flow_key(packet), is_authentic)
     out = []
     for count, buffers in coalescer.flush():
         octets = b"".join(buffers)

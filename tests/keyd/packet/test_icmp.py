@@ -50,6 +50,8 @@ def test_a_learned_mtu_has_a_floor_and_an_age() -> None:
     assert paths.limit(B, 1500, 699.0) == 1300
     assert paths.limit(B, 1200, 699.0) == 1200
     assert paths.limit(B, 1500, 700.0) == 1500
+    paths.learn(B, 1300, 100.0)
+    assert paths.limit(B, 1500, 99.0) == 1500, "a clock that was set back"
     paths.learn(B, 100, 0.0)
     assert paths.limit(B, 1500, 0.0) == 576
 
