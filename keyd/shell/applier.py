@@ -6,6 +6,8 @@ together with all others that wait, and what stands behind it is done when nft h
 
 - a reply never comes before its commit, and commits happen in the engine's order;
 - a slow commit delays only those who changed policies;
+- a reply to a change of SAs or policies comes after the write to the workers' channels, and waits
+  in the rare case that a channel is full;
 - changes that arrive while nft works go into the next transaction together. When nft refuses
   that, they are tried one by one: only the refused one is reverted and answered with its failure.
 """
@@ -72,6 +74,8 @@ class Applier:
         self._commit = commit
         self._queue: deque[_Waiting] = deque()
         self._wake = trio.Event()
+        self._behind: list[tuple[Sequence[Effect], trio.Event]] = []
+        self._is_behind = trio.Event()
         self.committed = Committed(engine.policies())
 
     async def obey(self, effects: Sequence[Effect]) -> None:
@@ -80,17 +84,28 @@ class Applier:
         if done is not None:
             await done.wait()
 
-    def _begin(self, effects: Sequence[Effect], done: trio.Event | None) -> trio.Event | None:
-        """Obey up to a change that must be committed; the event that tells of the rest."""
+    def _begin(
+        self, effects: Sequence[Effect], done: trio.Event | None, *, is_told: bool = False
+    ) -> trio.Event | None:
+        """Obey up to a change that must be committed; the event that tells of the rest.
+
+        `is_told`: the workers were told something that must be in their channels before a reply.
+        """
         for number, effect in enumerate(effects):
             if isinstance(effect, PoliciesChanged):
-                done = done or trio.Event()
+                done = trio.Event() if done is None else done
                 self._queue.append(_Waiting(effect, effects[number + 1 :], done))
                 if self._commit is None:
                     self._without_nft()
                     return None
                 self._wake.set()
                 return done
+            if is_told and isinstance(effect, Send | Dump) and self._data_path.is_behind:
+                done = trio.Event() if done is None else done
+                self._behind.append((effects[number:], done))
+                self._is_behind.set()
+                return done
+            is_told = is_told or isinstance(effect, InstallSa | RemoveSa)
             self._do(effect)
         if done is not None:
             done.set()
@@ -120,7 +135,21 @@ class Applier:
             self._told(step, [one])
 
     async def run(self) -> None:
-        """Commit what waits, until cancelled."""
+        """Commit and flush what waits, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._flushes)
+            nursery.start_soon(self._commits)
+
+    async def _flushes(self) -> None:
+        while True:
+            await self._is_behind.wait()
+            self._is_behind = trio.Event()
+            waiting, self._behind = self._behind, []
+            await self._data_path.flush()
+            for rest, done in waiting:
+                self._begin(rest, done)
+
+    async def _commits(self) -> None:
         while True:
             await self._wake.wait()
             self._wake = trio.Event()
@@ -150,4 +179,4 @@ class Applier:
         if not step.is_nothing:
             self._data_path.change(step.added, [policy.id for policy in step.removed])
         for one in batch:
-            self._begin(one.rest, one.done)
+            self._begin(one.rest, one.done, is_told=True)

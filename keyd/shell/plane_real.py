@@ -91,10 +91,15 @@ class RealPlane:
         return await trio.to_thread.run_sync(raised, limiter=self._one)
 
     async def open(self) -> list[PolicySpec]:
-        """Table, guard, routes and device; then the state file."""
+        """Table, guard, routes and device; then the state file and the raw sockets."""
         holds = await self._in_thread(self._steer.open)
-        self._state = await self._in_thread(self._open_state)
-        self._raw = await self._in_thread(self._open_sockets)
+        try:
+            self._state = await self._in_thread(self._open_state)
+            self._raw = await self._in_thread(self._open_sockets)
+        except BaseException:
+            with trio.CancelScope(shield=True):  # what a predecessor held stays held
+                await self._in_thread(lambda: self._steer.close(bool(holds)))
+            raise
         self._workers = Workers(self._state, self._worker)
         return holds
 

@@ -57,7 +57,14 @@ class Steering(Protocol):
 
 
 class DataPath(Protocol):
-    """The packet workers. No call waits."""
+    """The packet workers. Only `flush` waits."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether some of what follows is not in the workers' channels yet."""
+
+    async def flush(self) -> None:
+        """Return once it is."""
 
     def install(self, sa: SaSpec) -> None:
         """Give an SA to the workers."""
@@ -71,6 +78,11 @@ class DataPath(Protocol):
 
 class NoDataPath:
     """What `--no-dataplane` has for workers."""
+
+    is_behind = False
+
+    async def flush(self) -> None:
+        """Nothing waits."""
 
     def install(self, sa: SaSpec) -> None:
         """Nothing to do."""

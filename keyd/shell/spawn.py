@@ -116,6 +116,11 @@ class Worker:
         self._empty = trio.Event() if self._empty.is_set() else self._empty
         self._more.set()
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether something that was sent is not in the channel yet."""
+        return bool(self._waiting)
+
     async def flush(self) -> None:
         """Return once all that was sent is in the channel, or the worker is gone."""
         await self._empty.wait()

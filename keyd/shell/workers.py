@@ -20,6 +20,7 @@ _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
 _GOOD_SECONDS = 10.0  # a worker that lived that long begins with the first pause again
 _START_SECONDS = 30.0
+_FLUSH_SECONDS = 5.0
 
 Snapshot = Callable[[], tuple[Iterable[SaSpec], Sequence[PolicySpec]]]
 
@@ -35,7 +36,14 @@ class OneWorker(Protocol):
         """Return when it is ready; raise ShellError when it cannot be."""
 
     def send(self, record: Record) -> None:
-        """Write a record to its channel without waiting."""
+        """Write a record to its channel, or keep it until there is room, without waiting."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether records are kept."""
+
+    async def flush(self) -> None:
+        """Return once none is, or the worker is gone."""
 
     async def wait(self) -> int:
         """Its exit status, once it has ended."""
@@ -52,6 +60,19 @@ class Workers:
         self._state = state
         self._make = make
         self._running: dict[str, OneWorker] = {}
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether some of what they were told is not in their channels yet."""
+        return any(worker.is_behind for worker in self._running.values())
+
+    async def flush(self) -> None:
+        """Return once it is; a worker that takes nothing holds up nobody for longer than this."""
+        with trio.move_on_after(_FLUSH_SECONDS) as scope:
+            for worker in tuple(self._running.values()):
+                await worker.flush()
+        if scope.cancelled_caught:
+            LOG.error("workers-behind seconds=%g", _FLUSH_SECONDS)
 
     def install(self, sa: SaSpec) -> None:
         """Give an SA its record in the state file and tell both workers."""

@@ -45,6 +45,8 @@ class World:
         self.gate = trio.Event()
         self.gate.set()
         self.refuse: set[int] = set()
+        self.is_behind = False
+        self.flushed = trio.Event()
         self.applier = Applier(self, self, send=self.send, dump=self.dump, commit=self.commit)  # type: ignore[arg-type]  # half an engine will do
 
     def policies(self) -> tuple[PolicySpec, ...]:
@@ -58,6 +60,10 @@ class World:
 
     def dump(self, effect: Dump) -> None:
         self.did.append("dump")
+
+    async def flush(self) -> None:
+        await self.flushed.wait()
+        self.is_behind = False
 
     def install(self, sa: SaSpec) -> None:
         self.did.append("sa+")
@@ -108,6 +114,22 @@ async def test_a_slow_commit_delays_nobody_else(nursery: trio.Nursery, world: Wo
     assert world.did[-1] == "1<added 1"
 
 
+async def test_a_full_channel_delays_replies_to_changes_and_no_others(
+    nursery: trio.Nursery, world: World
+) -> None:
+    nursery.start_soon(world.applier.run)
+    world.is_behind = True
+    effects: list[Effect] = [InstallSa(SA), Send(A, b"added")]
+    nursery.start_soon(world.applier.obey, effects)
+    nursery.start_soon(world.applier.obey, add(1))
+    await trio.testing.wait_all_tasks_blocked()
+    await world.applier.obey([Send(B, b"got")])
+    assert sorted(world.did) == ["2<got", "nft [1]", "sa+", "workers +[1] -[]"]
+    world.flushed.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert sorted(world.did[-2:]) == ["1<added", "1<added 1"]
+
+
 async def test_changes_that_wait_go_into_one_transaction(
     nursery: trio.Nursery, world: World
 ) -> None:
@@ -138,6 +160,14 @@ async def test_only_the_refused_change_of_a_batch_fails(
     assert "1<failed 3" in world.did
     assert "1<added 3" not in world.did
     assert world.did.index("revert 3") < world.did.index("1<failed 3")
+
+
+async def test_one_list_may_hold_several_changes(nursery: trio.Nursery, world: World) -> None:
+    nursery.start_soon(world.applier.run)
+    await world.applier.obey([*add(1), *add(2)])
+    assert [d for d in world.did if "<" in d or "nft" in d] == [
+        "nft [1]", "1<added 1", "nft [1, 2]", "1<added 2",
+    ]  # fmt: skip
 
 
 async def test_what_cancels_out_asks_nothing_of_nft(nursery: trio.Nursery, world: World) -> None:

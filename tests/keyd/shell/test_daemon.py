@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from keyd.engine import Engine
 from keyd.model import PolicySpec, SaSpec, Usage
 from keyd.packet.counters import ROWS, grouped
 from keyd.shell import leftover
@@ -26,6 +27,7 @@ from keyd.shell.workers import OneWorker, Snapshot, Workers
 from pfkey.const import Dir, Mode, PolicyType
 from pfkey.errors import ShellError
 from pfkey.selector import Range, Selector
+from tests.support.shell import REGISTER, connect
 
 ANY4 = Range(bytes(4), 0, 0)
 POLICY = PolicySpec(id=9, dir=Dir.OUT, type=PolicyType.DISCARD, selector=Selector(ANY4, ANY4, 6))
@@ -132,6 +134,24 @@ async def test_a_failed_start_leaves_what_it_found(
     assert plane.did[-1] == f"close hold={found} socket=False"
 
 
+async def test_a_fault_leaves_closed_what_was_protected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Engine, "receive", broken)
+    for holds, is_held in (([HOLD], True), ([], False)):
+        plane = FakePlane(tmp_path / "s", holds)
+        with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(Daemon(Options(), tmp_path / "s", None, plane).run)
+                with connect(tmp_path / "s") as client:
+                    client.send(REGISTER)
+                    await trio.sleep(5)
+        assert plane.did[-1] == f"close hold={is_held} socket=False"
+
+
 class FakeWorker:
     """A worker that lives until it is told to die."""
 
@@ -154,6 +174,11 @@ class FakeWorker:
     async def wait(self) -> int:
         await self.dies.wait()
         return -9
+
+    is_behind = False
+
+    async def flush(self) -> None:
+        await trio.sleep_forever()
 
     def close(self) -> None:
         self._log.append(f"close {self.pid}")
@@ -204,6 +229,20 @@ async def test_a_worker_that_dies_is_started_anew_and_told_everything(
     assert [r["op"] for r in shop.made[1].got] == ["sa+", "policy"]
     assert shop.made[0].got[1]["record"] == shop.made[1].got[0]["record"], "the same numbers go on"
     assert workers.had_sas
+
+
+async def test_a_worker_that_takes_nothing_delays_answers_for_five_seconds_at_most(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, state: StateFile
+) -> None:
+    shop = Shop()
+    workers = Workers(state, shop.make)
+    await nursery.start(workers.supervise, "in", lambda: ((), ()))
+    before = workers.is_behind
+    shop.made[0].is_behind = True
+    assert (before, workers.is_behind) == (False, True)
+    began = trio.current_time()
+    await workers.flush()
+    assert trio.current_time() - began == pytest.approx(5)
 
 
 async def test_the_pauses_between_starts_grow_to_five_seconds(
