@@ -19,7 +19,9 @@ class SadbError(PfkeyError):
         self.why = why
         self.section = section
         where = f" (RFC 2367 {section})" if section else ""
-        super().__init__(f"{_errno.errorcode.get(errno, errno)}: {why}{where}")
+        # Linux has one number for EOPNOTSUPP and ENOTSUP; PF_KEY's texts know the first.
+        name = "EOPNOTSUPP" if errno == _errno.EOPNOTSUPP else _errno.errorcode.get(errno, errno)
+        super().__init__(f"{name}: {why}{where}")
 
 
 class WireError(SadbError):
