@@ -31,7 +31,7 @@ class Lines(logging.Handler):
             if lost:
                 os.write(self._fd, b"warning log-lost lines=%d\n" % lost)
             os.write(self._fd, self._line(record))
-        except OSError:
+        except (OSError, TypeError, ValueError):  # no line of ours is worth the daemon
             self._lost += 1
 
     def _line(self, record: logging.LogRecord) -> bytes:
