@@ -18,6 +18,9 @@ from pfkey.errors import PfkeyError, ShellError
 
 LOG = logging.getLogger("keyd.shell")
 
+# The thread that steers must not keep a client waiting; Python's 5 ms is more than some wait.
+_SWITCH_SECONDS = 0.0002
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run pfkeyd; the exit code: 0 done, 1 refused or failed, 2 wrong usage."""
@@ -85,6 +88,7 @@ def _serve(options: Options) -> int:
     preflight.require(dataplane=options.dataplane)
     is_default = path.parent == paths.RUN or not (options.socket or os.environ.get("PFKEY_SOCKET"))
     is_ours = paths.make_parent(path, is_default=is_default)
+    sys.setswitchinterval(_SWITCH_SECONDS)
     cookie = paths.netns_cookie()
     try:
         with Lock(paths.beside(path, "lock"), cookie):
