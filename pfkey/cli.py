@@ -13,7 +13,7 @@ from typing import Never
 
 from pfkey import doctor, monitor, stat
 from pfkey.blocking import control_call, socket_path
-from pfkey.errors import PfkeyError
+from pfkey.errors import PfkeyError, ShellError
 from pfkey.lab import kept, rootless
 from pfkey.lab.catalogue import DEMO, EXAMPLES
 from pfkey.lab.run import run
@@ -164,6 +164,9 @@ def _lab(options: argparse.Namespace, words: Sequence[str]) -> int:
         return 0
     if options.demo and (options.name or options.keep or options.capture):
         parser().error("lab --demo takes no name and no other option")
+    tools = doctor.check_tools()
+    if not tools.ok:
+        raise ShellError(tools.seen, tools.remedy)
     if not kept.is_privileged():
         rootless.again(words)
     signal.signal(signal.SIGTERM, _end)

@@ -42,6 +42,7 @@ def run(example: Example, story: Story, capture_path: Path, *, keep: bool = Fals
         raise ShellError(f"{example.name} is up already", "pfkey lab --down")
     os.environ.pop("PFKEY_SOCKET", None)  # the namespace says which pfkeyd answers
     began = time.monotonic()
+    write_pcap(capture_path, [])  # before anything is built: a place that is not ours
     story.title(f"{example.name}: {example.title}")
     story.say()
     story.note(f"node {example.node} ----------------- {example.peer} peer")

@@ -1,5 +1,6 @@
 """The command line of `pfkey`: subcommands, usage, exit status."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,22 @@ def test_without_root_a_closed_tun_is_named_with_its_remedy(
         f"no rights of root, and {tun} has mode 0600; run as root, or let everybody use it,"
         f" as root: chmod 666 {tun}"
     )
+
+
+def test_a_missing_program_is_named_with_its_package(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    which = shutil.which
+    monkeypatch.setattr("shutil.which", lambda name: None if name == "ping" else which(name))
+    status, out, err = run(capsys, "lab", "encryption")
+    assert (status, out) == (1, "")
+    assert err == "pfkey lab: ping missing; apt-get install iputils-ping\n"
+
+
+@pytest.mark.root
+def test_a_capture_file_that_cannot_be_is_refused_before_anything_is_built(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    status, out, err = run(capsys, "lab", "encryption", "--capture", "/nonexistent/x.pcap")
+    assert (status, out) == (1, "")
+    assert "/nonexistent/x.pcap" in err
