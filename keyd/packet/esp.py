@@ -6,12 +6,14 @@ Octets in, octets out, for one SA; no lookup, no clock, no chance. Network order
                             '------------------ encrypted ------------------'
 
 Outbound: 1. pad, 2. encrypt, 3. ICV. Inbound: 1. lengths, 2. ICV, 3. decrypt, 4. pad octets. The
-caller looks at `peek` first, checks the window before `open` and marks it after.
+caller looks at `peek` first, checks the window before `open` and marks it after. Counter modes
+(`pfkey.crypto.counter_modes`) do encryption and ICV in one; SPI and sequence are the AEADs' AAD.
 """
 
 from collections.abc import Sequence
 from hmac import compare_digest
 from struct import Struct
+from typing import Literal
 
 from keyd.model import SaSpec
 from keyd.packet.drop import Drop
@@ -19,11 +21,13 @@ from pfkey import crypto
 
 Octets = bytes | bytearray | memoryview
 Opened = tuple[int, memoryview]
+IvKind = Literal["random", "counter"]
 
 HEADER_OCTETS = 8
 TRAILER_OCTETS = 2  # pad length, next header
 SEQ_MAX = 0xFFFF_FFFF
 PAD_MAX = 255
+COUNTER_OCTETS = 8  # the IV of a counter mode
 _HEADER = Struct("!II")
 _PADS = tuple(bytes(range(1, n + 1)) for n in range(PAD_MAX + 1))
 
@@ -40,7 +44,10 @@ class EspSa:
     """One SA, ready to seal or to open. Not for two threads.
 
     Attributes:
-        iv_octets: how many random octets `seal` and `seal_many` want for each packet.
+        iv_octets: how many octets of IV `seal` and `seal_many` want for each packet.
+        iv_kind: what these must be. "random": fresh and unforeseeable. "counter": a number in
+            network order that was never handed in under this key and never will be again,
+            not after a restart either; it need not be secret.
         has_authenticator: False when nothing vouches for the octets that `open` returns.
 
     Raises:
@@ -50,21 +57,35 @@ class EspSa:
     __slots__ = (
         "_align",
         "_cipher",
+        "_combined",
         "_integrity",
         "_overhead",
         "_trailers",
         "has_authenticator",
         "icv_octets",
+        "iv_kind",
         "iv_octets",
         "spec",
     )
 
     def __init__(self, spec: SaSpec) -> None:
         self.spec = spec
-        self._cipher = crypto.cipher(spec.encrypt, spec.encrypt_key)
-        self._integrity = crypto.integrity(spec.auth, spec.auth_key)
-        self.iv_octets = self._cipher.iv_octets
-        self.icv_octets = self._integrity.icv_octets
+        self._combined: crypto.Combined | None = None
+        self.iv_kind: IvKind = "random"
+        if spec.encrypt in crypto.COUNTER_IV:
+            self._combined = crypto.combined(
+                spec.encrypt, spec.encrypt_key, spec.auth, spec.auth_key
+            )
+            self._cipher = crypto.cipher(0, b"")
+            self._integrity = crypto.integrity(0, b"")
+            self.iv_kind = "counter"
+            self.iv_octets = COUNTER_OCTETS
+            self.icv_octets = self._combined.icv_octets
+        else:
+            self._cipher = crypto.cipher(spec.encrypt, spec.encrypt_key)
+            self._integrity = crypto.integrity(spec.auth, spec.auth_key)
+            self.iv_octets = self._cipher.iv_octets
+            self.icv_octets = self._integrity.icv_octets
         self.has_authenticator = self.icv_octets > 0
         self._align = max(self._cipher.block_octets, 4)  # RFC 4303 2.4: at least 32 bits
         self._overhead = HEADER_OCTETS + self.iv_octets + self.icv_octets
@@ -84,7 +105,7 @@ class EspSa:
         return inner - inner % self._align - TRAILER_OCTETS
 
     def seal(self, seq: int, payload: Octets, next_header: int, iv: bytes) -> bytes:
-        """The ESP packet. `iv` is sent as it is; it must be random, and used once.
+        """The ESP packet. `iv` is sent as it is; it must be as `iv_kind` says, and used once.
 
         Raises:
             ValueError: the sequence number is none; what is used up may not wrap (3.3.3).
@@ -93,6 +114,8 @@ class EspSa:
             raise ValueError(f"sequence number {seq} does not fit 32 bits")
         plain = b"".join((payload, self._trailer(len(payload), next_header)))
         head = _HEADER.pack(self.spec.spi, seq)
+        if self._combined is not None:
+            return b"".join((head, iv, self._combined.seal(iv, plain, head)))
         octets = b"".join((head, iv, self._cipher.seal(iv, plain)))
         return octets + self._integrity.icv(octets)
 
@@ -101,8 +124,8 @@ class EspSa:
     ) -> list[bytes]:
         """The ESP packets of a batch, with consecutive numbers, at one call of the cipher.
 
-        `ivs` has `iv_octets` fresh random octets per payload. They are the seeds of the IVs
-        that are sent, not the IVs themselves: see `pfkey.crypto.ciphers`.
+        `ivs` has `iv_octets` octets per payload. Random ones are the seeds of the IVs that are
+        sent, not the IVs themselves: see `pfkey.crypto.ciphers`. Counters are sent as they are.
 
         Raises:
             ValueError: as `seal`, for any of the numbers; or `ivs` is too short or too long.
@@ -117,6 +140,16 @@ class EspSa:
         size = self.iv_octets
         if len(ivs) != size * len(payloads):
             raise ValueError(f"{len(ivs)} octets for {len(payloads)} IVs of {size}")
+        if self._combined is not None:
+            return [
+                self.seal(seq, payload, next_header, ivs[at : at + size])
+                for seq, at, payload in zip(
+                    range(first_seq, first_seq + len(payloads)),
+                    range(0, len(ivs), size),
+                    payloads,
+                    strict=True,
+                )
+            ]
         parts: list[Octets] = []
         lengths: list[int] = []
         at = 0
@@ -147,20 +180,15 @@ class EspSa:
             return Drop.BADILEN
         view = memoryview(octets)
         end = len(octets) - self.icv_octets
+        iv_octets = self.iv_octets
+        if self._combined is not None:
+            start = HEADER_OCTETS + iv_octets
+            iv, sealed = view[HEADER_OCTETS:start], view[start:]
+            opened = self._combined.open(iv, sealed, view[:HEADER_OCTETS])
+            return Drop.BADAUTH if opened is None else _stripped(opened, 0)
         if self.has_authenticator and not self._integrity.verify(view[end:], view[:end]):
             return Drop.BADAUTH
-        iv_octets = self.iv_octets
-        plain = self._cipher.open_chain(view[HEADER_OCTETS:end])
-        # The same work for every pad length: the last 255 octets are compared with themselves,
-        # the pad in them replaced by what it should be. A length that leads out of the packet is
-        # compared like the rest and then refused with the same reason.
-        pad = plain[-2]
-        window = plain[max(iv_octets, len(plain) - TRAILER_OCTETS - PAD_MAX) : -TRAILER_OCTETS]
-        outside = pad > len(window)
-        expected = window[: len(window) - pad * (not outside)] + _PADS[pad * (not outside)]
-        if not compare_digest(window, expected) or outside:
-            return Drop.BADENC
-        return plain[-1], memoryview(plain)[iv_octets : len(plain) - TRAILER_OCTETS - pad]
+        return _stripped(self._cipher.open_chain(view[HEADER_OCTETS:end]), iv_octets)
 
     def _trailer(self, payload_octets: int, next_header: int) -> bytes:
         pad = -(payload_octets + TRAILER_OCTETS) % self._align
@@ -168,3 +196,19 @@ class EspSa:
         if trailer is None:
             trailer = self._trailers[pad, next_header] = _PADS[pad] + bytes((pad, next_header))
         return trailer
+
+
+def _stripped(plain: bytes, at: int) -> Opened | Drop:
+    """(next header, payload) of a decrypted packet whose payload begins at `at`.
+
+    The same work for every pad length: the last 255 octets are compared with themselves, the pad
+    in them replaced by what it should be. A length that leads out of the packet is compared like
+    the rest and then refused with the same reason.
+    """
+    pad = plain[-2]
+    window = plain[max(at, len(plain) - TRAILER_OCTETS - PAD_MAX) : -TRAILER_OCTETS]
+    outside = pad > len(window)
+    expected = window[: len(window) - pad * (not outside)] + _PADS[pad * (not outside)]
+    if not compare_digest(window, expected) or outside:
+        return Drop.BADENC
+    return plain[-1], memoryview(plain)[at : len(plain) - TRAILER_OCTETS - pad]

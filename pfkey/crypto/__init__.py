@@ -7,14 +7,30 @@ primitive that the table names has its function. Only `CryptoError` and its chil
 
 from collections.abc import Callable
 
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
+
 from pfkey import algorithms
 from pfkey.algorithms import Algorithm, Kind
-from pfkey.crypto import authenticators, ciphers
+from pfkey.crypto import authenticators, ciphers, counter_modes
 from pfkey.crypto.authenticators import Integrity
 from pfkey.crypto.ciphers import Cipher
+from pfkey.crypto.counter_modes import Combined, CtrThenMac
 from pfkey.errors import CryptoError, UnsupportedAlgorithmError
 
-__all__ = ["Cipher", "Integrity", "cipher", "integrity", "probe"]
+__all__ = [
+    "COUNTER_IV",
+    "Cipher",
+    "Combined",
+    "Integrity",
+    "cipher",
+    "combined",
+    "integrity",
+    "probe",
+]
+
+# The SADB_EALG numbers whose IV is a counter that must never come twice under one key, not a
+# random block: `combined` makes them, `cipher` does not. Only their IV is longer than a block.
+COUNTER_IV = frozenset(row.number for row in algorithms.ENCRYPT if row.iv > row.block)
 
 CIPHERS: dict[str, Callable[[bytes], Cipher]] = {
     "null": ciphers.null,
@@ -25,6 +41,13 @@ CIPHERS: dict[str, Callable[[bytes], Cipher]] = {
     "cbc.aes": ciphers.aes_cbc,
     "cbc.camellia": ciphers.camellia_cbc,
 }
+AEADS: dict[str, Callable[[bytes, int, int], Combined]] = {
+    "gcm.aes": counter_modes.gcm,
+    "ccm.aes": counter_modes.ccm,
+    "gmac.aes": counter_modes.gmac,
+    "chacha20-poly1305": counter_modes.chacha20_poly1305,
+}
+CTR_WALL = "ctr.aes"
 AUTHENTICATORS: dict[str, Callable[[bytes, int], Integrity]] = {
     "null": authenticators.null,
     "hmac.md5": authenticators.hmac_md5,
@@ -42,17 +65,41 @@ def cipher(number: int, key: bytes) -> Cipher:
     """The cipher of an SADB_EALG number under a key.
 
     Raises:
-        UnsupportedAlgorithmError: not done here, or switched off in this machine's library.
+        UnsupportedAlgorithmError: not done here, or switched off in this machine's library; or
+            a counter mode, which `combined` makes.
         CryptoError: a key of a length that the algorithm does not take.
     """
     if number == 0:
         return ciphers.null()
     row = algorithms.by_number(Kind.ENCRYPT, number)
+    if row is not None and number in COUNTER_IV:
+        raise UnsupportedAlgorithmError(f"{row.name} wants a counter for an IV, not random octets")
     make = CIPHERS.get(row.wall) if row else None
     if row is None or make is None:
         raise _not_done("encryption", number, row)
     _check_key(row, key)
     return make(key)
+
+
+def combined(number: int, key: bytes, auth: int = 0, auth_key: bytes = b"") -> Combined:
+    """The counter mode of an SADB_EALG number in `COUNTER_IV`, with its authenticator.
+
+    An AEAD brings its own: `auth` is then 0 or NULL's number.
+
+    Raises:
+        UnsupportedAlgorithmError: not done here, or switched off in this machine's library.
+        CryptoError: a key of a wrong length, or an AEAD with a second authenticator.
+    """
+    row = algorithms.by_number(Kind.ENCRYPT, number)
+    if row is None or (row.wall not in AEADS and row.wall != CTR_WALL):
+        raise _not_done("encryption", number, row)
+    _check_key(row, key)
+    second = integrity(auth, auth_key)
+    if row.wall == CTR_WALL:
+        return CtrThenMac(key, row.salt_bits // 8, second)
+    if second.icv_octets:
+        raise CryptoError(f"{row.name} authenticates itself: authentication {auth} is one too many")
+    return AEADS[row.wall](key, row.salt_bits // 8, row.icv)
 
 
 def integrity(number: int, key: bytes) -> Integrity:
@@ -67,10 +114,13 @@ def integrity(number: int, key: bytes) -> Integrity:
     return make(key, row.icv)
 
 
-def probe() -> frozenset[tuple[str, int]]:
+def probe(*, counters: bool = False) -> frozenset[tuple[str, int]]:
     """The (kind, number) pairs that work on this machine, found by doing each once.
 
     A FIPS mode or an OpenSSL without legacy algorithms shows only in the doing.
+
+    `counters`: whether who seals packets hands in counters as IVs; without, the algorithms of
+    `COUNTER_IV` are not offered.
     """
     works = set()
     for row in algorithms.AUTH + algorithms.ENCRYPT:
@@ -79,10 +129,16 @@ def probe() -> frozenset[tuple[str, int]]:
         try:
             if row.kind == Kind.AUTH:
                 integrity(row.number, key).icv(b"probe")
+            elif row.number in COUNTER_IV:
+                if not counters:
+                    continue
+                mode, iv = combined(row.number, key), bytes(row.iv)
+                if mode.open(iv, mode.seal(iv, b"probe", b""), b"") != b"probe":
+                    continue
             else:
                 made = cipher(row.number, key)
                 made.open(bytes(made.iv_octets), made.seal(bytes(made.iv_octets), bytes(16)))
-        except CryptoError:
+        except (CryptoError, InternalError, UnsupportedAlgorithm):
             continue
         works.add((row.kind.value, row.number))
     return frozenset(works)

@@ -1,10 +1,10 @@
-"""ESP, RFC 4303 sections 2 and 3: RFC 3602's packets, laws, scapy both ways, refusals."""
+"""ESP, RFC 4303 sections 2 and 3: published packets, laws, scapy both ways, refusals."""
 
 import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import IP
 from scapy.layers.ipsec import ESP, SecurityAssociation
@@ -20,14 +20,29 @@ from pfkey.errors import CryptoError, UnsupportedAlgorithmError
 
 ROOT = Path(__file__).parents[3]
 PACKETS = tomllib.loads((ROOT / "specs/vectors/rfc3602.toml").read_text())["packet"]
+COMBINED_PACKETS = [
+    row
+    for name in ("rfc7634", "gcm-esp")
+    for row in tomllib.loads((ROOT / f"specs/vectors/{name}.toml").read_text())["packet"]
+]
 COUNTERS = tomllib.loads((ROOT / "specs/tables/counters.toml").read_text())["counter"]
 
 ENCRYPT = [row for row in algorithms.ENCRYPT if row.wall in crypto.CIPHERS]
 AUTH = [row for row in algorithms.AUTH if row.wall in crypto.AUTHENTICATORS]
-PAIRS = [pytest.param(enc, auth, id=f"{enc.name}+{auth.name}") for enc in ENCRYPT for auth in AUTH]
+NULL_AUTH = AUTH[0]
+CTR = [row for row in algorithms.ENCRYPT if row.wall == crypto.CTR_WALL]
+AEADS = [row for row in algorithms.ENCRYPT if row.wall in crypto.AEADS]
+PAIR_ROWS = [
+    *((enc, auth) for enc in ENCRYPT + CTR for auth in AUTH),
+    *((enc, NULL_AUTH) for enc in AEADS),
+]
+PAIRS = [pytest.param(enc, auth, id=f"{enc.name}+{auth.name}") for enc, auth in PAIR_ROWS]
 SCAPY_CIPHERS = {
     "null": "NULL", "des-cbc": "DES", "3des-cbc": "3DES", "aes-cbc": "AES-CBC",
-    "cast128-cbc": "CAST", "blowfish-cbc": "Blowfish",
+    "cast128-cbc": "CAST", "blowfish-cbc": "Blowfish", "aes-ctr": "AES-CTR",
+    "aes-gcm-16": "AES-GCM",  # with shorter tags scapy has no GCM
+    "aes-ccm-8": "AES-CCM", "aes-ccm-12": "AES-CCM", "aes-ccm-16": "AES-CCM",
+    "aes-gmac": "AES-NULL-GMAC", "chacha20-poly1305": "CHACHA20-POLY1305",
 }  # fmt: skip
 SCAPY_AUTHS = {
     "null": "NULL", "hmac-md5": "HMAC-MD5-96", "hmac-sha1": "HMAC-SHA1-96",
@@ -42,7 +57,7 @@ SCAPY_PAIRS = [
 seqs = st.integers(1, SEQ_MAX)
 protos = st.integers(0, 255)
 payloads = st.binary(max_size=300)
-rows = st.tuples(st.sampled_from(ENCRYPT), st.sampled_from(AUTH))
+rows = st.sampled_from(PAIR_ROWS)
 
 
 def octets_of(bits: int) -> st.SearchStrategy[bytes]:
@@ -67,6 +82,10 @@ def make_of(enc: algorithms.Algorithm, auth: algorithms.Algorithm) -> EspSa:
         enc.number, bytes(range(1, enc.max_bits // 8 + 1)),
         auth.number, bytes(range(101, auth.max_bits // 8 + 101)),
     )  # fmt: skip
+
+
+def keys_of(sa: EspSa) -> tuple[int, bytes, int, bytes]:
+    return sa.spec.encrypt, sa.spec.encrypt_key, sa.spec.auth, sa.spec.auth_key
 
 
 def opened(sa: EspSa, octets: bytes) -> tuple[int, bytes] | Drop:
@@ -98,10 +117,29 @@ def test_rfc3602_packets_come_out_to_the_octet(row: dict[str, str]) -> None:
     assert not sa.has_authenticator
 
 
+@pytest.mark.parametrize("row", COMBINED_PACKETS, ids=lambda row: row["name"])
+def test_published_aead_packets_come_out_to_the_octet(row: dict[str, str]) -> None:
+    """RFC 7634 appendix A, and the GCM draft's with tags of all lengths of RFC 4106."""
+    esp, payload = bytes.fromhex(row["esp"]), bytes.fromhex(row["payload"])
+    name = row["algorithm"]
+    for number, tag in {"aes-gcm-16": ((20, 16), (19, 12), (18, 8))}.get(name, ((25, 16),)):
+        sa = make(number, bytes.fromhex(row["key"]), spi=int(row["spi"]))
+        short = esp[: len(esp) + tag - 16]
+        next_header, seq, iv = int(row["next_header"]), int(row["sequence"]), row["iv"]
+        assert peek(short) == (sa.spec.spi, seq)
+        assert opened(sa, short) == (next_header, payload)
+        assert sa.seal(seq, payload, next_header, bytes.fromhex(iv)) == short
+        assert sa.seal_many(seq, [payload], next_header, bytes.fromhex(iv)) == [short]
+        assert sa.sealed_size(len(payload)) == len(short)
+        assert (sa.iv_kind, sa.iv_octets, sa.icv_octets) == ("counter", 8, tag)
+        assert sa.has_authenticator
+
+
 # Laws
 
 
 @pytest.mark.parametrize(("enc", "auth"), PAIRS)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_what_is_sealed_opens(
     enc: algorithms.Algorithm, auth: algorithms.Algorithm, data: st.DataObject
@@ -142,12 +180,21 @@ def test_the_layout_is_that_of_section_2(
     sa = make_of(enc, auth)
     iv = bytes(range(enc.iv))
     octets = sa.seal(seq, payload, proto, iv)
-    end = len(octets) - auth.icv
+    end = len(octets) - sa.icv_octets
+    assert sa.icv_octets == auth.icv + enc.icv
     assert octets[8 : 8 + enc.iv] == iv
-    mac = crypto.integrity(sa.spec.auth, sa.spec.auth_key)
-    assert octets[end:] == mac.icv(octets[:end])
-    cipher = crypto.cipher(sa.spec.encrypt, sa.spec.encrypt_key)
-    plain = cipher.open(iv, octets[8 + enc.iv : end])
+    if sa.iv_kind == "counter":
+        mode = crypto.combined(*keys_of(sa))
+        plain = mode.open(iv, octets[8 + enc.iv :], octets[:8])
+        assert plain is not None
+        assert octets[8 + enc.iv :] == mode.seal(iv, plain, octets[:8])
+    else:
+        plain = crypto.cipher(sa.spec.encrypt, sa.spec.encrypt_key).open(
+            iv, octets[8 + enc.iv : end]
+        )
+    if not enc.icv:
+        mac = crypto.integrity(sa.spec.auth, sa.spec.auth_key)
+        assert octets[end:] == mac.icv(octets[:end])
     pad = plain[-2]
     assert plain == payload + bytes(range(1, pad + 1)) + bytes([pad, proto])
     assert len(plain) % max(enc.block, 4) == 0
@@ -176,6 +223,25 @@ def test_no_two_packets_of_a_batch_share_an_iv(batch: list[bytes], data: st.Data
     assert len({octets[8:24] for octets in sealed}) == len(batch)
 
 
+def test_a_counter_is_sent_as_it_was_handed_in() -> None:
+    """Which the caller counts on: it alone knows which were used."""
+    for enc in (*CTR, *AEADS):
+        sa = make_of(enc, NULL_AUTH)
+        ivs = b"".join(n.to_bytes(8) for n in range(2**64 - 3, 2**64))
+        sealed = sa.seal_many(7, [b"a", b"b", b"c"], 6, ivs)
+        assert [octets[8:16] for octets in sealed] == [ivs[0:8], ivs[8:16], ivs[16:24]]
+        assert [peek(octets) for octets in sealed] == [(0x2694, 7), (0x2694, 8), (0x2694, 9)]
+
+
+def test_the_kind_of_iv_is_that_of_the_table() -> None:
+    for enc, auth in PAIR_ROWS:
+        sa = make_of(enc, auth)
+        assert (
+            (sa.iv_kind == "counter") == (enc.number in crypto.COUNTER_IV) == (enc in CTR + AEADS)
+        )
+        assert sa.iv_octets == enc.iv
+
+
 # An outside oracle
 
 
@@ -183,6 +249,7 @@ def scapy_sa(sa: EspSa, enc: algorithms.Algorithm, auth: algorithms.Algorithm) -
     return SecurityAssociation(
         ESP, spi=sa.spec.spi, seq_num=1,
         crypt_algo=SCAPY_CIPHERS[enc.name], crypt_key=sa.spec.encrypt_key or None,
+        crypt_icv_size=enc.icv or None,
         auth_algo=SCAPY_AUTHS[auth.name], auth_key=sa.spec.auth_key or None,
     )  # fmt: skip
 
@@ -198,6 +265,7 @@ def scapy_made_of(enc: algorithms.Algorithm, auth: algorithms.Algorithm) -> EspS
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(("enc", "auth"), SCAPY_PAIRS)
+@settings(max_examples=30)
 @given(payload=st.binary(min_size=1, max_size=100), seq=seqs, iv=st.binary(min_size=16))
 def test_scapy_opens_what_we_seal_and_we_open_what_scapy_seals(
     enc: algorithms.Algorithm, auth: algorithms.Algorithm, payload: bytes, seq: int, iv: bytes
@@ -222,8 +290,8 @@ def test_scapy_opens_what_we_seal_and_we_open_what_scapy_seals(
 def test_one_flipped_bit_is_bad_authentication(
     pair: tuple[algorithms.Algorithm, algorithms.Algorithm], payload: bytes, data: st.DataObject
 ) -> None:
-    assume(pair[1].icv)
     sa = make_of(*pair)
+    assume(sa.has_authenticator)
     octets = bytearray(sa.seal(1, payload, 6, bytes(pair[0].iv)))
     bit = data.draw(st.integers(0, len(octets) * 8 - 1))
     octets[bit // 8] ^= 1 << bit % 8
@@ -235,8 +303,8 @@ def test_a_cut_packet_is_dropped(
     pair: tuple[algorithms.Algorithm, algorithms.Algorithm], payload: bytes, data: st.DataObject
 ) -> None:
     enc, auth = pair
-    assume(auth.icv)
     sa = make_of(enc, auth)
+    assume(sa.has_authenticator)
     octets = sa.seal(1, payload, 6, bytes(enc.iv))
     cut = octets[: data.draw(st.integers(0, len(octets) - 1))]
     expected = {Drop.HDROPS} if len(cut) < HEADER_OCTETS else {Drop.BADILEN, Drop.BADAUTH}
@@ -247,8 +315,8 @@ def test_a_cut_packet_is_dropped(
 def test_a_longer_packet_is_dropped(
     pair: tuple[algorithms.Algorithm, algorithms.Algorithm], payload: bytes, more: int
 ) -> None:
-    assume(pair[1].icv)
     sa = make_of(*pair)
+    assume(sa.has_authenticator)
     octets = sa.seal(1, payload, 6, bytes(pair[0].iv)) + bytes(more)
     assert sa.open(octets) in (Drop.BADILEN, Drop.BADAUTH)
 
@@ -258,7 +326,13 @@ def test_a_wrong_key_is_dropped(enc: algorithms.Algorithm, auth: algorithms.Algo
     sa = make_of(enc, auth)
     octets = sa.seal(1, bytes(40), 6, bytes(enc.iv))
     spec = sa.spec
-    if auth.icv:
+    if enc.icv:
+        other = make(spec.encrypt, bytes(len(spec.encrypt_key)))
+        assert other.open(octets) is Drop.BADAUTH
+        salt = bytearray(spec.encrypt_key)
+        salt[-1] ^= 1
+        assert make(spec.encrypt, bytes(salt)).open(octets) is Drop.BADAUTH
+    elif auth.icv:
         other = make(spec.encrypt, spec.encrypt_key, auth.number, bytes(len(spec.auth_key)))
         assert other.open(octets) is Drop.BADAUTH
     elif enc.iv:
@@ -321,8 +395,13 @@ def test_octets_with_a_right_icv_open_or_drop(
     """A peer that holds the key may still send nonsense."""
     sa = make_of(*pair)
     octets = data.draw(st.binary(min_size=size, max_size=size))
-    mac = crypto.integrity(sa.spec.auth, sa.spec.auth_key)
-    result = sa.open(octets + mac.icv(octets))
+    if sa.iv_kind == "counter":
+        mode = crypto.combined(*keys_of(sa))
+        iv = octets[8:16].ljust(8, b"\0")
+        result = sa.open(octets[:8] + iv + mode.seal(iv, octets[16:], octets[:8]))
+    else:
+        mac = crypto.integrity(sa.spec.auth, sa.spec.auth_key)
+        result = sa.open(octets + mac.icv(octets))
     assert isinstance(result, tuple) or result in (Drop.HDROPS, Drop.BADILEN, Drop.BADENC)
 
 
@@ -346,6 +425,12 @@ def test_too_few_random_octets_are_refused() -> None:
         sa.seal_many(1, [b"", b""], 6, bytes(31))
     with pytest.raises(CryptoError):
         sa.seal(1, b"", 6, bytes(15))
+    for enc in (*CTR, *AEADS):
+        for iv in (b"", bytes(7), bytes(12)):
+            with pytest.raises(CryptoError, match="counter"):
+                make_of(enc, NULL_AUTH).seal(1, b"", 6, iv)
+        with pytest.raises(ValueError, match="IVs"):
+            make_of(enc, NULL_AUTH).seal_many(1, [b"", b""], 6, bytes(15))
 
 
 def test_an_sa_that_cannot_be_is_refused_without_its_keys() -> None:
@@ -355,6 +440,9 @@ def test_an_sa_that_cannot_be_is_refused_without_its_keys() -> None:
     assert "hoge" not in str(caught.value)
     with pytest.raises(UnsupportedAlgorithmError):
         make(250)
+    with pytest.raises(CryptoError, match="one too many"):
+        make(20, bytes(20), 3, b"hogehogehogehogehoge")
+    make(20, bytes(20), 251)
     assert "key" in repr(make(AES.number, b"hogehogehogehoge"))
     assert "hoge" not in repr(make(AES.number, b"hogehogehogehoge"))
 
