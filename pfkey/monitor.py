@@ -69,8 +69,12 @@ def render(event: Event, *, show_keys: bool = False, zone: tzinfo | None = None)
 def _body(record: Message, now: float, show_keys: bool, zone: tzinfo | None) -> str:
     if record.type in _SPD and record.policy is not None:
         body = text.policy(record, zone=zone)
-    elif record.sa is not None and record.sa2 is not None and record.src and record.dst:
-        body = text.sa(record, now=now, zone=zone, show_keys=show_keys)
+    elif record.sa is not None and record.src is not None and record.dst is not None:
+        if record.key_encrypt or record.key_auth or record.current:
+            body = text.sa(record, now=now, zone=zone, show_keys=show_keys)
+        else:  # it names an SA, it does not describe one
+            spi = record.sa.spi
+            body = f"{record.src.text} {record.dst.text} spi={spi}({spi:#010x})"
     else:
         body = " ".join(document.name(ExtType, one.exttype) for one in record.extensions)
     return "".join(f"\n    {line}" for line in body.rstrip("\n").splitlines())

@@ -60,6 +60,12 @@ def test_a_refusal_says_why() -> None:
     assert shown.endswith("(pid 77) <- ADD esp seq=7 pid=77 refused: File exists")
 
 
+def test_a_message_that_names_an_sa_is_short() -> None:
+    delete = Message(type=MsgType.DELETE, satype=SaType.ESP, extensions=ADD.extensions[1:])
+    shown = monitor.render(event(delete.encode())).splitlines()
+    assert shown[1:] == ["    10.1.1.1 20.1.1.1 spi=9876(0x00002694)"]
+
+
 def test_a_message_without_sa_names_its_extensions() -> None:
     bare = Message(type=MsgType.GETSPI, satype=SaType.ESP, extensions=ADD.extensions[3:]).encode()
     assert monitor.render(event(bare)).splitlines()[1] == "    ADDRESS_SRC ADDRESS_DST"
