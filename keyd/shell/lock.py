@@ -1,12 +1,21 @@
-"""One daemon per socket: `<socket>.lock`, held by flock, with the holder's pid inside."""
+"""One daemon per socket, and one data path per network namespace.
+
+`<socket>.lock` is held by flock, with the holder's pid inside. The namespace is held by a name in
+its own abstract socket address space, which ends with its holder.
+"""
 
 import fcntl
+import logging
 import os
+import socket
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from keyd.shell.wire import credentials
 from pfkey.errors import ShellError
+
+LOG = logging.getLogger("keyd.shell")
 
 
 class Lock:
@@ -76,6 +85,49 @@ class Lock:
             self.path.unlink(missing_ok=True)
             os.close(self._fd)
             self._fd = -1
+
+
+class NamespaceLock:
+    """This network namespace's data path is ours, until `release`.
+
+    Anyone can take the name; another user who does is reported, and changes nothing: the nft
+    table and the device still refuse a second one.
+
+    Raises:
+        ShellError: another pfkeyd has it; its pid is in the text.
+    """
+
+    def __init__(self, name: str = "pfkeyd") -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._socket.bind(f"\0{name}")
+            self._socket.listen(128)  # nobody ever accepts: room for those who ask
+        except OSError:
+            self._socket.close()
+            pid, uid = _name_holder(name)
+            if uid not in (0, os.geteuid()):
+                LOG.warning("namespace-name-taken pid=%d uid=%d", pid, uid)
+                return
+            raise ShellError(
+                f"already running as pid {pid} in this network namespace",
+                "stop it first, or use --no-dataplane",
+            ) from None
+
+    def release(self) -> None:
+        """Let go."""
+        self._socket.close()
+
+
+def _name_holder(name: str) -> tuple[int, int]:
+    """(pid, uid) of who listens on the abstract name."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking:
+        asking.setblocking(False)
+        try:
+            asking.connect(f"\0{name}")
+        except OSError:
+            return 0, -1  # gone meanwhile, or asked too often to tell
+        pid, uid, _ = credentials(asking)
+        return pid, uid
 
 
 def holder(path: Path) -> int | None:

@@ -15,6 +15,7 @@ from keyd.packet.counters import ROWS, grouped
 from keyd.shell.applier import Commit
 from keyd.shell.committed import Step
 from keyd.shell.leftover import forget_foreign, mark
+from keyd.shell.lock import NamespaceLock
 from keyd.shell.options import Options
 from keyd.shell.paths import beside, netns_cookie
 from keyd.shell.plane import Counters
@@ -63,6 +64,7 @@ class RealPlane:
         self._had_state = False
         self._open_sockets = open_sockets
         self._raw: RawSockets | None = None
+        self._mine: NamespaceLock | None = None
         self._one = trio.CapacityLimiter(1)
         self._state: StateFile | None = None
         self._workers: Workers | None = None
@@ -92,6 +94,7 @@ class RealPlane:
 
     async def open(self) -> list[PolicySpec]:
         """Table, guard, routes and device; then the state file and the raw sockets."""
+        self._mine = NamespaceLock()
         holds = await self._in_thread(self._steer.open)
         try:
             self._state = await self._in_thread(self._open_state)
@@ -132,6 +135,8 @@ class RealPlane:
         if self._raw is not None:
             self._raw.close()
         await self._in_thread(lambda: self._steer.close(hold))
+        if self._mine is not None:
+            self._mine.release()
         if self._state is not None:
             self._state.close()
             if not self._had_state and not (self._workers and self._workers.had_sas):

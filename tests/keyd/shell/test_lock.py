@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from keyd.shell.lock import Lock, holder
+from keyd.shell.lock import Lock, NamespaceLock, holder
 from pfkey.errors import ShellError
 
 HOLD = """
@@ -69,3 +69,13 @@ def test_a_lock_file_that_is_a_symbolic_link_is_refused(tmp_path: Path) -> None:
 def test_a_missing_directory_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ShellError, match="No such file"):
         Lock(tmp_path / "none" / "s.lock")
+
+
+def test_a_namespace_has_one_data_path_and_the_second_is_told_its_pid() -> None:
+    name = f"pfkeyd-test-{os.getpid()}"
+    first = NamespaceLock(name)
+    for _ in range(10):  # also when nobody accepts those who ask
+        with pytest.raises(ShellError, match=r"already running as pid \d+ in this network"):
+            NamespaceLock(name)
+    first.release()
+    NamespaceLock(name).release()
