@@ -188,7 +188,7 @@ def check_crypto() -> Finding:
 def check_tools() -> Finding:
     """Whether the programs are there that `pfkey lab` runs."""
     packages = {"ip": "iproute2", "ping": "iputils-ping", "nsenter": "util-linux",
-                "unshare": "util-linux", "sysctl": "procps"}  # fmt: skip
+                "setpriv": "util-linux", "unshare": "util-linux", "sysctl": "procps"}  # fmt: skip
     missing = [name for name in packages if shutil.which(name) is None]
     if missing:
         wanted = " ".join(dict.fromkeys(packages[name] for name in missing))

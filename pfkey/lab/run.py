@@ -50,7 +50,7 @@ def run(example: Example, story: Story, capture_path: Path, *, keep: bool = Fals
     prefix = f"lab{os.getpid()}-{example.name}-" if keep else None
     with Net(story.tracer(), prefix=prefix) as net:
         talk = _Talk(example, story, net, log_directory)
-        talk.begin()
+        talk.begin(keep)
         talk.configure()
         with talk.capturing() as capture:
             talk.converse()
@@ -82,9 +82,9 @@ class _Talk:
         self.node = System(node, story, logs / "node.log")
         self.peer = System(peer, story, logs / "peer.log")
 
-    def begin(self) -> None:
-        self.node.start()
-        self.peer.start()
+    def begin(self, keep: bool) -> None:
+        self.node.start(keep=keep)
+        self.peer.start(keep=keep)
 
     def configure(self) -> None:
         example, story = self.example, self.story

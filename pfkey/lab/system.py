@@ -36,12 +36,13 @@ class System:
         self.socket = Path(f"/run/pfkey/{host.inode}.sock")
         self._environment = {"PATH": f"{BIN}:{os.environ.get('PATH', os.defpath)}"}
 
-    def start(self) -> None:
-        """Start pfkeyd and wait until it is ready."""
+    def start(self, *, keep: bool = False) -> None:
+        """Start pfkeyd and wait until it is ready. Unless kept it ends with us, however we end."""
         self.story.command(self.host.name, "pfkeyd &")
-        command = str(command_path("pfkeyd"))
+        command = [] if keep else ["setpriv", "--pdeathsig", "TERM"]
+        command.append(str(command_path("pfkeyd")))
         with self.log_path.open("w") as log:
-            self.process = self.host.start(command, stdout=log, stderr=log, new_session=True)
+            self.process = self.host.start(*command, stdout=log, stderr=log, new_session=True)
         deadline = time.monotonic() + _START_SECONDS
         while "ready socket=" not in self.log_path.read_text():
             if self.process.poll() is not None:

@@ -1,5 +1,6 @@
 """`pfkey lab` runs the FAQ's examples end to end, leaves nothing behind, and stays up if asked."""
 
+import contextlib
 import os
 import re
 import signal
@@ -8,12 +9,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from pfkey.lab.catalogue import EXAMPLES
+from pfkey.lab.hosts import sweep
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -111,19 +113,42 @@ def test_kept_hosts_can_be_entered_and_are_taken_down(tmp_path: Path, state: str
     assert lab(tmp_path, "--down", PFKEY_LAB_STATE=state).stdout == "nothing is up\n"
 
 
+@contextlib.contextmanager
+def running(where: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A lab in the middle of its run; its story is in the file `story`."""
+    path = where / "story"
+    with path.open("w") as story:
+        process = subprocess.Popen(
+            [PFKEY, "lab", "encryption"], cwd=where, stdout=story, stderr=story
+        )
+        until(lambda: "1-peer.sh was accepted" in path.read_text() or process.poll() is not None)
+        assert process.poll() is None, path.read_text()
+        yield process
+
+
+def until(claim: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not claim():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_takes_everything_down(number: int, tmp_path: Path) -> None:
-    with (tmp_path / "story").open("w+") as story:
-        process = subprocess.Popen(
-            [PFKEY, "lab", "encryption"], cwd=tmp_path, stdout=story, stderr=story
-        )
-        deadline = time.monotonic() + 30
-        while "1-peer.sh was accepted" not in (tmp_path / "story").read_text():
-            assert process.poll() is None, (tmp_path / "story").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+    with running(tmp_path) as process:
         process.send_signal(number)
         assert process.wait(30) == 128 + number
+    assert has_host((tmp_path / "story").read_text()) == []
+
+
+def test_a_killed_run_leaves_no_daemon_and_its_hosts_to_the_next(tmp_path: Path) -> None:
+    with running(tmp_path) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.kill()
+        process.wait()
+    assert len(children) >= 2
+    until(lambda: not [pid for pid in children if Path("/proc", pid).exists()])
+    sweep()  # or that of another test, who came first
     assert has_host((tmp_path / "story").read_text()) == []
 
 
