@@ -167,7 +167,9 @@ class Outbound:
         self._now = now_us / 1e6
         frame = segment.read(octets)
         if frame is None:
-            counters[count.TUN_SHORT] += 1
+            # IPv6 is not protected here yet, and so not steered here
+            is_ipv6 = octets[segment.VNET_OCTETS : segment.VNET_OCTETS + 1] >= b"\x60"
+            counters[count.FOREIGN if is_ipv6 else count.TUN_SHORT] += 1
             return
         packet = frame.packet
         if ip.is_fragment(packet):

@@ -140,6 +140,53 @@ def test_tcp_moves_in_super_packets(two: Two) -> None:
     assert usage[1] > 16 << 20
 
 
+def test_udp_super_packets_arrive_as_the_datagrams_they_are(two: Two) -> None:
+    """UDP_SEGMENT: the kernel hands over one super-packet and leaves cutting to us."""
+    two.load()
+    receiver = in_host(two.b, lambda: bound((B_TEXT, 4000)))
+    sender = in_host(two.a, lambda: bound((A_TEXT, 4001)))
+    sender.setsockopt(socket.IPPROTO_UDP, 103, 1000)
+    sender.sendto(b"".join(bytes((n,)) * 1000 for n in range(9)) + b"rest", (B_TEXT, 4000))
+    got = [receiver.recv(2000) for _ in range(10)]
+    assert got == [*(bytes((n,)) * 1000 for n in range(9)), b"rest"]
+    assert two.da.counters()["tun_reads"] == two.da.counters()["superpacket_in"] == 1
+    sender.close()
+    receiver.close()
+
+
+def bound(address: tuple[str, int]) -> socket.socket:
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.settimeout(5)
+    made.bind(address)
+    return made
+
+
+def test_streams_in_both_directions_at_once_arrive_whole(two: Two) -> None:
+    two.load()
+    octets = 4 << 20
+    code = (
+        "import socket, sys, threading\n"
+        "own, other, listens = sys.argv[1:]\n"
+        "if listens == 'yes':\n"
+        "    server = socket.create_server((own, 5000)); print('up', flush=True)\n"
+        "    c = server.accept()[0]\n"
+        "else:\n"
+        "    c = socket.create_connection((other, 5000))\n"
+        f"threading.Thread(target=c.sendall, args=(b'x' * {octets},)).start()\n"
+        "n = 0\n"
+        f"while n < {octets}: n += len(c.recv(1 << 20))\n"
+        "print(n)\n"
+    )
+    argv = (sys.executable, "-c", code)
+    server = two.b.start(*argv, B_TEXT, A_TEXT, "yes")
+    assert server.stdout
+    assert server.stdout.readline() == "up\n"
+    assert two.a.run(*argv, A_TEXT, B_TEXT, "no").stdout == f"{octets}\n"
+    assert server.stdout.readline() == f"{octets}\n"
+    for counters in (two.da.counters(), two.db.counters()):
+        assert counters["internal"] == counters["qfull"] == counters["out_nomem"] == 0
+
+
 def test_use_without_an_sa_leaves_in_clear_in_packets_of_the_links_size(two: Two) -> None:
     two.load([], Level.USE)
     transfer(two, 1 << 20)

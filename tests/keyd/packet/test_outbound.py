@@ -106,6 +106,14 @@ def test_a_packet_that_may_not_leave_is_dropped_and_counted(
     assert not batch.sealed + batch.clear + batch.back
 
 
+def test_ipv6_out_of_the_device_is_foreign_and_junk_is_junk() -> None:
+    rig = Rig([policy()], [spec()])
+    rig.put(frame(b"\x60" + bytes(50)))
+    rig.put(frame(b"\x45" + bytes(50)))
+    rig.put(b"")
+    assert (rig.counted["foreign"], rig.counted["tun_short"]) == (1, 2)
+
+
 def test_a_datagram_is_sealed_under_its_own_header() -> None:
     rig = Rig([policy()], [spec()])
     rig.put(frame(ipv4(17, udp(b"hello"), ident=7, ttl=33)))
