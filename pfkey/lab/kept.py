@@ -7,6 +7,7 @@ and namespaces.
 import contextlib
 import json
 import os
+import shutil
 import signal
 import stat
 import time
@@ -68,13 +69,14 @@ def is_up(name: str) -> bool:
     return (state_directory() / f"{name}.json").exists()
 
 
-def record(name: str, net: Net, pids: Iterable[int]) -> None:
-    """Remember what `down` has to end."""
+def record(name: str, net: Net, pids: Iterable[int], logs: Path) -> None:
+    """Remember what `down` has to end and to remove."""
     state = {
         "schema_version": 1,
         "example": name,
         "pids": [[pid, start_time(pid)] for pid in pids],
         "netns": [host.netns for host in net.hosts.values()],
+        "logs": str(logs),
         "own_user_namespace": is_inside(),
     }
     (_own_directory() / f"{name}.json").write_text(json.dumps(state))
@@ -92,6 +94,7 @@ def down() -> list[str]:
         if not state["own_user_namespace"]:  # otherwise they went with their last process
             for name in state["netns"]:
                 delete(name)
+        shutil.rmtree(state["logs"], ignore_errors=True)
         path.unlink()
         ended.append(state["example"])
     return ended

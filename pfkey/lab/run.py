@@ -11,6 +11,7 @@
 
 import contextlib
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -46,10 +47,25 @@ def run(example: Example, story: Story, capture_path: Path, *, keep: bool = Fals
     story.title(f"{example.name}: {example.title}")
     story.say()
     story.note(f"node {example.node} ----------------- {example.peer} peer")
-    log_directory = Path(tempfile.mkdtemp(prefix="pfkey-lab-"))
+    logs = Path(tempfile.mkdtemp(prefix="pfkey-lab-"))
+    try:
+        _perform(example, story, capture_path, logs, keep=keep)
+    except (KeyboardInterrupt, SystemExit, ShellError):
+        shutil.rmtree(logs)
+        raise
+    if keep or story.failed:
+        story.note(f"pfkeyd's logs are in {logs}")
+    else:
+        shutil.rmtree(logs)
+    story.say()
+    story.note(f"capture file: {capture_path}")
+    story.note(f"took {time.monotonic() - began:.1f} s")
+
+
+def _perform(example: Example, story: Story, capture_path: Path, logs: Path, *, keep: bool) -> None:
     prefix = f"lab{os.getpid()}-{example.name}-" if keep else None
     with Net(story.tracer(), prefix=prefix) as net:
-        talk = _Talk(example, story, net, log_directory)
+        talk = _Talk(example, story, net, logs)
         talk.begin(keep)
         talk.configure()
         with talk.capturing() as capture:
@@ -59,18 +75,9 @@ def run(example: Example, story: Story, capture_path: Path, *, keep: bool = Fals
         talk.judge_wire(capture, capture_path)
         talk.speak_clear()
         if keep:
-            talk.keep()
+            talk.keep(logs)
         else:
             talk.end()
-    if not keep and not story.failed:
-        for log in log_directory.iterdir():
-            log.unlink()
-        log_directory.rmdir()
-    else:
-        story.note(f"pfkeyd's logs are in {log_directory}")
-    story.say()
-    story.note(f"capture file: {capture_path}")
-    story.note(f"took {time.monotonic() - began:.1f} s")
 
 
 class _Talk:
@@ -239,7 +246,7 @@ class _Talk:
             story.check("nothing was counted as a policy violation", violations == 0, violations)
         story.check("the peer has its policy again", self.peer.setkey(_SPD_BACK.format(*selector)))
 
-    def keep(self) -> None:
+    def keep(self, logs: Path) -> None:
         story = self.story
         story.step("The hosts stay up")
         pids = []
@@ -253,7 +260,7 @@ class _Talk:
             else:
                 into = " ".join(host.enter)
             story.note(f"enter the {host.name}:  {into} env PATH={BIN}:$PATH {_shell()}")
-        kept.record(self.example.name, self.net, pids)
+        kept.record(self.example.name, self.net, pids, logs)
         self.net.keep()
         story.note("take all down:   pfkey lab --down")
 

@@ -44,14 +44,12 @@ class System:
         with self.log_path.open("w") as log:
             self.process = self.host.start(*command, stdout=log, stderr=log, new_session=True)
         deadline = time.monotonic() + _START_SECONDS
-        while "ready socket=" not in self.log_path.read_text():
+        while "ready socket=" not in (said := self.log_path.read_text()):
+            last = said.strip().splitlines()[-1:] or ["it said nothing"]
             if self.process.poll() is not None:
-                said = self.log_path.read_text().strip().splitlines()
-                raise ShellError(
-                    said[-1] if said else "pfkeyd ended without a word", "pfkey doctor"
-                )
+                raise ShellError(last[0], "pfkey doctor")
             if time.monotonic() > deadline:
-                raise ShellError(f"pfkeyd is not ready after {_START_SECONDS} s: {self.log_path}")
+                raise ShellError(f"pfkeyd is not ready after {_START_SECONDS} s: {last[0]}")
             time.sleep(0.02)
 
     def stop(self) -> int:

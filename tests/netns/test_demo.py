@@ -110,6 +110,7 @@ def test_kept_hosts_can_be_entered_and_are_taken_down(tmp_path: Path, state: str
     gone = lab(tmp_path, "--down", PFKEY_LAB_STATE=state)
     assert (gone.returncode, gone.stdout) == (0, "encryption is down\n")
     assert subprocess.run(["sh", "-c", enter[0]], capture_output=True, check=False).returncode != 0
+    assert not Path(re.findall(r"logs are in (\S+)", done.stdout)[0]).exists()
     assert lab(tmp_path, "--down", PFKEY_LAB_STATE=state).stdout == "nothing is up\n"
 
 
