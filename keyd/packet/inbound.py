@@ -49,9 +49,12 @@ class InSa:
         self.spec = spec
         self.esp = EspSa(spec)
         self._part = part
-        # what is at the edge or below was seen, as far as anybody still knows
-        self.window = Window(spec.replay_packets, int(part[EDGE]))
         packets, octets, self._since = since
+        # A worker that was restarted takes what is at the edge or below for seen. An SA that was
+        # added again begins anew (RFC 4303 3.4.3), even under a key that was there before: the
+        # peers that number from 1 after each load of their file would never get through.
+        is_same_life = part[LAST_USE] >= self._since
+        self.window = Window(spec.replay_packets, int(part[EDGE]) if is_same_life else 0)
         self._max_packets = packets + spec.hard_packets if spec.hard_packets else 0
         self._max_octets = octets + spec.hard_bytes if spec.hard_bytes else 0
 

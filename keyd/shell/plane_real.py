@@ -2,7 +2,7 @@
 
 import logging
 import os
-import pwd
+import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,6 @@ from keyd.shell.plane import Counters
 from keyd.shell.ports import DataPath
 from keyd.shell.privilege import raise_priority
 from keyd.shell.raw import RawSockets, open_raw
-from keyd.shell.sandbox import USERS
 from keyd.shell.spawn import Role, Worker
 from keyd.shell.state import StateFile
 from keyd.shell.steer import Steer
@@ -35,6 +34,7 @@ T = TypeVar("T")
 _ROLES = ("out", "in")
 _SETTLE_SECONDS = 0.05  # foreign changes come in bursts; one look after each
 _STEER_RETRY_SECONDS = 1.0
+_NOBODYS = 0x38000000  # user ids from here to twice this belong to no system's conventions
 
 # What nft counts, and under which of netstat's names users find it.
 _NFT_COUNTERS = {
@@ -119,7 +119,13 @@ class RealPlane:
         if self._state is None or self._raw is None:
             raise ShellError("the data path is not open")
         side: Role = "out" if role == "out" else "in"
-        return Worker(side, tun_fd=self._steer.tun_fd, raw=self._raw, state=self._state)
+        return Worker(
+            side,
+            tun_fd=self._steer.tun_fd,
+            raw=self._raw,
+            state=self._state,
+            mark=self._steer.marks.bypass,
+        )
 
     async def start(self, nursery: trio.Nursery, snapshot: Snapshot) -> None:
         """Start the workers, then watch them and the namespace."""
@@ -205,19 +211,14 @@ def real_plane(options: Options, path: Path) -> RealPlane:
 
 
 def bypass_uid() -> int:
-    """The user whose sockets nft lets out in clear: the workers' own.
+    """A user that nobody is, as whom the socket for clear packets is made.
 
-    In a user namespace where no such user is mapped it is ours: there we are no mightier.
+    nft lets out in clear what bears the bypass mark and comes from this user's sockets; a number
+    drawn at each start is one that no other program with CAP_NET_RAW can have by chance. In a
+    user namespace where it is not mapped it is ours: there we are no mightier.
     """
-    for name in USERS:
-        try:
-            uid = pwd.getpwnam(name).pw_uid
-        except KeyError:
-            continue
-        if _is_mapped(uid):
-            return uid
-        return os.geteuid()
-    raise ShellError(f"there is no user {USERS[0]}", f"useradd --system {USERS[0]}")
+    uid = _NOBODYS + secrets.randbelow(_NOBODYS)
+    return uid if _is_mapped(uid) else os.geteuid()
 
 
 def _is_mapped(uid: int) -> bool:

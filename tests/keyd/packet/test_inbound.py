@@ -62,9 +62,9 @@ class Rig:
         for sa in sas:
             self.install(sa)
 
-    def install(self, sa: SaSpec, edge: int = 0) -> None:
+    def install(self, sa: SaSpec, edge: int = 0, since: int = 0) -> None:
         part = self.parts.setdefault(sa.spi, array.array("Q", [edge, 0, 0, 0, 0]))
-        self.pipeline.install(InSa(sa, memoryview(part), (0, 0, 0)))
+        self.pipeline.install(InSa(sa, memoryview(part), (0, 0, since)))
 
     def put(self, packet: bytes) -> list[bytes]:
         self.pipeline.process(packet, NOW)
@@ -139,6 +139,14 @@ def test_after_a_restart_everything_up_to_the_edge_was_seen() -> None:
     rig = Rig()
     rig.install(spec(), edge=100)
     assert [bool(rig.put(sealed(udp(b"x"), n))) for n in (99, 100, 101)] == [False, False, True]
+
+
+def test_an_sa_that_is_added_again_begins_with_a_new_window() -> None:
+    rig = Rig(sas=[spec()])
+    assert rig.put(sealed(udp(b"x"), 500))
+    rig.pipeline.remove(0)
+    rig.install(spec(), since=NOW + 1)
+    assert rig.put(sealed(udp(b"x"), 1))
 
 
 def test_an_update_of_the_same_sa_keeps_its_window() -> None:
