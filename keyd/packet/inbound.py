@@ -220,7 +220,7 @@ class Inbound:
             return count.ND_REFUSED
         policy = self._policies.match(src, dst, proto, *ports)
         if policy is None or policy.type in (PolicyType.NONE, PolicyType.BYPASS):
-            return -1  # transport mode asks for no policy (DESIGN 5, "who speaks")
+            return -1  # transport mode asks for no policy
         if policy.is_hold:
             return count.HOLD_DROPPED
         if policy.type != PolicyType.IPSEC:

@@ -1,4 +1,4 @@
-"""Policies as nft rules: plain text out, no system touched (RFC 4301 section 5; DESIGN 5).
+"""Policies as nft rules: plain text out, no system touched (RFC 4301 section 5).
 
 The table has four base chains. A policy becomes one rule, or a few, in the `policy_*` chain of
 its direction, in match order, so that the first match decides as in the SPD:

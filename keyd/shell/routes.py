@@ -1,4 +1,4 @@
-"""The rule and the routes that lead marked packets into the TUN (DESIGN 5), by pyroute2.
+"""The rule and the routes that lead marked packets into the TUN, by pyroute2.
 
 `ip rule` 75: protect mark → table 7575, which holds `default dev pfkey0` and, behind it,
 `unreachable default metric 9999`: when the device is gone, nothing falls through to table main.

@@ -1,4 +1,4 @@
-"""Steering: the SPD in nft, the marks' way into the TUN, and the guard behind it (DESIGN 5).
+"""Steering: the SPD in nft, the marks' way into the TUN, and the guard behind it.
 
 Routing steers, the guard guarantees. One object, called by one thread that stays in one network
 namespace; every call blocks, for a fraction of a millisecond to some tens of them.

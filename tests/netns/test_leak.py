@@ -1,4 +1,4 @@
-"""Nothing leaks (DESIGN: fail closed): no clear packet under `require`, whatever is killed.
+"""Nothing leaks (fail closed): no clear packet under `require`, whatever is killed.
 
 Two hosts under `require` in both directions. One sends without pause by every way a host has;
 the wire is watched at the other end. The other end injects clear packets, whole and in

@@ -1,4 +1,4 @@
-"""Steering and guard with real packets (DESIGN 5): what goes into the TUN, what reaches a wire,
+"""Steering and guard with real packets: what goes into the TUN, what reaches a wire,
 what gets in, and what others can do about it.
 """
 

@@ -1,4 +1,4 @@
-"""The table of algorithms, its lookups, and that it is the only one (STYLE's rule of one table)."""
+"""The table of algorithms, its lookups, and that it is the only one."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""The inbound pipeline: RFC 4301 section 5.2, RFC 4303 section 3.4, DESIGN 5."""
+"""The inbound pipeline: RFC 4301 section 5.2, RFC 4303 section 3.4."""
 
 import array
 from collections.abc import Sequence

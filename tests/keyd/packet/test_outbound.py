@@ -1,4 +1,4 @@
-"""The outbound pipeline: RFC 4301 section 5.1, DESIGN 5."""
+"""The outbound pipeline: RFC 4301 section 5.1."""
 
 import array
 from collections.abc import Sequence

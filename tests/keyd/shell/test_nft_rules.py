@@ -1,4 +1,4 @@
-"""Policies as nft rules: selectors, fragments, verdicts, comments (DESIGN 5)."""
+"""Policies as nft rules: selectors, fragments, verdicts, comments."""
 
 import base64
 import socket

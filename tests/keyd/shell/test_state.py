@@ -1,4 +1,4 @@
-"""The state file: DESIGN 5, no sequence number twice with one key."""
+"""The state file: no sequence number twice with one key."""
 
 import dataclasses
 import os
