@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from pfkey.blocking import control_call
-
 from pfkey.lab.hosts import Host
 
 BIN = Path(sys.executable).parent
