@@ -364,7 +364,7 @@ def test_any_octets_open_or_drop_and_never_raise(
 def test_any_header_is_sealed_or_dropped(octets: bytes, version: int) -> None:
     packet = make(SHA1).seal(octets, b"payload", 1, 17)
     assert isinstance(packet, bytes) or packet is Drop.HDROPS
-    assume(len(octets) >= 40)
+    octets = octets.ljust(40, b"\0")
     head = bytearray(octets)
     if version == 4:
         head = head[:60]
