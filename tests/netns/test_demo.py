@@ -7,7 +7,6 @@ import signal
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,8 @@ import pytest
 
 from pfkey.lab.catalogue import EXAMPLES
 from pfkey.lab.hosts import sweep
+from tests.support import nobody
+from tests.support.nobody import NOBODY, as_user
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -23,7 +24,6 @@ ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
 PFKEY = str(BIN / "pfkey")
 TUN = "/dev/net/tun"
-NOBODY = 65534
 
 
 def lab(
@@ -162,34 +162,15 @@ def test_a_program_that_cannot_start_is_told_in_one_line(tmp_path: Path) -> None
 
 
 def without_root(tun_mode: str) -> tuple[str, ...]:
-    """Words before a command: nobody runs it, and /dev/net/tun has this mode for it alone.
-
-    Python and the project may lie where only root can go; nobody sees them at the same place.
-    """
-    needed = [Path(sys.base_prefix), ROOT]
-    closed = {p for n in needed for p in n.parents if not p.stat().st_mode & 0o001}
-    outermost = [p for p in closed if not closed & set(p.parents)]
-    lines = [
-        f"mount -t tmpfs tmpfs /dev/net && mknod -m {tun_mode} {TUN} c 10 200",
-        *(f"mkdir -p /mnt/{n} && mount --bind {p} /mnt/{n}" for n, p in enumerate(needed)),
-        *(f"mount -t tmpfs -o mode=755 tmpfs {p}" for p in outermost),
-        *(
-            f"mkdir -p {p} && mount --bind /mnt/{n} {p}"
-            for n, p in enumerate(needed)
-            if closed & set(p.parents)
-        ),
-        f'exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups "$@"',
-    ]
-    script = "set -e; mount -t tmpfs tmpfs /mnt\n" + "\n".join(lines)
-    return ("unshare", "--mount", "sh", "-c", script, "sh")
+    """Words before a command: nobody runs it, and /dev/net/tun has this mode for it alone."""
+    tun = f"mount -t tmpfs tmpfs /dev/net && mknod -m {tun_mode} {TUN} c 10 200"
+    return as_user(first=[tun])
 
 
 @pytest.fixture
 def open_directory() -> Iterator[Path]:
-    """A directory that nobody can write to; pytest's own are closed."""
-    with tempfile.TemporaryDirectory() as made:
-        Path(made).chmod(0o777)
-        yield Path(made)
+    with nobody.open_directory() as made:
+        yield made
 
 
 def test_without_root_it_runs_in_a_user_namespace(open_directory: Path) -> None:

@@ -24,6 +24,7 @@ from pfkey.const import Dir, Level, Mode, PolicyType
 from pfkey.lab.hosts import Host, Net
 from pfkey.selector import Range, Selector
 from tests.support import traffic
+from tests.support.nobody import as_user
 from tests.support.system import until
 from tests.support.wire import Tap, drain, in_host, ipv4, raw_sender, udp, udp_listener
 
@@ -268,15 +269,13 @@ except OSError:
 """
 
 
-def as_user(uid: int) -> list[str]:
-    return ["setpriv", f"--reuid={uid}", "--clear-groups", "--inh-caps=+net_raw",
-            "--ambient-caps=+net_raw"]  # fmt: skip
+RAW_RIGHTS = ("--inh-caps=+net_raw", "--ambient-caps=+net_raw")
 
 
 @pytest.mark.parametrize("uid", [0, 1234])
 def test_a_bypass_mark_from_anybody_else_does_not_help(rig: Rig, uid: int) -> None:
     rig.commit(OUT)
-    other = [*as_user(uid), sys.executable, "-c", SEND_MARKED]
+    other = [*as_user(uid, rights=RAW_RIGHTS), sys.executable, "-c", SEND_MARKED]
     with rig.quiet_wire():
         rig.a.run(*other, str(UDP))
         assert len(rig.tun()) == 1

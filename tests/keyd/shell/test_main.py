@@ -14,6 +14,7 @@ from keyd.shell import main as program
 from keyd.shell import preflight
 from pfkey import doctor
 from pfkey.errors import ShellError
+from tests.support.nobody import as_user, open_directory
 from tests.support.shell import REGISTER, Process, ask, connect, control
 
 PFKEYD = [sys.executable, "-m", "keyd.shell.main"]
@@ -106,14 +107,11 @@ def test_check_says_what_is_missing_and_changes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_members_of_the_group_may_connect(tmp_path: Path) -> None:
-    if os.geteuid():
-        pytest.skip("only root can give files to a group")
-    with Process(tmp_path, "--group", "daemon") as running:
+@pytest.mark.root
+def test_members_of_the_group_may_connect() -> None:
+    with open_directory(0o755) as directory, Process(directory, "--group", "daemon") as running:
         found = running.socket.stat()
         assert (found.st_mode & 0o777, found.st_gid) == (0o660, 1)
-        for part in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-            part.chmod(0o755)
         for groups, may in (([1], True), ([2], False)):
             pid = os.fork()
             if pid == 0:
@@ -227,16 +225,10 @@ def test_without_rights_there_is_one_line_and_exit_1(tmp_path: Path) -> None:
 
 
 @pytest.mark.root
-def test_any_user_may_run_it_without_packets(tmp_path: Path) -> None:
-    for part in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        part.chmod(0o755)
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    os.chown(mine, 65534, 65534)
-    with subprocess.Popen(
-        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *PFKEYD,
-         "--no-dataplane"], stderr=subprocess.PIPE, text=True,
-        env={"XDG_RUNTIME_DIR": str(mine)},
+def test_any_user_may_run_it_without_packets() -> None:
+    with open_directory() as mine, subprocess.Popen(
+        [*as_user(), *PFKEYD, "--no-dataplane"], stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "XDG_RUNTIME_DIR": str(mine)},
     ) as process:  # fmt: skip
         assert process.stderr
         assert "ready socket=" in (said := process.stderr.readline()), said
@@ -245,4 +237,4 @@ def test_any_user_may_run_it_without_packets(tmp_path: Path) -> None:
             assert ask(client, REGISTER)
         process.terminate()
         assert process.wait(10) == 0
-    assert list(mine.iterdir()) == []
+        assert list(mine.iterdir()) == []

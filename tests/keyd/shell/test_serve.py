@@ -13,6 +13,7 @@ import pytest
 
 from keyd.shell import wire
 from pfkey.const import ExtType, MsgType
+from tests.support.nobody import open_directory
 from tests.support.shell import (
     REGISTER,
     Process,
@@ -233,29 +234,25 @@ def test_beyond_the_limit_connections_are_closed_and_room_comes_back(daemon: Pro
         assert not errno_of(ask(sock, REGISTER))
 
 
-def test_rights_are_checked_on_accept_and_belong_to_the_descriptor(daemon: Process) -> None:
-    if os.geteuid():
-        pytest.skip("only root can become somebody else")
-    directory = daemon.socket.parent
-    for part in (directory, directory.parent, directory.parent.parent):
-        part.chmod(0o755)
-    daemon.socket.chmod(0o666)  # what the file's mode would refuse, the credentials do
-    mine = connect(daemon.socket)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.setgroups([])
-            os.setresgid(65534, 65534, 65534)
-            os.setresuid(65534, 65534, 65534)
-            stranger = connect(daemon.socket)
-            is_refused = stranger.recv(1) == b""
-            is_served = not errno_of(ask(mine, REGISTER))
-            os._exit(0 if is_refused and is_served else 1)
-        finally:
-            os._exit(2)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    mine.close()
-    daemon.socket.chmod(0o600)
+@pytest.mark.root
+def test_rights_are_checked_on_accept_and_belong_to_the_descriptor() -> None:
+    with open_directory(0o755) as directory, Process(directory) as daemon:
+        daemon.socket.chmod(0o666)  # what the file's mode would refuse, the credentials do
+        with connect(daemon.socket) as mine:
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    os.setgroups([])
+                    os.setresgid(65534, 65534, 65534)
+                    os.setresuid(65534, 65534, 65534)
+                    stranger = connect(daemon.socket)
+                    is_refused = stranger.recv(1) == b""
+                    is_served = not errno_of(ask(mine, REGISTER))
+                    os._exit(0 if is_refused and is_served else 1)
+                finally:
+                    os._exit(2)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert daemon.stop() == 0
 
 
 def test_the_reader_tells_the_end_from_an_empty_record() -> None:
