@@ -288,7 +288,9 @@ def test_a_bypass_mark_from_anybody_else_does_not_help(rig: Rig, uid: int) -> No
 def test_our_own_user_may_send_in_clear_and_unmarked_esp_may_not(rig: Rig) -> None:
     rig.commit(OUT)
     with rig.quiet_wire(allowed=[UDP]) as tap:
-        rig.a.run(*as_user(BYPASS_UID), sys.executable, "-c", SEND_MARKED, str(UDP))
+        rig.a.run(
+            *as_user(BYPASS_UID, rights=RAW_RIGHTS), sys.executable, "-c", SEND_MARKED, str(UDP)
+        )
         until(lambda: tap.protocols(A, B) == {UDP: 1}, 3)
         rig.a.run(sys.executable, "-c", SEND_MARKED.replace("0x4c000000", "0"), str(ESP))
     assert [r[VNET_HEADER_OCTETS + 9] for r in rig.tun()] == [ESP]
