@@ -26,7 +26,8 @@ help:
 setup: $(VENV)/.ready
 
 $(VENV)/.apt: Makefile
-	@./tools/apt $(APT_RUN) $(APT_TEST)
+	@./tools/apt $(APT_RUN) $(APT_TEST) \
+		$$($(PYTHON) -c 'import ensurepip' 2>/dev/null || echo python3-venv)
 	@mkdir -p $(VENV) && touch $@
 
 $(VENV)/.ready: $(VENV)/.apt pyproject.toml requirements/test.lock
