@@ -15,9 +15,10 @@ from collections.abc import Callable
 
 from keyd.model import PolicySpec, Request, SaSpec
 from keyd.packet import counters
-from keyd.packet.inbound import Inbound, InSa
+from keyd.packet.association import InSa, OutSa
+from keyd.packet.inbound import Inbound
 from keyd.packet.ip import rebuild
-from keyd.packet.outbound import Outbound, OutSa
+from keyd.packet.outbound import Outbound
 from keyd.packet.segment import GSO_TCPV4, NEEDS_CSUM, PLAIN
 from pfkey.const import Dir, Level, Mode, PolicyType
 from pfkey.selector import Range, Selector
@@ -50,7 +51,7 @@ def counted() -> memoryview:
 
 def main() -> None:
     """Measure all four, the rounds interleaved so that a busy machine disturbs all alike."""
-    out = Outbound(counted(), lambda _: MTU, os.urandom)
+    out = Outbound(counted(), lambda _: MTU, os.urandom, lambda _: True)
     out.update_policies([policy(Dir.OUT)], ())
     out.install(OutSa(SA, part(), SINCE))
     into = Inbound(counted(), lambda _: False)

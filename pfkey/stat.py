@@ -15,6 +15,7 @@ TITLES = {
     "ipsec": "(Fast) IPsec",
     "esp": "IPsec esp",
     "pfkey": "pfkey",
+    "ah": "IPsec ah",
 }
 TEXTS: dict[str, dict[str, str]] = {
     "ipsec": {
@@ -73,6 +74,27 @@ TEXTS: dict[str, dict[str, str]] = {
         "expired": "packets for an SA past its hard limit",
         "queue_dropped": "waiting packets dropped",
         "internal": "internal errors",
+    },
+    "ah": {
+        "input": "input packets processed",
+        "output": "output packets processed",
+        "hdrops": "headers too short",
+        "nopf": "headers for unsupported address family",
+        "notdb": "packets with no SA",
+        "badkcr": "packets dropped by crypto returning NULL mbuf",
+        "badauth": "packets with bad authentication",
+        "noxform": "packets with no xform",
+        "qfull": "packets dropped due to queue full",
+        "wrap": "packets dropped for replay counter wrap",
+        "replay": "packets dropped for possible replay",
+        "badauthl": "packets with bad authentication length",
+        "ibytes": "bytes received",
+        "obytes": "bytes transmitted",
+        "invalid": "packets with an invalid SA",
+        "toobig": "packets too big",
+        "pdrops": "packets blocked due to policy",
+        "crypto": "failed crypto requests",
+        "tunnel": "tunnel sanity check failures",
     },
 }
 

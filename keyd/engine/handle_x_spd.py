@@ -159,6 +159,7 @@ def _spec(message: Message) -> PolicySpec:
 def _request(given: IpsecRequest) -> Request:
     """One request, checked. Level default is require, which Linux means by it.
 
+    A tunnel has its end points, which may be of another family than what goes through it.
     Transport mode takes no addresses, yet iked sends some: they say nothing, as on Linux.
     DEVIATION from Linux, which ignores a reqid without level unique: it is refused
     (test_a_reqid_without_level_unique_is_refused).
@@ -175,4 +176,8 @@ def _request(given: IpsecRequest) -> Request:
     if given.reqid:
         raise SadbError(EINVAL, f"reqid {given.reqid} without level unique")
     level = Level.USE if given.level == Level.USE else Level.REQUIRE
-    return Request(proto=given.proto, mode=Mode(given.mode), level=level)
+    is_tunnel = given.mode == Mode.TUNNEL
+    return Request(
+        proto=given.proto, mode=Mode(given.mode), level=level,
+        src=given.src if is_tunnel else None, dst=given.dst if is_tunnel else None,
+    )  # fmt: skip

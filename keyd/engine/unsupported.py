@@ -38,7 +38,6 @@ SATYPES: dict[int, str] = {
     SaType.X_IPCOMP: "IPComp SAs are not done yet",
 }
 SA_MODES: dict[int, str] = {
-    Mode.TUNNEL: "tunnel SAs are not done yet",
     Mode.BEET: "BEET SAs are not done",
 }
 REQUEST_PROTOS: dict[int, str] = {
@@ -46,7 +45,6 @@ REQUEST_PROTOS: dict[int, str] = {
     IPPROTO_COMP: "IPComp requests are not done yet",
 }
 REQUEST_MODES: dict[int, str] = {
-    Mode.TUNNEL: "tunnel requests are not done yet",
     Mode.BEET: "BEET requests are not done",
 }
 LEVELS: dict[int, str] = {Level.UNIQUE: "level unique is not done yet"}

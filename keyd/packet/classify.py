@@ -127,6 +127,25 @@ class Classifier:
                     found.add(UNSPEC_PROTO if key[2] < 0 else key[2])
         return frozenset(found)
 
+    def is_vague(self, src: bytes, dst: bytes, proto: int, found: PolicySpec | None) -> bool:
+        """Whether a policy with ports could select what shows none, before `found` does.
+
+        `found` is what `match` says without ports. For later fragments, not for each packet.
+        """
+        bits = 8 * len(src)
+        left, right = int.from_bytes(src, "big"), int.from_bytes(dst, "big")
+        limit = rank(found) if found is not None else None
+        for group in self._order:
+            family, src_len, dst_len, _, has_sport, has_dport = group.mask
+            if family != bits or not (has_sport or has_dport):
+                continue
+            ends = (left >> bits - src_len, right >> bits - dst_len)
+            for key, cell in group.cells.items():
+                selects = key[:2] == ends and key[2] in (-1, proto)
+                if selects and (limit is None or rank(cell[0]) < limit):
+                    return True
+        return False
+
     def _take(self, number: int, touched: set[_Mask]) -> None:
         policy = self._policies.pop(number, None)
         if policy is None:

@@ -9,9 +9,9 @@ within one batch. What is not joined goes up as it is, and the kernel checks its
 from collections.abc import Sequence
 from struct import Struct
 
-from keyd.packet import ip, segment
+from keyd.packet import datagram, ip, ip6, segment
 from keyd.packet.checksum import checksum, finish, partial
-from keyd.packet.segment import FIN, GSO_TCPV4, NEEDS_CSUM, PLAIN, PSH, TCP
+from keyd.packet.segment import FIN, GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, PLAIN, PSH, TCP
 
 Frame = Sequence[bytes | bytearray | memoryview]  # for writev
 
@@ -55,13 +55,15 @@ class Coalescer:
 
         Without an authenticator it is never joined.
         """
-        if not is_authentic or packet[9] != TCP or ip.is_fragment(packet):
+        is_tcp = datagram.proto(packet) == TCP  # of IPv6: without extension headers
+        is_v4 = packet[0] >> 4 == 4
+        if not is_authentic or not is_tcp or (is_v4 and ip.is_fragment(packet)):
             # it may belong to an open run's flow (an SA without authenticator does not mix)
-            if packet[9] == TCP:
+            if is_tcp:
                 self._open.pop(flow, None)
             self._order.append(packet)
             return
-        at = (packet[0] & 0x0F) * 4
+        at = (packet[0] & 0x0F) * 4 if is_v4 else ip6.HEADER_OCTETS
         view = memoryview(packet)
         octets = segment.tcp_header_octets(view[at:])
         head = at + octets
@@ -107,7 +109,9 @@ class Coalescer:
     def _sums(packet: bytes, at: int) -> bool:
         """Whether the segment's checksum holds."""
         view = memoryview(packet)
-        if at == ip.HEADER_MIN:  # the addresses stand right before it: one sum for both
+        if packet[0] >> 4 == 6:  # the addresses stand right before it: one sum for both
+            total = partial(view[8:])
+        elif at == ip.HEADER_MIN:
             total = partial(view[12:])
         else:
             total = partial(view[12:20]) + partial(view[at:])
@@ -130,8 +134,12 @@ class Coalescer:
 
 def _same(packet: bytes, at: int, head: int) -> bytes:
     """What must be equal in all segments of a run, beside the flow."""
+    if packet[0] >> 4 == 6:  # class, flow label and hop limit
+        fixed: tuple[bytes, ...] = (packet[:4], packet[7:8])
+    else:  # TOS, DF, TTL, options
+        fixed = (packet[:2], packet[6:9], packet[20:at])
     return b"".join((
-        packet[:2], packet[6:9], packet[20:at],  # TOS, DF, TTL, options of IP
+        *fixed,
         packet[at + 8 : at + 13], packet[at + 14 : at + 16], packet[at + 18 : head],
     ))  # fmt: skip
 
@@ -139,13 +147,18 @@ def _same(packet: bytes, at: int, head: int) -> bytes:
 def _joined(run: _Run) -> Frame:
     at, head_octets = run.ip_octets, run.head_octets
     head = bytearray(run.first[:head_octets])
-    _U16.pack_into(head, 2, run.octets)
-    head[10:12] = bytes(2)
-    _U16.pack_into(head, 10, checksum(head[:at]))
+    is_v4 = head[0] >> 4 == 4
+    if is_v4:
+        _U16.pack_into(head, 2, run.octets)
+        head[10:12] = bytes(2)
+        _U16.pack_into(head, 10, checksum(head[:at]))
+    else:
+        _U16.pack_into(head, 4, run.octets - at)
     head[at + 13] = run.same[-1]
     # NEEDS_CSUM: the field holds the sum of the pseudo header, not its complement
     length = run.octets - at
-    pseudo = partial(head[12:20]) + TCP + length
+    pseudo = partial(datagram.addresses(head)) + TCP + length
     _U16.pack_into(head, at + _TCP_CSUM, pseudo % 65535)
-    vnet = _VNET.pack(NEEDS_CSUM, GSO_TCPV4, head_octets, run.size, at, _TCP_CSUM)
+    gso = GSO_TCPV4 if is_v4 else GSO_TCPV6
+    vnet = _VNET.pack(NEEDS_CSUM, gso, head_octets, run.size, at, _TCP_CSUM)
     return (vnet, head, memoryview(run.first)[head_octets:], *run.data)

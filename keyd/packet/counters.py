@@ -58,6 +58,25 @@ ROWS: tuple[tuple[str, str], ...] = (
     ("pfkey", "expired"),
     ("pfkey", "queue_dropped"),
     ("pfkey", "internal"),
+    ("ah", "input"),
+    ("ah", "output"),
+    ("ah", "hdrops"),
+    ("ah", "nopf"),
+    ("ah", "notdb"),
+    ("ah", "badkcr"),
+    ("ah", "badauth"),
+    ("ah", "noxform"),
+    ("ah", "qfull"),
+    ("ah", "wrap"),
+    ("ah", "replay"),
+    ("ah", "badauthl"),
+    ("ah", "ibytes"),
+    ("ah", "obytes"),
+    ("ah", "invalid"),
+    ("ah", "toobig"),
+    ("ah", "pdrops"),
+    ("ah", "crypto"),
+    ("ah", "tunnel"),
 )
 
 (
@@ -69,15 +88,24 @@ ROWS: tuple[tuple[str, str], ...] = (
     TUN_WRITES, TUN_SHORT, FOREIGN, SPOOFED, ND_REFUSED, FRAG_DROPPED, CLEAR_OUT, BYPASSED,
     ICMP_TOOBIG_SENT, ICMP_ACCEPTED, ICMP_IGNORED, OUT_GUARD, HOLD_DROPPED, EXPIRED,
     QUEUE_DROPPED, INTERNAL,
+    AH_INPUT, AH_OUTPUT, AH_HDROPS, AH_NOPF, AH_NOTDB, AH_BADKCR, AH_BADAUTH, AH_NOXFORM,
+    AH_QFULL, AH_WRAP, AH_REPLAY, AH_BADAUTHL, AH_IBYTES, AH_OBYTES, AH_INVALID, AH_TOOBIG,
+    AH_PDROPS, AH_CRYPTO, AH_TUNNEL,
 ) = range(len(ROWS))  # fmt: skip
 
 # What each worker counts for each SA, as u64s. EDGE: outbound the next unused sequence number,
 # inbound the highest authentic one. OCTETS are of inner packets, IP header included. Times are
-# microseconds of the wall clock.
-EDGE, PACKETS, OCTETS, FIRST_USE, LAST_USE = range(5)
-SA_WORDS = 5
+# microseconds of the wall clock. IV is for counter modes: the next unused counter, 0 before the
+# first.
+EDGE, PACKETS, OCTETS, FIRST_USE, LAST_USE, IV = range(6)
+SA_WORDS = 6
 
+# NetBSD has two names for AH where ESP has others: an ICV of a wrong length is `badauthl`.
+_AH_NAMES = {Drop.BADILEN: "badauthl", Drop.BADENC: "badkcr"}
 OF_DROP: dict[Drop, int] = {drop: ROWS.index(("esp", drop.value)) for drop in Drop}
+OF_AH_DROP: dict[Drop, int] = {
+    drop: ROWS.index(("ah", _AH_NAMES.get(drop, drop.value))) for drop in Drop
+}
 
 
 def grouped(values: list[int]) -> dict[str, dict[str, int]]:

@@ -1,17 +1,18 @@
-"""ICMP and the path MTU: RFC 792, RFC 1191, RFC 4303 3.3.4 and RFC 4301 section 8.
+"""ICMP and the path MTU: RFC 792, 1191, 4443 and 8201, RFC 4303 3.3.4, RFC 4301 section 8.
 
-Two directions: we tell local senders what fits after sealing (`fragmentation_needed`), and we
-learn from routers what fits on the way (`quoted_esp`, `PathMtu`). Numbers are in network order.
+Two directions: we tell senders what fits after sealing (`too_big`), and we learn from routers
+what fits on the way (`quoted`, `PathMtu`). Numbers are in network order.
 """
 
 from struct import Struct
 
-from keyd.packet import ip
-from keyd.packet.checksum import checksum
-from pfkey.const import IPPROTO_ESP
+from keyd.packet import ip, ip6
+from keyd.packet.checksum import checksum, finish, partial, pseudo
+from pfkey.const import IPPROTO_AH, IPPROTO_ESP
 
 UNREACHABLE = 3
 FRAGMENTATION_NEEDED = 4
+PACKET_TOO_BIG = 2  # ICMPv6
 MTU_FLOOR = 576
 AGE_SECONDS = 600.0  # RFC 1191 section 6.3 asks for ten minutes
 DESTINATIONS_MAX = 4096
@@ -19,6 +20,13 @@ _ANSWER_OCTETS = 576  # RFC 1812 4.3.2.3: quote as much as fits
 _ICMP = Struct("!BBHHH")
 _IP = Struct("!BBHHHBBH4s4s")
 _TTL = 64
+_ICMP6 = Struct("!BBHI")
+_IP6 = Struct("!IHBB16s16s")
+
+
+def too_big(packet: bytes, mtu: int) -> bytes:
+    """The answer to the sender of a packet that is too big, of either version: an IP packet."""
+    return packet_too_big(packet, mtu) if packet[0] >> 4 == 6 else fragmentation_needed(packet, mtu)
 
 
 def fragmentation_needed(packet: bytes, mtu: int) -> bytes:
@@ -40,15 +48,37 @@ def fragmentation_needed(packet: bytes, mtu: int) -> bytes:
     return bytes(head + body)
 
 
-def quoted_esp(quoted: bytes) -> tuple[bytes, bytes, int, int] | None:
-    """(source, destination, SPI, sequence) of the ESP packet that an error quotes."""
-    if len(quoted) < ip.HEADER_MIN or quoted[0] >> 4 != 4 or quoted[9] != IPPROTO_ESP:
+def packet_too_big(packet: bytes, mtu: int) -> bytes:
+    """The same for IPv6 (RFC 4443 3.2); an MTU is never below 1280."""
+    quoted = packet[: ip6.MTU_MIN - ip6.HEADER_OCTETS - _ICMP6.size]
+    body = bytearray(_ICMP6.pack(PACKET_TOO_BIG, 0, 0, max(mtu, ip6.MTU_MIN)) + quoted)
+    src, dst = ip6.dst(packet), ip6.src(packet)
+    body[2:4] = finish(pseudo(src, dst, ip6.ICMPV6, len(body)) + partial(body)).to_bytes(2, "big")
+    return _IP6.pack(6 << 28, len(body), ip6.ICMPV6, _TTL, src, dst) + bytes(body)
+
+
+def quoted(octets: bytes) -> tuple[bytes, bytes, int, int] | None:
+    """(source, destination, SPI, sequence) of the ESP or AH packet that an error quotes."""
+    if len(octets) >= ip6.HEADER_OCTETS and octets[0] >> 4 == 6:
+        chain = ip6.walk(octets[:4] + b"\xff\xff" + octets[6:])  # the quotation may be cut off
+        if chain is None or ip6.frag(octets, chain)[0]:
+            return None
+        proto, at, src, dst = chain.proto, chain.at, ip6.src(octets), ip6.dst(octets)
+    elif len(octets) >= ip.HEADER_MIN and octets[0] >> 4 == 4:
+        proto, at = octets[9], ip.header_length(octets)
+        if at < ip.HEADER_MIN or ip.frag(octets)[0]:
+            return None
+        src, dst = ip.src(octets), ip.dst(octets)
+    else:
         return None
-    at = ip.header_length(quoted)
-    if at < ip.HEADER_MIN or len(quoted) < at + 8 or ip.frag(quoted)[0]:
+    if proto == IPPROTO_AH:
+        at += 4
+    elif proto != IPPROTO_ESP:
         return None
-    spi, seq = Struct("!II").unpack_from(quoted, at)
-    return ip.src(quoted), ip.dst(quoted), spi, seq
+    if len(octets) < at + 8:
+        return None
+    spi, seq = Struct("!II").unpack_from(octets, at)
+    return src, dst, spi, seq
 
 
 class PathMtu:
@@ -58,11 +88,12 @@ class PathMtu:
         self._known: dict[bytes, tuple[int, float]] = {}
 
     def learn(self, dst: bytes, mtu: int, now: float) -> None:
-        """A router can pass on `mtu` octets at most; less than 576 is taken for 576."""
+        """A router can pass on `mtu` octets at most; less than 576 (IPv6: 1280) is too little."""
         if len(self._known) >= DESTINATIONS_MAX:
             del self._known[next(iter(self._known))]
         self._known.pop(dst, None)
-        self._known[dst] = (max(mtu, MTU_FLOOR), now + AGE_SECONDS)
+        floor = MTU_FLOOR if len(dst) == 4 else ip6.MTU_MIN
+        self._known[dst] = (max(mtu, floor), now + AGE_SECONDS)
 
     def limit(self, dst: bytes, link_mtu: int, now: float) -> int:
         """The MTU to a destination, given that of the link on the way to it."""

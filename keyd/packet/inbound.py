@@ -1,86 +1,47 @@
-"""The inbound pipeline: ESP packets from the raw socket become frames for the TUN device.
+"""The inbound pipeline: ESP and AH from the raw sockets become frames for the TUN device.
 
-Sans-IO. RFC 4301 section 5.2, RFC 4303 section 3.4, transport mode. The kernel has reassembled
-the packets (RFC 4303 3.4.1). The steps, in the order of the functions:
+Sans-IO. RFC 4301 section 5.2, RFC 4303 section 3.4, RFC 4302 section 3.4. The kernel has
+reassembled the packets (RFC 4303 3.4.1). The steps, in the order of the functions:
 
-1. `process`: IP and ESP header; the SA by destination, protocol and SPI; the source must be its.
-2. `_open`: window, ICV and decryption, and only then the window moves and the SA counts.
-3. `_rebuild`: the IP header as it would be without ESP; what may not come out of an SA is dropped.
-4. `_allowed`: the first matching policy must ask for exactly what the packet had.
-5. `flush`: runs of TCP segments are joined, one write each.
+1. `process`: layer by layer, outermost first, until what is left is for somebody else.
+2. `_peel`: one layer; the SA by destination, protocol and SPI; the source must be its.
+3. `_open`: window, ICV and decryption, and only then the window moves and the SA counts.
+4. `_uncover`: the IP packet without the layer: under its outer header, or out of a tunnel.
+5. `_allowed`: the first matching policy must ask for exactly the layers that the packet had.
+6. `flush`: runs of TCP segments are joined, one write each.
 
-A packet that opens under an SA without authenticator is only probably one: its protocol must be
+A packet that opens under SAs without authenticator is only probably one: its protocol must be
 one that a policy selects between these addresses, it is never joined with others, and nothing
 here vouches for its checksum.
 """
 
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
-from keyd.model import PolicySpec, SaSpec
+from keyd.model import PolicySpec, Request, SaSpec
 from keyd.packet import counters as count
-from keyd.packet import ip
+from keyd.packet import datagram, tunnel
+from keyd.packet.association import InSa, peek
 from keyd.packet.classify import Classifier
 from keyd.packet.coalesce import Coalescer, Frame
-from keyd.packet.counters import EDGE, FIRST_USE, LAST_USE, OCTETS, PACKETS
+from keyd.packet.datagram import Head
 from keyd.packet.drop import Drop
-from keyd.packet.esp import EspSa, peek
-from keyd.packet.replay import Window
-from pfkey.const import IPPROTO_ESP, UNSPEC_PROTO, Level, Mode, PolicyType
+from pfkey.const import IPPROTO_AH, IPPROTO_ESP, UNSPEC_PROTO, Dir, Level, Mode, PolicyType
 
 FLOWS_MAX = 8192
-_REDIRECT = 5  # ICMP type
+LAYERS_MAX = 8
 _NO_NEXT_HEADER = 59  # RFC 4303 2.6: a dummy packet
-_INNER_PACKETS = (4, 41)  # what a tunnel carries
+_INNER_PACKETS = (tunnel.IPV4, tunnel.IPV6)
+_PROTOS = frozenset((IPPROTO_ESP, IPPROTO_AH))
 # protocols that are believed of an SA without authenticator and without a policy
-_PLAUSIBLE = frozenset((1, 2, 6, 17, 33, 46, 47, 50, 51, 89, 103, 108, 112, 132, 136))
+_PLAUSIBLE = frozenset((1, 2, 6, 17, 33, 46, 47, 50, 51, 58, 89, 103, 108, 112, 132, 136))
 
 
-class InSa:
-    """An inbound SA, its window and its numbers, which live in the state file.
+class _Layer(NamedTuple):
+    """One that was taken off."""
 
-    Args:
-        part: EDGE (the highest authentic sequence number), PACKETS, OCTETS, FIRST_USE, LAST_USE.
-        since: (packets, octets) counted before this SA's life, and when it began, in µs.
-    """
-
-    __slots__ = ("_max_octets", "_max_packets", "_part", "_since", "esp", "spec", "window")
-
-    def __init__(self, spec: SaSpec, part: memoryview, since: tuple[int, int, int]) -> None:
-        self.spec = spec
-        self.esp = EspSa(spec)
-        self._part = part
-        packets, octets, self._since = since
-        # A worker that was restarted takes what is at the edge or below for seen. An SA that was
-        # added again begins anew (RFC 4303 3.4.3), even under a key that was there before: the
-        # peers that number from 1 after each load of their file would never get through.
-        is_same_life = part[LAST_USE] >= self._since
-        self.window = Window(spec.replay_packets, int(part[EDGE]) if is_same_life else 0)
-        self._max_packets = packets + spec.hard_packets if spec.hard_packets else 0
-        self._max_octets = octets + spec.hard_bytes if spec.hard_bytes else 0
-
-    def is_used_up(self) -> bool:
-        """Whether a hard limit is reached."""
-        part = self._part
-        return bool(
-            (self._max_packets and part[PACKETS] >= self._max_packets)
-            or (self._max_octets and part[OCTETS] >= self._max_octets)
-        )
-
-    def note(self, seq: int, octets: int, now_us: int) -> None:
-        """An authentic packet: move the window, count it."""
-        part = self._part
-        self.window.mark(seq)
-        part[EDGE] = self.window.edge
-        part[PACKETS] += 1
-        part[OCTETS] += octets
-        if part[FIRST_USE] < self._since or not part[FIRST_USE]:
-            part[FIRST_USE] = now_us
-        part[LAST_USE] = now_us
-
-    def keep_window(self, other: "InSa") -> None:
-        """Go on with the window of an earlier object of the same SA."""
-        if other.window.size == self.window.size:
-            self.window = other.window
+    sa: InSa
+    is_tunnel: bool
 
 
 class Inbound:
@@ -95,9 +56,10 @@ class Inbound:
         self._counters = counters
         self._is_local = is_local
         self._policies = Classifier()
+        self._forwarded = Classifier()  # policies of direction fwd
         self._by_slot: dict[int, InSa] = {}
-        self._by_spi: dict[bytes, InSa] = {}
-        self._flows: dict[tuple[bytes, int], int] = {}
+        self._by_spi: dict[tuple[bytes, int, int], InSa] = {}
+        self._flows: dict[tuple[bytes, ...], int] = {}
         self._believed: dict[int, frozenset[int]] = {}
         self._coalescer = Coalescer()
 
@@ -114,19 +76,24 @@ class Inbound:
                 sa.keep_window(before)
         self.remove(spec.slot)
         self._by_slot[spec.slot] = sa
-        self._by_spi[_spi_key(spec)] = sa
+        self._by_spi[_spi_key(spec.dst, spec.proto, spec.spi)] = sa
         self._forget()
 
     def remove(self, slot: int) -> None:
         """Take out the SA with this slot, if it is there."""
         sa = self._by_slot.pop(slot, None)
-        if sa is not None and self._by_spi.get(_spi_key(sa.spec)) is sa:
-            del self._by_spi[_spi_key(sa.spec)]
+        if (
+            sa is not None
+            and self._by_spi.get(_spi_key(sa.spec.dst, sa.spec.proto, sa.spec.spi)) is sa
+        ):
+            del self._by_spi[_spi_key(sa.spec.dst, sa.spec.proto, sa.spec.spi)]
         self._forget()
 
     def update_policies(self, added: Iterable[PolicySpec], removed: Iterable[int]) -> None:
-        """Follow a change of the inbound policies."""
-        self._policies.update(added, removed)
+        """Follow a change of the policies of directions in and fwd."""
+        policies, gone = tuple(added), tuple(removed)
+        for classifier, direction in ((self._policies, Dir.IN), (self._forwarded, Dir.FWD)):
+            classifier.update((p for p in policies if p.dir == direction), gone)
         self._forget()
 
     def _forget(self) -> None:
@@ -137,125 +104,196 @@ class Inbound:
 
     def process(self, packet: bytes, now_us: int) -> None:
         """Handle one packet; what comes of it waits for `flush`."""
-        counters = self._counters
-        counters[count.ESP_INPUT] += 1
-        if not ip.well_formed(packet):
-            counters[count.HDROPS] += 1
-            return
-        at = (packet[0] & 0x0F) * 4
-        octets = memoryview(packet)[at : packet[2] << 8 | packet[3]]
-        head = peek(octets)
-        if head is None or packet[9] != IPPROTO_ESP or ip.is_fragment(packet):
-            counters[count.HDROPS] += 1
-            return
-        sa = self._by_spi.get(packet[16:20] + octets[:4])
-        if sa is None:
-            counters[count.NOTDB] += 1
-            return
-        if sa.spec.src != packet[12:16]:
-            counters[count.INVALID] += 1
-            return
-        drop = self._open(sa, packet[:at], octets, head[1], now_us)
+        layers: list[_Layer] = []
+        drop = self._process(packet, layers, now_us)
         if drop >= 0:
-            counters[drop] += 1
+            self._counters[drop] += 1
 
-    def _open(self, sa: InSa, header: bytes, octets: memoryview, seq: int, now_us: int) -> int:
-        """Steps 2 to 4; the counter of a drop, or -1."""
+    def _process(self, packet: bytes, layers: list[_Layer], now_us: int) -> int:
+        """The counter of a drop, or -1."""
+        head = datagram.read(packet)
+        while True:
+            proto = head.proto if head is not None else datagram.proto(packet)
+            is_ah = proto == IPPROTO_AH
+            self._counters[count.AH_INPUT if is_ah else count.ESP_INPUT] += 1
+            drops = count.OF_AH_DROP if is_ah else count.OF_DROP
+            if head is None or proto not in _PROTOS or head.is_fragment:
+                return drops[Drop.HDROPS]
+            inner = self._peel(packet, head, layers, now_us)
+            if not isinstance(inner, bytes):
+                return drops[inner] if isinstance(inner, Drop) else inner
+            packet = inner
+            head = datagram.read(packet)
+            if head is None:  # an extension header that does not fit came out of the layer
+                return drops[Drop.HDROPS]
+            if head.proto not in _PROTOS or head.is_fragment:
+                break
+            if layers[-1].is_tunnel and not self._is_local(head.dst):
+                break  # others' protected packets, on their way through
+            if len(layers) == LAYERS_MAX:
+                return drops[Drop.INVALID]
+        return self._deliver(packet, head, layers, drops)
+
+    def _peel(
+        self, packet: bytes, head: Head, layers: list[_Layer], now_us: int
+    ) -> bytes | Drop | int:
+        """The packet without its outermost layer; or the reason or counter of its drop."""
+        octets = memoryview(packet)[head.at : head.total]
+        numbers = peek(head.proto, octets)
+        if numbers is None:
+            return Drop.HDROPS
+        spi, seq = numbers
+        sa = self._by_spi.get(_spi_key(head.dst, head.proto, spi))
+        if sa is None:
+            return Drop.NOTDB
+        if sa.spec.src != head.src:
+            return Drop.INVALID
+        opened = self._open(sa, packet, head, seq, now_us)
+        if not isinstance(opened, tuple):
+            return opened
+        return self._uncover(sa, packet[: head.at], opened, layers)
+
+    def _open(
+        self, sa: InSa, packet: bytes, head: Head, seq: int, now_us: int
+    ) -> tuple[int, memoryview] | Drop | int:
         if not sa.window.check(seq):
-            return count.REPLAY
+            return Drop.REPLAY
         if sa.is_used_up():
             return count.EXPIRED
-        opened = sa.esp.open(octets)
+        if sa.ah is not None:
+            opened = sa.ah.open(packet)
+            row = count.AH_IBYTES
+        elif sa.esp is not None:
+            opened = sa.esp.open(memoryview(packet)[head.at : head.total])
+            row = count.IBYTES
         if isinstance(opened, Drop):
-            return count.OF_DROP[opened]
+            return opened
         next_header, payload = opened
-        inner = len(header) + len(payload)
+        inner = len(payload) + (0 if next_header in _INNER_PACKETS else head.at)
         sa.note(seq, inner, now_us)
-        self._counters[count.IBYTES] += inner
+        self._counters[row] += inner
+        return opened
+
+    def _uncover(
+        self, sa: InSa, header: bytes, opened: tuple[int, memoryview], layers: list[_Layer]
+    ) -> bytes | Drop | int:
+        next_header, payload = opened
         if next_header == _NO_NEXT_HEADER:
             return -1
-        return self._rebuild(sa, header, next_header, payload)
+        is_tunnel = next_header in _INNER_PACKETS
+        if sa.spec.mode not in (Mode.ANY, Mode.TUNNEL if is_tunnel else Mode.TRANSPORT):
+            return Drop.INVALID
+        layers.append(_Layer(sa, is_tunnel))
+        if is_tunnel:
+            return tunnel.inner(next_header, payload, header, knobs=sa.knobs)
+        if not _is_authentic(layers) and next_header not in self._believable(sa.spec):
+            return Drop.BADKCR
+        try:
+            return datagram.rebuild(header, next_header, len(payload)) + payload
+        except ValueError:
+            return Drop.TOOBIG
 
-    def _rebuild(self, sa: InSa, header: bytes, next_header: int, payload: memoryview) -> int:
-        if not sa.esp.has_authenticator and next_header not in self._believable(sa.spec):
-            return count.BADKCR
-        if next_header in _INNER_PACKETS:
-            return count.INVALID  # a tunnel's packet under a transport SA
-        packet = ip.rebuild(header, next_header, len(payload)) + payload
-        flow = ip.flow_key(packet)
-        drop = self._allowed(sa, packet, flow)
-        if drop < 0:
-            self._coalescer.add(packet, flow, sa.esp.has_authenticator)
-        return drop
+    def _deliver(
+        self, packet: bytes, head: Head, layers: list[_Layer], drops: dict[Drop, int]
+    ) -> int:
+        flow = datagram.flow_key(packet)
+        if head.is_fragment:
+            flow += b"f"
+        verdict = self._allowed(packet, head, flow, layers)
+        if verdict == _REFUSED:
+            return drops[Drop.PDROPS]
+        if verdict < 0:
+            self._coalescer.add(packet, flow, _is_authentic(layers))
+        return verdict
 
     def _believable(self, spec: SaSpec) -> frozenset[int]:
         """The protocols that may come out of an SA without authenticator."""
         known = self._believed.get(spec.slot)
         if known is None:
             known = self._policies.protocols(spec.src, spec.dst)
-            if UNSPEC_PROTO in known or not known:
-                known = _PLAUSIBLE
+            known = _PLAUSIBLE if UNSPEC_PROTO in known or not known else known | _PROTOS
             self._believed[spec.slot] = known
         return known
 
-    def _allowed(self, sa: InSa, packet: bytes, flow: bytes) -> int:
-        """The counter of a refusal, or -1; remembered per flow and SA."""
+    def _allowed(self, packet: bytes, head: Head, flow: bytes, layers: list[_Layer]) -> int:
+        """The counter of a refusal, _REFUSED, or -1; remembered per flow and SAs."""
         counters = self._counters
         counters[count.SPDCACHELOOKUP] += 1
-        key = (flow, sa.spec.slot)
+        key = (flow, *(b"%d%d" % (is_tunnel, sa.spec.slot) for sa, is_tunnel in layers))
         verdict = self._flows.get(key)
         if verdict is None:
             counters[count.SPDCACHEMISS] += 1
             if len(self._flows) >= FLOWS_MAX:
                 self._flows.clear()
-            verdict = self._flows[key] = self._judge(sa.spec, packet)
+            verdict = self._flows[key] = self._judge(packet, head, layers)
         return verdict
 
-    def _judge(self, spec: SaSpec, packet: bytes) -> int:
-        src, dst, proto = ip.src(packet), ip.dst(packet), packet[9]
-        ports = ip.ports(packet, ip.header_length(packet), proto)
-        if _cannot_be_a_source(src) or self._is_local(src):
+    def _judge(self, packet: bytes, head: Head, layers: list[_Layer]) -> int:
+        has_tunnel = any(layer.is_tunnel for layer in layers)
+        # on a link, hosts may protect what they say under their link-local addresses
+        may_be_link_local = not has_tunnel and head.src[:1] == b"\xfe"
+        impossible = tunnel.cannot_be_a_source(head.src) and not may_be_link_local
+        if impossible or self._is_local(head.src):
             return count.SPOOFED
-        if proto == ip.ICMP and ports[0] == _REDIRECT:
+        if tunnel.is_discovery(packet):
             return count.ND_REFUSED
-        policy = self._policies.match(src, dst, proto, *ports)
+        verdicts = [self._judge_by(self._policies, head, layers)]
+        if has_tunnel and not self._is_local(head.dst):
+            verdicts.append(self._judge_by(self._forwarded, head, layers))
+        refusals = [verdict for verdict in verdicts if verdict not in (_NAMED, _NAMELESS)]
+        if refusals:
+            return refusals[0]
+        # transport mode asks for no policy; out of a tunnel comes only what one names
+        return _REFUSED if has_tunnel and _NAMED not in verdicts else -1
+
+    def _judge_by(self, policies: Classifier, head: Head, layers: list[_Layer]) -> int:
+        policy = policies.match(head.src, head.dst, head.proto, *head.ports)
+        if head.is_later and policies.is_vague(head.src, head.dst, head.proto, policy):
+            return _REFUSED
         if policy is None or policy.type in (PolicyType.NONE, PolicyType.BYPASS):
-            return -1  # transport mode asks for no policy
+            return _NAMELESS
         if policy.is_hold:
             return count.HOLD_DROPPED
         if policy.type != PolicyType.IPSEC:
             return count.IN_POLVIO
-        return -1 if _as_asked(policy, (spec,)) else count.PDROPS
+        return _NAMED if _as_asked(policy, layers[::-1]) else _REFUSED
 
     def flush(self) -> list[tuple[int, Frame]]:
         """(segments in it, buffers for one writev) for each frame of this batch."""
         return self._coalescer.flush()
 
 
-def _as_asked(policy: PolicySpec, layers: tuple[SaSpec, ...]) -> bool:
+# verdicts beside the counters' indexes
+_NAMED, _NAMELESS, _REFUSED = -2, -3, -4
+
+
+def _is_authentic(layers: list[_Layer]) -> bool:
+    return any(layer.sa.has_authenticator for layer in layers)
+
+
+def _as_asked(policy: PolicySpec, layers: list[_Layer]) -> bool:
     """Whether the layers taken off, innermost first, are those of the policy and no others.
 
-    A request of level `use` may be missing. An SA of mode ANY carried a transport packet here.
+    A request of level `use` may be missing. An SA of mode ANY carried what the packet was.
     """
     at = 0
     for request in policy.requests:
         layer = layers[at] if at < len(layers) else None
-        if (
-            layer is not None
-            and layer.proto == request.proto
-            and request.mode in (Mode.ANY, Mode.TRANSPORT)
-            and request.reqid in (0, layer.reqid)
-        ):
+        if layer is not None and _serves(request, layer):
             at += 1
         elif request.level != Level.USE:
             return False
     return at == len(layers)
 
 
-def _cannot_be_a_source(src: bytes) -> bool:
-    """This network, loopback, link-local, multicast and above (RFC 6890)."""
-    return src[0] in (0, 127) or src[0] >= 224 or src[:2] == b"\xa9\xfe"
+def _serves(request: Request, layer: _Layer) -> bool:
+    spec = layer.sa.spec
+    if spec.proto != request.proto or request.reqid not in (0, spec.reqid):
+        return False
+    if not layer.is_tunnel:
+        return request.mode in (Mode.ANY, Mode.TRANSPORT)
+    return request.mode == Mode.TUNNEL and (request.src, request.dst) == (spec.src, spec.dst)
 
 
-def _spi_key(spec: SaSpec) -> bytes:
-    return spec.dst + spec.spi.to_bytes(4, "big")
+def _spi_key(dst: bytes, proto: int, spi: int) -> tuple[bytes, int, int]:
+    return dst, proto, spi

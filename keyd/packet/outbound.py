@@ -1,13 +1,14 @@
 """The outbound pipeline: what was read from the TUN device becomes sealed packets.
 
-Sans-IO: clock, chance and the link's MTU are handed in; results are collected in `Batch`. RFC 4301
-section 5.1, transport mode. The steps, in the order of the functions:
+Sans-IO: clock, chance and what the system knows of addresses are handed in; results are collected
+in `Batch`. RFC 4301 section 5.1. The steps, in the order of the functions:
 
-1. `process`: read one frame, well formed or dropped; fragments are not for transport mode.
+1. `process`: read one frame, well formed or dropped; only tunnels take fragments.
 2. `_flow`: the flow cache, by header octets; emptied whenever policies or SAs change.
 3. `_decide`: the first matching policy, then an SA for each of its requests.
 4. `_cut`: into packets that fit the path after sealing; what may not be cut is answered by ICMP.
-5. `_seal`: take sequence numbers, seal all at once, and put IP headers before them.
+5. `_protect`: through all layers (`keyd.packet.sealer`); what is too long is fragmented before
+   the first tunnel, else at the end (transport mode protects datagrams, not fragments).
 6. `_clear`: what `use` lets out without an SA.
 
 Every packet ends in one counter; a super-packet that is dropped before it is cut counts as one.
@@ -15,95 +16,57 @@ Every packet ends in one counter; a super-packet that is dropped before it is cu
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 
-from keyd.model import PolicySpec, Request, SaSpec
+from keyd.model import PolicySpec, Request
 from keyd.packet import counters as count
-from keyd.packet import icmp, ip, segment
+from keyd.packet import datagram, icmp, ip, ip6, layers, segment, tunnel
+from keyd.packet.association import OutSa
 from keyd.packet.classify import Classifier
-from keyd.packet.counters import EDGE, FIRST_USE, LAST_USE, OCTETS, PACKETS
-from keyd.packet.esp import SEQ_MAX, EspSa
+from keyd.packet.drop import Drop
 from keyd.packet.icmp import PathMtu
-from keyd.packet.segment import Frame
-from pfkey.const import IPPROTO_ESP, UNSPEC_PROTO, Level, Mode, PolicyType
+from keyd.packet.layers import Layer, Stream
+from keyd.packet.sealer import Sealer
+from keyd.packet.segment import Frame, Payload
+from pfkey.const import IPPROTO_AH, IPPROTO_ESP, Level, Mode, PolicyType
 
 FLOWS_MAX = 8192
 _DF = 0x40
 _ROOM_MIN = 68  # the least MTU of IPv4 (RFC 791)
 _MTU_MIN = 128  # what is cut for less would be mostly header
+_PROTOS = frozenset((IPPROTO_ESP, IPPROTO_AH))
 
 
 @dataclass(slots=True)
 class Batch:
-    """What is to be written, in this order."""
+    """What is to be written, in this order. IP packets for the sockets of their version."""
 
-    sealed: list[bytes] = field(default_factory=list)  # IP packets for the ESP socket
-    later: int = 0  # how many of those are fragments after the first: no packets of their own
-    clear: list[bytes] = field(default_factory=list)  # IP packets for the clear socket
+    sealed: list[bytes] = field(default_factory=list)
+    sealed6: list[bytes] = field(default_factory=list)
+    clear: list[bytes] = field(default_factory=list)
+    clear6: list[bytes] = field(default_factory=list)
     back: list[bytes] = field(default_factory=list)  # frames for the TUN device
 
 
-class OutSa:
-    """An outbound SA and its numbers, which live in the state file.
+class _Cut(Enum):
+    """What becomes of packets that are longer than what fits."""
 
-    Args:
-        part: EDGE (next unused sequence number), PACKETS, OCTETS, FIRST_USE, LAST_USE.
-        since: (packets, octets) counted before this SA's life, and when it began, in µs.
-    """
-
-    __slots__ = ("_max_octets", "_max_packets", "_part", "_since", "esp", "spec")
-
-    def __init__(self, spec: SaSpec, part: memoryview, since: tuple[int, int, int]) -> None:
-        self.spec = spec
-        self.esp = EspSa(spec)
-        self._part = part
-        packets, octets, self._since = since
-        self._max_packets = packets + spec.hard_packets if spec.hard_packets else 0
-        self._max_octets = octets + spec.hard_bytes if spec.hard_bytes else 0
-
-    @property
-    def next_seq(self) -> int:
-        """The next unused sequence number."""
-        return int(self._part[EDGE])
-
-    def within_limits(self, octets: Sequence[int]) -> int:
-        """How many packets of these sizes may still pass: the one that reaches a limit is last."""
-        if not (self._max_packets or self._max_octets):
-            return len(octets)
-        packets, sent = self._part[PACKETS], self._part[OCTETS]
-        for index, size in enumerate(octets):
-            if self._max_packets and packets + index >= self._max_packets:
-                return index
-            if self._max_octets and sent >= self._max_octets:
-                return index
-            sent += size
-        return len(octets)
-
-    def take(self, packets: int, octets: int, now_us: int) -> int:
-        """The first of `packets` consecutive sequence numbers; 0 when so many are not left.
-
-        They count as used from here on, whatever becomes of the packets and of this process.
-        """
-        part = self._part
-        first = int(part[EDGE])
-        if first + packets - 1 > SEQ_MAX:
-            return 0
-        part[EDGE] = first + packets
-        part[PACKETS] += packets
-        part[OCTETS] += octets
-        if part[FIRST_USE] < self._since or not part[FIRST_USE]:
-            part[FIRST_USE] = now_us
-        part[LAST_USE] = now_us
-        return first
+    FITS = 0
+    ANYWHERE = 1  # fragment as early as can be
+    OUTSIDE = 2  # fragment what is sent: IPv6 asks a link for 1280 octets (RFC 2473 7.1)
 
 
 class _Flow:
-    """What to do with a flow's packets: drop and count, seal with `sa`, or let out in clear."""
+    """What to do with a flow's packets: drop and count, seal, or, without layers, let out."""
 
-    __slots__ = ("drop", "sa")
+    __slots__ = ("drop", "layers", "takes_fragments")
 
-    def __init__(self, sa: OutSa | None = None, drop: int = -1) -> None:
-        self.sa = sa
+    def __init__(
+        self, layers: tuple[Layer, ...] = (), drop: int = -1, *, takes_fragments: bool = False
+    ) -> None:
+        self.layers = layers
         self.drop = drop
+        self.takes_fragments = takes_fragments
 
 
 class Outbound:
@@ -113,6 +76,7 @@ class Outbound:
         counters: u64s in the order of `keyd.packet.counters.ROWS`.
         link_mtu: the MTU of the link towards a packed destination address.
         random: so many unforeseeable octets.
+        is_local: whether a packed address is one of this host's own.
     """
 
     def __init__(
@@ -120,10 +84,12 @@ class Outbound:
         counters: memoryview,
         link_mtu: Callable[[bytes], int],
         random: Callable[[int], bytes],
+        is_local: Callable[[bytes], bool],
     ) -> None:
         self._counters = counters
         self._link_mtu = link_mtu
-        self._random = random
+        self._sealer = Sealer(counters, random)
+        self._is_local = is_local
         self._policies = Classifier()
         self._by_slot: dict[int, OutSa] = {}
         self._by_pair: dict[tuple[bytes, bytes], list[OutSa]] = {}
@@ -167,148 +133,168 @@ class Outbound:
         self._now = now_us / 1e6
         frame = segment.read(octets)
         if frame is None:
-            # IPv6 is not protected here yet, and so not steered here
-            is_ipv6 = octets[segment.VNET_OCTETS : segment.VNET_OCTETS + 1] >= b"\x60"
-            counters[count.FOREIGN if is_ipv6 else count.TUN_SHORT] += 1
+            counters[count.TUN_SHORT] += 1
             return
-        packet = frame.packet
-        if ip.is_fragment(packet):
+        flow = self._flow(frame)
+        drop = flow.drop
+        if drop < 0 and frame.is_fragment and not flow.takes_fragments:
+            drop = count.FRAG_DROPPED
+        if drop >= 0:
             counters[count.TUN_SEGMENTS] += 1
-            selected = self._policies.protocols(ip.src(packet), ip.dst(packet))
-            could = UNSPEC_PROTO in selected or packet[9] in selected
-            counters[count.FRAG_DROPPED if could else count.FOREIGN] += 1
-            return
-        flow = self._flow(packet)
-        if flow.drop >= 0:
-            counters[count.TUN_SEGMENTS] += 1
-            counters[flow.drop] += 1
-        elif flow.sa is None:
-            self._clear(frame)
+            counters[drop] += 1
+        elif flow.layers:
+            self._protect(frame, flow.layers, now_us)
         else:
-            self._seal(frame, flow.sa, now_us)
+            self._clear(frame)
 
-    def _flow(self, packet: bytes) -> _Flow:
+    def _flow(self, frame: Frame) -> _Flow:
         self._counters[count.SPDCACHELOOKUP] += 1
-        key = ip.flow_key(packet)
+        key = datagram.flow_key(frame.packet)
+        if frame.is_fragment:  # a later one shows no ports, which is not the same as port 0
+            key += b"f"
         flow = self._flows.get(key)
         if flow is None:
             self._counters[count.SPDCACHEMISS] += 1
             if len(self._flows) >= FLOWS_MAX:
                 self._flows.clear()
-            flow = self._flows[key] = self._decide(packet)
+            flow = self._flows[key] = self._decide(frame.packet)
         return flow
 
     def _decide(self, packet: bytes) -> _Flow:
-        src, dst, proto = ip.src(packet), ip.dst(packet), packet[9]
-        ports = ip.ports(packet, ip.header_length(packet), proto)
-        policy = self._policies.match(src, dst, proto, *ports)
+        head = datagram.read(packet)
+        if head is None:
+            return _Flow(drop=count.TUN_SHORT)
+        src, dst = head.src, head.dst
+        policy = self._policies.match(src, dst, head.proto, *head.ports)
+        if head.is_fragment and self._policies.is_vague(src, dst, head.proto, policy):
+            return _Flow(drop=count.FRAG_DROPPED)
         if policy is None or policy.type in (PolicyType.NONE, PolicyType.BYPASS):
             return _Flow(drop=count.FOREIGN)  # steering does not send such: somebody else did
         if policy.is_hold:
             return _Flow(drop=count.HOLD_DROPPED)
         if policy.type != PolicyType.IPSEC:
             return _Flow(drop=count.OUT_POLVIO)
-        chosen: list[OutSa] = []
+        chosen: list[Layer] = []
         for request in policy.requests:
-            sa = self._choose(request, src, dst)
+            is_tunnel = request.mode == Mode.TUNNEL
+            if is_tunnel and (not request.src or not request.dst):
+                return _Flow(drop=count.OUT_INVAL)
+            ends = (request.src or b"", request.dst or b"") if is_tunnel else (b"", b"")
+            sa = self._choose(request, *(ends if is_tunnel else (src, dst)))
             if sa is not None:
-                chosen.append(sa)
+                chosen.append(Layer(sa, *ends))
+                src, dst = ends if is_tunnel else (src, dst)
             elif request.level != Level.USE:
                 return _Flow(drop=count.OUT_NOSA)
-        if len(chosen) > 1:  # the engine refuses bundles; nothing may leave half protected
-            return _Flow(drop=count.OUT_INVAL)
-        return _Flow(chosen[0] if chosen else None)
+        first = chosen[0].is_tunnel if chosen else policy.requests[0].mode == Mode.TUNNEL
+        return _Flow(tuple(chosen), takes_fragments=first)
 
     def _choose(self, request: Request, src: bytes, dst: bytes) -> OutSa | None:
         """The newest SA that serves a request; one past its soft limit only for want of others."""
-        if request.proto != IPPROTO_ESP or request.mode not in (Mode.ANY, Mode.TRANSPORT):
+        if request.proto not in _PROTOS or request.mode == Mode.BEET:
             return None
+        mode = request.mode or Mode.TRANSPORT
         for sa in self._by_pair.get((src, dst), ()):
             spec = sa.spec
             if (
                 spec.proto == request.proto
-                and spec.mode in (Mode.ANY, Mode.TRANSPORT)
+                and spec.mode in (Mode.ANY, mode)
                 and request.reqid in (0, spec.reqid)
             ):
                 return sa
         return None
 
-    def _cut(self, frame: Frame, room: int) -> tuple[Sequence[bytes | bytearray], bool]:
+    def _cut(self, frame: Frame, room: int) -> tuple[Sequence[Payload], _Cut]:
         """The payloads, and whether what becomes of them must be fragmented; none: counted."""
         counters = self._counters
-        payloads = segment.cut(frame, room)
-        must_fragment = payloads is None and not frame.header[6] & _DF
-        if must_fragment:
-            payloads = segment.cut(frame, ip.PACKET_MAX)
+        payloads: Sequence[Payload] | None = segment.cut(frame, room)
+        how = _Cut.FITS
+        if payloads is None:
+            how = self._may_fragment(frame)
+            if how is not _Cut.FITS:
+                payloads = segment.cut(frame, ip.PACKET_MAX)
         if payloads is not None:
             counters[count.TUN_SEGMENTS] += len(payloads)
             if len(payloads) > 1:
                 counters[count.SUPERPACKET_IN] += 1
-            return payloads, must_fragment
+            return payloads, how
         counters[count.TUN_SEGMENTS] += 1
         fits = len(frame.header) + room
-        if must_fragment or not _ROOM_MIN <= fits < ip.PACKET_MAX:
+        if how is not _Cut.FITS or not _ROOM_MIN <= fits < ip.PACKET_MAX:
             counters[count.OUT_INVAL] += 1
-            return (), False
+            return (), how
         counters[count.ICMP_TOOBIG_SENT] += 1
-        answer = icmp.fragmentation_needed(frame.packet, fits)
-        self.batch.back.append(segment.PLAIN + answer)
-        return (), False
+        self.batch.back.append(segment.PLAIN + icmp.too_big(frame.packet, fits))
+        return (), how
 
-    def _seal(self, frame: Frame, sa: OutSa, now_us: int) -> None:
-        counters, esp, header = self._counters, sa.esp, frame.header
-        octets = len(header)
-        mtu = self._mtu(frame)
-        payloads, must_fragment = self._cut(frame, esp.max_payload(mtu - octets))
-        if must_fragment:  # only then can one be too long for any IP packet
-            room = ip.PACKET_MAX - octets
-            fitting = [p for p in payloads if esp.sealed_size(len(p)) <= room]
-            counters[count.TOOBIG] += len(payloads) - len(fitting)
-            payloads = fitting
-        sizes = [octets + len(payload) for payload in payloads]
-        passing = sa.within_limits(sizes)
-        if passing < len(payloads):
-            counters[count.EXPIRED] += len(payloads) - passing
-            payloads, sizes = payloads[:passing], sizes[:passing]
+    def _may_fragment(self, frame: Frame) -> _Cut:
+        """Whether anybody but the sender may cut this packet, and where."""
+        if frame.packet[0] >> 4 == 4:
+            return _Cut.FITS if frame.header[6] & _DF else _Cut.ANYWHERE
+        if len(frame.packet) <= ip6.MTU_MIN:
+            return _Cut.OUTSIDE
+        # IPv6 is cut by its source only (RFC 8200 4.5), which may be us, and once
+        is_source = not frame.is_fragment and self._is_local(ip6.src(frame.packet))
+        return _Cut.ANYWHERE if is_source else _Cut.FITS
+
+    def _protect(self, frame: Frame, chain: tuple[Layer, ...], now_us: int) -> None:
+        header = frame.header
+        mtu = self._mtu(layers.destination(chain, frame.packet))
+        rooms = layers.rooms(chain, header, mtu)
+        payloads, how = self._cut(frame, rooms[0] - len(header))
         if not payloads:
             return
-        total = sum(sizes)
-        first = sa.take(len(payloads), total, now_us)
-        if not first:
-            counters[count.WRAP] += len(payloads)
+        stream = Stream(header, frame.proto, payloads)
+        if how is not _Cut.FITS:  # only then can one be too long for any IP packet
+            stream = self._holdable(stream, chain, how)
+        for layer, room in zip(chain, rooms, strict=True):
+            if layer.is_tunnel and stream.payloads:
+                packets = segment.packets(*stream)
+                if how is _Cut.ANYWHERE:
+                    packets, how = self._sealer.fragments(packets, room), _Cut.FITS
+                outer = tunnel.outer(packets[0], layer.src, layer.dst, knobs=layer.sa.knobs)
+                if isinstance(outer, Drop):
+                    self._counters[count.OF_DROP[outer]] += len(packets)
+                    return
+                stream = Stream(outer, tunnel.next_header(packets[0]), packets)
+            stream = self._sealer.seal(layer, stream, now_us)
+        if not stream.payloads:
             return
-        ivs = self._random(esp.iv_octets * len(payloads))
-        sealed = esp.seal_many(first, payloads, frame.packet[9], ivs)
-        counters[count.OBYTES] += total
-        packets = segment.packets(header, IPPROTO_ESP, sealed)
-        if must_fragment:
-            pieces = self._fragments(packets, mtu)
-            self.batch.later += len(pieces) - len(packets)
-            packets = pieces
-        self.batch.sealed += packets
+        self._counters[count.OUT_BUNDLESA] += (len(chain) - 1) * len(stream.payloads)
+        packets = segment.packets(*stream)
+        if how is not _Cut.FITS:
+            packets = self._sealer.fragments(packets, mtu)
+        if stream.header[0] >> 4 == 4:
+            self.batch.sealed += packets
+        else:
+            self.batch.sealed6 += packets
+
+    def _holdable(self, stream: Stream, chain: tuple[Layer, ...], how: _Cut) -> Stream:
+        """Without what would not fit the longest packet that can be, once sealed."""
+        if how is _Cut.ANYWHERE and any(layer.is_tunnel for layer in chain):
+            return stream  # cut before it is sealed
+        header = stream.header
+        room = layers.rooms(chain, header, datagram.largest(header[0] >> 4))[0] - len(header)
+        fitting = [payload for payload in stream.payloads if len(payload) <= room]
+        drops = count.OF_AH_DROP if chain[0].sa.ah is not None else count.OF_DROP
+        self._counters[drops[Drop.TOOBIG]] += len(stream.payloads) - len(fitting)
+        return stream._replace(payloads=fitting)
 
     def _clear(self, frame: Frame) -> None:
-        mtu = self._mtu(frame)
-        payloads, must_fragment = self._cut(frame, mtu - len(frame.header))
+        mtu = self._mtu(datagram.dst(frame.packet))
+        payloads, how = self._cut(frame, mtu - len(frame.header))
         self._counters[count.CLEAR_OUT] += len(payloads)
-        packets = segment.packets(frame.header, frame.packet[9], payloads)
-        self.batch.clear += self._fragments(packets, mtu) if must_fragment else packets
-
-    def _fragments(self, packets: list[bytes], mtu: int) -> list[bytes]:
-        pieces = []
-        for packet in packets:
-            if not ip.identification(packet):  # pieces need a common one; the kernel fills zeros
-                ident = 1 + int.from_bytes(self._random(2), "big") % 0xFFFF
-                octets = ip.header_length(packet)
-                head = ip.rebuild(packet[:octets], packet[9], len(packet) - octets, ident=ident)
-                packet = head + packet[octets:]
-            pieces += ip.fragment(packet, mtu)
-        return pieces
+        packets = segment.packets(frame.header, frame.proto, payloads)
+        if how is not _Cut.FITS:
+            packets = self._sealer.fragments(packets, mtu)
+        if frame.packet[0] >> 4 == 4:
+            self.batch.clear += packets
+        else:
+            self.batch.clear6 += packets
 
     # ---------------------------------------------------------------- the path
 
-    def _mtu(self, frame: Frame) -> int:
-        dst = ip.dst(frame.packet)
+    def _mtu(self, dst: bytes) -> int:
         return max(self._paths.limit(dst, self._link_mtu(dst), self._now), _MTU_MIN)
 
     def icmp_error(self, kind: int, code: int, mtu: int, quoted: bytes, now_us: int) -> None:
@@ -317,8 +303,8 @@ class Outbound:
         Unreachable hosts and ports stay what they are, a moment's trouble: anybody on the path
         can claim them (RFC 4301 section 8.2, RFC 5927).
         """
-        told = icmp.quoted_esp(quoted)
-        if (kind, code) != (icmp.UNREACHABLE, icmp.FRAGMENTATION_NEEDED) or told is None:
+        told = icmp.quoted(quoted)
+        if told is None or (kind, code) != _TOO_BIG[len(told[0])]:
             self._counters[count.ICMP_IGNORED] += 1
             return
         src, dst, spi, seq = told
@@ -330,3 +316,7 @@ class Outbound:
             return
         self._paths.learn(dst, mtu, now_us / 1e6)
         self._counters[count.ICMP_ACCEPTED] += 1
+
+
+# type and code that tell of a path's MTU, by the octets of an address
+_TOO_BIG = {4: (icmp.UNREACHABLE, icmp.FRAGMENTATION_NEEDED), 16: (icmp.PACKET_TOO_BIG, 0)}

@@ -12,13 +12,14 @@ UDP: each datagram has the header of the whole but for length and checksum (RFC 
 from collections.abc import Sequence
 from struct import Struct
 
-from keyd.packet import ip
+from keyd.packet import datagram, ip, ip6
 from keyd.packet.checksum import complete, finish, partial
 
 VNET_OCTETS = 10
 NEEDS_CSUM = 1
 GSO_NONE = 0
 GSO_TCPV4 = 1
+GSO_TCPV6 = 4
 GSO_UDP_L4 = 5
 GSO_ECN = 0x80
 PLAIN = bytes(VNET_OCTETS)
@@ -28,6 +29,8 @@ UDP = 17
 TCP_MIN = 20
 UDP_OCTETS = 8
 FIN, SYN, RST, PSH, CWR = 0x01, 0x02, 0x04, 0x08, 0x80
+
+Payload = bytes | bytearray | memoryview
 
 _VNET = Struct("=BBHHHH")
 _U16 = Struct("!H")
@@ -40,50 +43,71 @@ class Frame:
     """One read, found to be well formed.
 
     Attributes:
-        header: the IP header.
+        header: the IP header, of IPv6 with the extension headers that transport mode leaves out.
+        proto: the protocol of what follows it.
         transport: what follows it, with its checksum finished unless this is a super-packet.
-        gso: GSO_NONE, GSO_TCPV4 or GSO_UDP_L4.
+        gso: GSO_NONE, GSO_TCPV4, GSO_TCPV6 or GSO_UDP_L4.
         gso_size: the octets of data per segment that the sender had in mind.
     """
 
-    __slots__ = ("gso", "gso_size", "header", "packet", "transport")
+    __slots__ = ("gso", "gso_size", "header", "is_fragment", "packet", "proto", "transport")
 
     def __init__(
-        self, packet: bytes, header: bytes, transport: bytes | bytearray, gso: int, gso_size: int
+        self,
+        packet: bytes,
+        at: tuple[int, int],
+        transport: bytes | bytearray,
+        gso: tuple[int, int],
+        *,
+        is_fragment: bool,
     ) -> None:
+        header_octets, self.proto = at
         self.packet = packet
-        self.header = header
+        self.header = packet[:header_octets]
         self.transport = transport
-        self.gso = gso
-        self.gso_size = gso_size
+        self.gso, self.gso_size = gso
+        self.is_fragment = is_fragment
 
 
 def read(octets: bytes) -> Frame | None:
-    """The frame, or None when it is no IPv4 packet or its virtio header does not fit it."""
+    """The frame, or None when it is no IP packet or its virtio header does not fit it."""
     if len(octets) < VNET_OCTETS:
         return None
     flags, gso, _, gso_size, start, offset = _VNET.unpack_from(octets)
     packet = octets[VNET_OCTETS:]
-    if not ip.well_formed(packet):
-        return None
-    total = ip.total_length(packet)
-    at = ip.header_length(packet)
-    header, transport = packet[:at], packet[at:total]
     kind = gso & ~GSO_ECN
+    if packet[:1] < b"\x60":
+        if not ip.well_formed(packet):
+            return None
+        at, proto, total = ip.header_length(packet), packet[9], ip.total_length(packet)
+        is_fragment, of_tcp = ip.is_fragment(packet), GSO_TCPV4
+    else:
+        chain = ip6.walk(packet) if ip6.well_formed(packet) else None
+        if chain is None:
+            return None
+        # a super-packet is cut at its transport header, the rest where transport mode begins
+        at, nh_at = chain.split_at, chain.split_nh_at
+        proto = packet[nh_at]
+        if kind != GSO_NONE and at != chain.at:
+            return None
+        total, of_tcp = ip6.total_length(packet), GSO_TCPV6
+        is_fragment = ip6.is_fragment(packet, chain)
+    transport = packet[at:total]
     if kind == GSO_NONE:
         if not flags & NEEDS_CSUM:
-            return Frame(packet, header, transport, GSO_NONE, 0)
+            return Frame(packet, (at, proto), transport, (GSO_NONE, 0), is_fragment=is_fragment)
         mended = bytearray(transport)
         if not complete(mended, start - at, offset):
             return None
-        return Frame(packet, header, mended, GSO_NONE, 0)
-    if ip.is_fragment(packet) or not gso_size:
+        return Frame(packet, (at, proto), mended, (GSO_NONE, 0), is_fragment=is_fragment)
+    if is_fragment or not gso_size:
         return None
-    if kind == GSO_TCPV4 and packet[9] == TCP and tcp_header_octets(transport):
-        return Frame(packet, header, transport, kind, gso_size)
-    if kind == GSO_UDP_L4 and packet[9] == UDP and len(transport) > UDP_OCTETS:
-        return Frame(packet, header, transport, kind, gso_size)
-    return None
+    fits = (kind == of_tcp and proto == TCP and tcp_header_octets(transport)) or (
+        kind == GSO_UDP_L4 and proto == UDP and len(transport) > UDP_OCTETS
+    )
+    return (
+        Frame(packet, (at, proto), transport, (kind, gso_size), is_fragment=False) if fits else None
+    )
 
 
 def cut(frame: Frame, room: int) -> list[bytes] | list[bytes | bytearray] | None:
@@ -96,7 +120,7 @@ def cut(frame: Frame, room: int) -> list[bytes] | list[bytes | bytearray] | None
     if frame.gso == GSO_NONE:
         if len(transport) <= room:
             return [transport]
-        if frame.packet[9] != TCP or ip.is_fragment(frame.packet):
+        if frame.proto != TCP or frame.is_fragment:
             return None
         size = room
     else:
@@ -104,12 +128,12 @@ def cut(frame: Frame, room: int) -> list[bytes] | list[bytes | bytearray] | None
     if frame.gso == GSO_UDP_L4:
         if UDP_OCTETS + min(size, len(transport) - UDP_OCTETS) > room:
             return None
-        return _cut_udp(transport, size, partial(frame.header[12:20]))
+        return _cut_udp(transport, size, partial(datagram.addresses(frame.header)))
     octets = tcp_header_octets(transport)
     size = min(size, room - octets)
     if not octets or size <= 0 or (transport[13] & (SYN | RST) and len(transport) > room):
         return None
-    return _cut_tcp(transport, octets, size, partial(frame.header[12:20]))
+    return _cut_tcp(transport, octets, size, partial(datagram.addresses(frame.header)))
 
 
 def tcp_header_octets(transport: bytes | bytearray | memoryview) -> int:
@@ -158,12 +182,14 @@ def _cut_udp(transport: bytes | bytearray, size: int, addresses: int) -> list[by
     return datagrams
 
 
-def packets(header: bytes, proto: int, payloads: Sequence[bytes | bytearray]) -> list[bytes]:
+def packets(header: bytes, proto: int, payloads: Sequence[Payload]) -> list[bytes]:
     """IP packets with this header but for protocol, length, checksum and identification.
 
     The identification counts up from the header's. The caller has seen that each packet fits
-    65535 octets.
+    what its version can hold.
     """
+    if header[0] >> 4 == 6:
+        return [b"".join((ip6.rebuild(header, proto, len(p)), p)) for p in payloads]
     head = bytearray(header)
     ident = ip.identification(header)
     head[2:6] = bytes(4)

@@ -3,7 +3,8 @@
 | socket    | protocol | does |
 |-----------|----------|------|
 | esp_in    | 50       | receives ESP, and keeps the kernel from answering "protocol unreachable" |
-| ah, comp  | 51, 108  | only the latter |
+| ah        | 51       | the same for AH |
+| comp      | 108      | only the latter |
 | esp_out   | 50       | sends sealed packets, hears the ICMP errors about them, receives nothing |
 | clear_out | 255      | sends what `use` lets out in clear |
 
@@ -242,6 +243,10 @@ class Receiver:
             struct.pack_into("@QI", batch.heads, 64 * i, 0, 0)  # the name is in the packet
         self._lengths = memoryview(batch.heads).cast("I")[56 // 4 :: 64 // 4]
         self._call = _libc.recvmmsg
+
+    def fileno(self) -> int:
+        """For poll."""
+        return self._fd
 
     def receive(self) -> list[bytes]:
         """What is there now, up to `BATCH` packets."""

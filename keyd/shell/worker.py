@@ -26,20 +26,22 @@ from typing import Any, Literal
 
 from keyd.model import PolicySpec, SaSpec
 from keyd.packet import counters as count
-from keyd.packet.inbound import Inbound, InSa
-from keyd.packet.outbound import Outbound, OutSa
+from keyd.packet.association import InSa, OutSa
+from keyd.packet.inbound import Inbound
+from keyd.packet.outbound import Outbound
 from keyd.shell import raw, sandbox
 from keyd.shell.channel import Record, WorkerEnd
 from keyd.shell.linkmtu import Links
 from keyd.shell.state import StateFile
 from pfkey import crypto
-from pfkey.const import IPPROTO_ESP, Dir, Mode
+from pfkey.const import IPPROTO_AH, IPPROTO_ESP, Dir, Mode
 from pfkey.errors import CryptoError
 
 READS_MAX = 16  # frames per wake-up before the channel gets its turn
 OPENED_MAX = 64  # packets per wake-up before what was opened is written
 SEALED_MAX = 64  # packets before what was sealed is sent
 _TUN_READ = 10 + 65536
+_PROTOS = (IPPROTO_ESP, IPPROTO_AH)
 _LOGS_PER_SECOND = 5
 _WARNING, _ERROR = 30, 40
 _NO_ROOM = frozenset((errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN))
@@ -83,9 +85,9 @@ class Worker:
         elif op == "sa-":
             self.remove(record["slot"])
         elif op == "policy":
-            direction = Dir.OUT if self.role == "out" else Dir.IN
+            directions = (Dir.OUT,) if self.role == "out" else (Dir.IN, Dir.FWD)
             policies = map(PolicySpec.from_json, record["added"])
-            self._added += [policy for policy in policies if policy.dir == direction]
+            self._added += [policy for policy in policies if policy.dir in directions]
             self._removed += record["removed"]
             if not record["more"]:
                 added, removed = self._added, self._removed
@@ -98,7 +100,7 @@ class Worker:
             if not self.state.is_record_of(record, spec):
                 # its sequence numbers are unknown: not to be used is the only safe thing
                 raise CryptoError("the state file has no record of it")
-            if spec.proto != IPPROTO_ESP or spec.mode not in (Mode.ANY, Mode.TRANSPORT):
+            if spec.proto not in _PROTOS or spec.mode == Mode.BEET:
                 raise CryptoError("neither protocol nor mode can be done here")
             self.install(spec, self.state.part(record, self.role), self.state.since(record))
         except CryptoError as error:
@@ -160,7 +162,7 @@ class OutWorker(Worker):
         self._esp = socket.socket(fileno=given["esp_out"])
         clear = socket.socket(fileno=given["clear_out"])
         self._sealed, self._clear = raw.Sender(self._esp), raw.Sender(clear)
-        self._pipeline = Outbound(self.counters, self.links.mtu, os.urandom)
+        self._pipeline = Outbound(self.counters, self.links.mtu, os.urandom, self.links.is_local)
         self.poll.register(self.tun, select.EPOLLIN)
         self.poll.register(self._esp.fileno(), 0)  # errors are always reported
 
@@ -207,10 +209,8 @@ class OutWorker(Worker):
         batch, counters = self._pipeline.batch, self.counters
         if batch.sealed:
             refused = self._send(self._sealed, batch.sealed)
-            counters[count.ESP_OUTPUT] += max(len(batch.sealed) - batch.later - refused, 0)
             counters[count.SEGMENTS_OUT] += len(batch.sealed) - refused
             batch.sealed.clear()
-            batch.later = 0
         if batch.clear:
             counters[count.SEGMENTS_OUT] += len(batch.clear) - self._send(self._clear, batch.clear)
             batch.clear.clear()
@@ -241,11 +241,12 @@ class InWorker(Worker):
     def __init__(self, given: dict[str, int]) -> None:
         super().__init__("in", given)
         self._esp = socket.socket(fileno=given["esp_in"])
-        self._others = {given[name]: socket.socket(fileno=given[name]) for name in ("ah", "comp")}
-        self._receiver = raw.Receiver(self._esp)
+        self._ah = socket.socket(fileno=given["ah"])
+        self._comp = socket.socket(fileno=given["comp"])
+        self._receivers = [raw.Receiver(self._esp), raw.Receiver(self._ah)]
         self._pipeline = Inbound(self.counters, self.links.is_local)
-        for descriptor in (self._esp.fileno(), *self._others):
-            self.poll.register(descriptor, select.EPOLLIN)
+        for sock in (self._esp, self._ah, self._comp):
+            self.poll.register(sock.fileno(), select.EPOLLIN)
 
     def install(self, spec: SaSpec, part: memoryview, since: tuple[int, int, int]) -> None:
         """Put an SA into the pipeline."""
@@ -263,12 +264,13 @@ class InWorker(Worker):
         """Until the control process is gone."""
         while True:
             events = self.poll.poll()
-            for descriptor, _ in events:
-                if descriptor in self._others:  # AH and IPComp: nothing is done with them yet
-                    raw.drain(self._others[descriptor])
+            ready = {descriptor for descriptor, _ in events}
+            if self._comp.fileno() in ready:  # nothing is done with IPComp yet
+                raw.drain(self._comp)
+            receivers = [r for r in self._receivers if r.fileno() in ready]
             opened = 0
             while True:
-                packets = self._receiver.receive()
+                packets = [packet for receiver in receivers for packet in receiver.receive()]
                 if not self.obey():
                     return
                 now_us = time.time_ns() // 1000

@@ -17,15 +17,17 @@ def test_rows_are_those_of_the_specification_in_its_order() -> None:
 def test_index_constants_point_at_their_rows() -> None:
     for index, (group, name) in enumerate(counters.ROWS):
         word = name.upper()
-        at = getattr(counters, word, None)
+        at = getattr(counters, f"{group}_{name}".upper(), None)
         if at is None:
-            at = getattr(counters, f"{group}_{name}".upper())
+            at = getattr(counters, word)
         assert at == index, (group, name)
 
 
 def test_every_drop_has_a_counter_of_its_own() -> None:
     assert set(counters.OF_DROP) == set(Drop)
     assert len(set(counters.OF_DROP.values())) == len(Drop)
+    assert set(counters.OF_AH_DROP) == set(Drop)
+    assert {counters.ROWS[row][0] for row in counters.OF_AH_DROP.values()} == {"ah"}
 
 
 def test_grouped_keeps_values_with_their_names() -> None:

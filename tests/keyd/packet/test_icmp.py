@@ -22,25 +22,25 @@ def test_the_answer_names_the_mtu_and_quotes_the_packet(data: bytes, mtu: int) -
     assert len(answer) - 28 >= min(len(packet), 500)
 
 
-def test_a_quoted_esp_packet_is_read() -> None:
+def test_a_quoted_packet_is_read() -> None:
     packet = ipv4(50, bytes.fromhex("00002694 00000007") + bytes(40))
     for octets in (packet, packet[:28]):
-        assert icmp.quoted_esp(octets) == (A, B, 0x2694, 7)
+        assert icmp.quoted(octets) == (A, B, 0x2694, 7)
 
 
 @given(st.binary(max_size=80))
 def test_a_quotation_that_is_none_is_none(octets: bytes) -> None:
     if len(octets) < 28 or octets[0] >> 4 != 4 or octets[9] != 50:
-        assert icmp.quoted_esp(octets) is None
+        assert icmp.quoted(octets) is None
     else:
-        icmp.quoted_esp(octets)
+        icmp.quoted(octets)
 
 
 def test_later_fragments_and_other_protocols_quote_nothing() -> None:
     esp = bytes.fromhex("00002694 00000007")
-    assert icmp.quoted_esp(ipv4(50, esp, offset=8)) is None
-    assert icmp.quoted_esp(ipv4(17, esp)) is None
-    assert icmp.quoted_esp(ipv4(50, esp[:7])) is None
+    assert icmp.quoted(ipv4(50, esp, offset=8)) is None
+    assert icmp.quoted(ipv4(17, esp)) is None
+    assert icmp.quoted(ipv4(50, esp[:7])) is None
 
 
 def test_a_learned_mtu_has_a_floor_and_an_age() -> None:

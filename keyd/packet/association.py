@@ -1,0 +1,150 @@
+"""Security associations with their numbers: what the pipelines look up, seal and open with.
+
+RFC 4301 section 4.4.2. The numbers live in the state file, in the part of the one worker that may
+change them. An SA is of ESP or of AH; either has `max_payload`, and the rest is the pipelines'.
+"""
+
+from collections.abc import Sequence
+
+from keyd.model import SaSpec
+from keyd.packet import ah, esp
+from keyd.packet.ah import AhSa
+from keyd.packet.counters import EDGE, FIRST_USE, IV, LAST_USE, OCTETS, PACKETS
+from keyd.packet.esp import SEQ_MAX, EspSa
+from keyd.packet.replay import Window
+from keyd.packet.tunnel import DfBit, Knobs
+from pfkey.const import IPPROTO_AH, SaFlag
+
+_U64 = (1 << 64) - 1
+
+
+class _Sa:
+    """What both directions share.
+
+    Args:
+        part: EDGE to IV of `keyd.packet.counters`.
+        since: (packets, octets) counted before this SA's life, and when it began, in µs.
+    """
+
+    __slots__ = ("_max_octets", "_max_packets", "_part", "_since", "ah", "esp", "knobs", "spec")
+
+    def __init__(self, spec: SaSpec, part: memoryview, since: tuple[int, int, int]) -> None:
+        self.spec = spec
+        self.ah: AhSa | None = None
+        self.esp: EspSa | None = None
+        if spec.proto == IPPROTO_AH:
+            self.ah = AhSa(spec)
+        else:
+            self.esp = EspSa(spec)
+        self.knobs = Knobs(
+            has_ecn=not spec.flags & SaFlag.NOECN,
+            dfbit=DfBit.CLEAR if spec.flags & SaFlag.NOPMTUDISC else DfBit.COPY,
+        )
+        self._part = part
+        packets, octets, self._since = since
+        self._max_packets = packets + spec.hard_packets if spec.hard_packets else 0
+        self._max_octets = octets + spec.hard_bytes if spec.hard_bytes else 0
+
+    def _count(self, packets: int, octets: int, now_us: int) -> None:
+        part = self._part
+        part[PACKETS] += packets
+        part[OCTETS] += octets
+        if part[FIRST_USE] < self._since or not part[FIRST_USE]:
+            part[FIRST_USE] = now_us
+        part[LAST_USE] = now_us
+
+
+class OutSa(_Sa):
+    """An outbound SA. EDGE is the next unused sequence number, IV the next unused counter."""
+
+    __slots__ = ()
+
+    @property
+    def next_seq(self) -> int:
+        """The next unused sequence number."""
+        return int(self._part[EDGE])
+
+    def max_payload(self, room_octets: int, version: int) -> int:
+        """The largest payload that fits behind an IP header of a version; 0 or less for none."""
+        if self.ah is not None:
+            return room_octets - self.ah.overhead(version)
+        return self.esp.max_payload(room_octets) if self.esp is not None else 0
+
+    def within_limits(self, octets: Sequence[int]) -> int:
+        """How many packets of these sizes may still pass: the one that reaches a limit is last."""
+        if not (self._max_packets or self._max_octets):
+            return len(octets)
+        packets, sent = self._part[PACKETS], self._part[OCTETS]
+        for index, size in enumerate(octets):
+            if self._max_packets and packets + index >= self._max_packets:
+                return index
+            if self._max_octets and sent >= self._max_octets:
+                return index
+            sent += size
+        return len(octets)
+
+    def take(self, packets: int, octets: int, now_us: int) -> int:
+        """The first of `packets` consecutive sequence numbers; 0 when so many are not left.
+
+        They count as used from here on, whatever becomes of the packets and of this process.
+        """
+        first = int(self._part[EDGE])
+        if first + packets - 1 > SEQ_MAX:
+            return 0
+        self._part[EDGE] = first + packets
+        self._count(packets, octets, now_us)
+        return first
+
+    def take_counters(self, packets: int, start: int) -> bytes:
+        """IVs for a counter mode: consecutive numbers, used up from here on.
+
+        `start` is where a key begins that has no number yet: a number of 64 bits drawn by
+        chance, so that what is forgotten with the state file does not come again.
+        """
+        first = int(self._part[IV]) or start or 1
+        # 0 says "not begun": the word skips it, and so does the number
+        self._part[IV] = (first + packets) & _U64 or 1
+        return b"".join(((first + n) & _U64).to_bytes(8, "big") for n in range(packets))
+
+
+class InSa(_Sa):
+    """An inbound SA and its window. EDGE is the highest authentic sequence number."""
+
+    __slots__ = ("window",)
+
+    def __init__(self, spec: SaSpec, part: memoryview, since: tuple[int, int, int]) -> None:
+        super().__init__(spec, part, since)
+        # A worker that was restarted takes what is at the edge or below for seen. An SA that was
+        # added again begins anew (RFC 4303 3.4.3), even under a key that was there before: the
+        # peers that number from 1 after each load of their file would never get through.
+        is_same_life = part[LAST_USE] >= self._since
+        self.window = Window(spec.replay_packets, int(part[EDGE]) if is_same_life else 0)
+
+    @property
+    def has_authenticator(self) -> bool:
+        """False when nothing vouches for what is opened."""
+        return self.esp is None or self.esp.has_authenticator
+
+    def is_used_up(self) -> bool:
+        """Whether a hard limit is reached."""
+        part = self._part
+        return bool(
+            (self._max_packets and part[PACKETS] >= self._max_packets)
+            or (self._max_octets and part[OCTETS] >= self._max_octets)
+        )
+
+    def note(self, seq: int, octets: int, now_us: int) -> None:
+        """An authentic packet: move the window, count it."""
+        self.window.mark(seq)
+        self._part[EDGE] = self.window.edge
+        self._count(1, octets, now_us)
+
+    def keep_window(self, other: "InSa") -> None:
+        """Go on with the window of an earlier object of the same SA."""
+        if other.window.size == self.window.size:
+            self.window = other.window
+
+
+def peek(proto: int, octets: bytes | memoryview) -> tuple[int, int] | None:
+    """(SPI, sequence number) of what may be an ESP packet or an AH; None when it is too short."""
+    return ah.peek(octets) if proto == IPPROTO_AH else esp.peek(octets)

@@ -1,0 +1,64 @@
+"""A policy's bundle, outbound: one layer per SA, innermost first (RFC 4301 sections 4.4.2 and 5.1).
+
+Packets go through the layers as a `Stream`: payloads behind one IP header, whose lengths,
+checksums and IPv4 identifications (which count up) are filled in where somebody reads them. So a
+super-packet's worth is sealed at one call, and a bundle costs no more headers than it has tunnels.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from keyd.packet import datagram, ip, ip6
+from keyd.packet.association import OutSa
+from keyd.packet.segment import Payload
+
+
+class Layer(NamedTuple):
+    """An SA, and in tunnel mode the outer addresses; both empty in transport mode."""
+
+    sa: OutSa
+    src: bytes = b""
+    dst: bytes = b""
+
+    @property
+    def is_tunnel(self) -> bool:
+        """Whether the whole packet becomes the payload of another."""
+        return bool(self.src)
+
+
+class Stream(NamedTuple):
+    """Packets that differ in their payloads only."""
+
+    header: bytes
+    proto: int  # of the payloads
+    payloads: Sequence[Payload]
+
+
+def rooms(layers: Sequence[Layer], header: bytes, mtu: int) -> list[int]:
+    """Before each layer, the octets of the largest packet that fits `mtu` after the last.
+
+    `header` is that of the packet before the first. A packet that cannot fit at all shows as a
+    room smaller than its header.
+    """
+    octets, version = len(header), header[0] >> 4
+    outer = []
+    for layer in layers:
+        if layer.is_tunnel:
+            version = 4 if len(layer.src) == 4 else 6
+            octets = ip.HEADER_MIN if version == 4 else ip6.HEADER_OCTETS
+        outer.append((octets, version))
+    found = []
+    room = mtu
+    for layer, (octets, version) in zip(reversed(layers), reversed(outer), strict=True):
+        payload = layer.sa.max_payload(room - octets, version)
+        room = payload if layer.is_tunnel else octets + payload
+        found.append(room)
+    return found[::-1]
+
+
+def destination(layers: Sequence[Layer], packet: bytes) -> bytes:
+    """Where the packet goes after the last layer."""
+    for layer in reversed(layers):
+        if layer.is_tunnel:
+            return layer.dst
+    return datagram.dst(packet)
