@@ -1,55 +1,52 @@
-"""The examples that `pfkey lab` can run: names, hosts, and the FAQ's files for each."""
+"""The examples that `pfkey lab` can run, each as data: see `Example`."""
 
-from dataclasses import dataclass
-from importlib.resources import files
-from importlib.resources.abc import Traversable
+from pfkey.lab.example import ESP, Derive, Example, Given, HostSpec, LinkSpec
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
-    """Two hosts that talk, and what each of them is given."""
-
-    name: str
-    title: str
-    node: str  # the FAQ's word for the host whose file is printed there
-    peer: str
-    node_file: str
-    peer_file: str
-    extra_file: str | None = None  # more policies for the node, setkey commands without a shell
-    spi_out: int  # node to peer
-    spi_in: int
-    wrong_key: tuple[str, str]  # setkey commands for the peer: another key, and the right one again
-
-    @property
-    def requires(self) -> bool:
-        """Whether the node refuses clear packets from the peer."""
-        return self.extra_file is not None
+_NODE, _PEER = "10.1.1.1", "20.1.1.1"
 
 
-_SWAP = "delete 10.1.1.1 20.1.1.1 esp 9876;\nadd 10.1.1.1 20.1.1.1 esp 9876 -E 3des-cbc {};\n"
-_ENCRYPTION = Example(
-    name="encryption",
-    title="host-to-host encryption with manual keys, level use",
-    node="10.1.1.1", peer="20.1.1.1",
-    node_file="1-encryption.sh", peer_file="1-peer.sh",
-    spi_out=9876, spi_in=10000,
-    wrong_key=(_SWAP.format('"mogamogamogamogamogamoga"'),
-               _SWAP.format('"hogehogehogehogehogehoge"')),
+def _host_to_host(
+    name: str, title: str, *given: Given, layers: tuple[int, ...] = (ESP,), requires: bool = False
+) -> Example:
+    return Example(
+        name=name,
+        title=title,
+        picture=f"node {_NODE} ----------------- {_PEER} peer",
+        hosts=(HostSpec(name="node"), HostSpec(name="peer")),
+        links=(LinkSpec(a="node", a_address=f"{_NODE}/32", b="peer", b_address=f"{_PEER}/32"),),
+        given=given,
+        node="node",
+        peer="peer",
+        client=("node", _NODE),
+        server=("peer", _PEER),
+        layers=layers,
+        requires=requires,
+    )
+
+
+def _both_ends(file: str) -> tuple[Given, Given]:
+    """The node's file, and the peer's as the FAQ makes it from the node's."""
+    return (
+        Given(host="node", file=file),
+        Given(host="peer", file=file, derive=Derive.SWAP_ADDRESSES),
+    )
+
+
+_ENCRYPTION = (Given(host="node", file="1-encryption.sh"), Given(host="peer", file="1-peer.sh"))
+
+_ALL = (
+    _host_to_host(
+        "encryption", "host-to-host encryption with manual keys, level use", *_ENCRYPTION
+    ),
+    _host_to_host(
+        "encryption-require", "the same, and the node refuses packets in clear",
+        *_ENCRYPTION, Given(host="node", file="1-require.conf"), requires=True,
+    ),
+    _host_to_host(
+        "rijndael", "host-to-host encryption with rijndael-cbc, which is AES, 128 bits",
+        *_both_ends("3-rijndael.sh"),
+    ),
 )  # fmt: skip
-_ENCRYPTION_REQUIRE = Example(
-    name="encryption-require",
-    title="the same, and the node refuses packets in clear",
-    node=_ENCRYPTION.node, peer=_ENCRYPTION.peer,
-    node_file=_ENCRYPTION.node_file, peer_file=_ENCRYPTION.peer_file,
-    extra_file="1-require.conf",
-    spi_out=_ENCRYPTION.spi_out, spi_in=_ENCRYPTION.spi_in,
-    wrong_key=_ENCRYPTION.wrong_key,
-)  # fmt: skip
 
-EXAMPLES = {example.name: example for example in (_ENCRYPTION, _ENCRYPTION_REQUIRE)}
+EXAMPLES = {example.name: example for example in _ALL}
 DEMO = ("encryption", "encryption-require")
-
-
-def example_file(name: str) -> Traversable:
-    """One of the FAQ's files."""
-    return files("pfkey.lab.examples") / name

@@ -14,8 +14,8 @@ BIN = Path(sys.executable).parent
 _START_SECONDS = 20
 _SETTLE_SECONDS = 2
 
-# Whatever else the group has is a reason why a packet was dropped.
-_ESP_NO_DROP = {"input", "output", "ibytes", "obytes"}
+# Whatever else the groups esp and ah have is a reason why a packet was dropped.
+_NO_DROP = {"input", "output", "ibytes", "obytes"}
 
 
 def command_path(name: str) -> Path:
@@ -84,7 +84,12 @@ class System:
             time.sleep(0.02)
         return now
 
-    def esp_drops(self) -> dict[str, int]:
-        """Why ESP packets were dropped, and how many."""
-        esp = self.counters()["esp"]
-        return {name: n for name, n in esp.items() if n and name not in _ESP_NO_DROP}
+    def drops(self) -> dict[str, int]:
+        """Why packets with ESP or AH were dropped, and how many."""
+        counters = self.counters()
+        return {
+            f"{group} {name}": n
+            for group in ("esp", "ah")
+            for name, n in counters.get(group, {}).items()
+            if n and name not in _NO_DROP
+        }

@@ -35,6 +35,7 @@ _SNAPLEN_OCTETS = 262144
 
 ICMP, TCP, UDP, ESP, AH = 1, 6, 17, 50, 51
 _NAMES = {ICMP: "ICMP", TCP: "TCP", UDP: "UDP", ESP: "ESP", AH: "AH"}
+_AH_OCTETS = 12  # without the ICV
 
 
 def in_host(host: Host, job: Callable[[], T]) -> T:
@@ -60,6 +61,15 @@ def in_host(host: Host, job: Callable[[], T]) -> T:
     if errors:
         raise errors[0]
     return answers[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """One ESP or AH header: which, and the two numbers that anybody can read."""
+
+    proto: int
+    spi: int
+    sequence: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,21 +109,43 @@ class Frame:
         """The IPv4 destination as text."""
         return socket.inet_ntoa(self.packet[16:20]) if self.packet else ""
 
+    @property
+    def body(self) -> bytes:
+        """What follows the IPv4 header."""
+        return self.packet[(self.packet[0] & 15) * 4 :] if self.packet else b""
+
+    @property
+    def seals(self) -> tuple[Seal, ...]:
+        """The ESP and AH headers, from the outside in, as far as one can see without keys."""
+        found: list[Seal] = []
+        proto, body = self.protocol, self.body
+        while proto == AH and len(body) >= _AH_OCTETS:
+            found.append(Seal(AH, *struct.unpack(">II", body[4:12])))
+            proto, body = body[0], body[(body[1] + 2) * 4 :]
+        if proto == ESP and len(body) >= 8:
+            found.append(Seal(ESP, *struct.unpack(">II", body[:8])))
+        return tuple(found)
+
     def line(self) -> str:
         """One line in the manner of tcpdump."""
-        packet = self.packet
-        if not packet:
+        if not self.packet:
             return "ARP" if self.is_arp else f"ethertype {self.ethertype:#06x}"
-        body = packet[(packet[0] & 15) * 4 :]
-        head = f"IP {self.src} > {self.dst}: "
-        if self.protocol == ESP and len(body) >= 8:
-            spi, sequence = struct.unpack(">II", body[:8])
-            return f"{head}ESP(spi={spi:#010x},seq={sequence:#x}), length {len(body)}"
-        if self.protocol == ICMP and body:
-            kind = {0: "echo reply", 8: "echo request"}.get(body[0], f"type {body[0]}")
-            return f"{head}ICMP {kind}, length {len(body)}"
-        name = _NAMES.get(self.protocol, f"protocol {self.protocol}")
-        return f"{head}{name}, length {len(body)}"
+        return f"IP {self.src} > {self.dst}: {_content(self.protocol, self.body)}"
+
+
+def _content(proto: int, body: bytes) -> str:
+    if proto == AH and len(body) >= _AH_OCTETS:
+        length = (body[1] + 2) * 4
+        spi, sequence = struct.unpack(">II", body[4:12])
+        head = f"AH(spi={spi:#010x},seq={sequence:#x},icv=0x{body[12:length].hex()}): "
+        return head + _content(body[0], body[length:])
+    if proto == ESP and len(body) >= 8:
+        spi, sequence = struct.unpack(">II", body[:8])
+        return f"ESP(spi={spi:#010x},seq={sequence:#x}), length {len(body)}"
+    if proto == ICMP and body:
+        kind = {0: "echo reply", 8: "echo request"}.get(body[0], f"type {body[0]}")
+        return f"ICMP {kind}, length {len(body)}"
+    return f"{_NAMES.get(proto, f'protocol {proto}')}, length {len(body)}"
 
 
 class Capture:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pfkey.lab.catalogue import EXAMPLES
+from pfkey.lab.example import ESP
 from pfkey.lab.hosts import sweep
 from tests.support import nobody
 from tests.support.nobody import NOBODY, as_user
@@ -35,10 +36,10 @@ def lab(
     )  # fmt: skip
 
 
-def has_host(story: str) -> list[str]:
+def has_host(story: str, hosts: int = 2) -> list[str]:
     """Which of the namespaces that a story names are still there."""
     names = set(re.findall(r"ip netns add (\S+)", story))
-    assert len(names) == 2
+    assert len(names) == hosts
     return [name for name in names if Path("/run/netns", name).exists()]
 
 
@@ -70,11 +71,14 @@ def test_example_runs_and_every_check_holds(name: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^\d+ checks passed, 0 failed", done.stdout, re.M)
     assert "FAILED" not in done.stdout
-    for shown in ("setkey -D\n", "setkey -DP\n", "pfkey stat", "ESP(spi=0x00002694,seq=0x1)"):
+    example = EXAMPLES[name]
+    sa = example.sa(example.layers[0], towards_peer=True)
+    on_wire = f"{'ESP' if sa.proto == ESP else 'AH'}(spi={sa.spi:#010x},seq=0x1"
+    for shown in ("setkey -D\n", "setkey -DP\n", "pfkey stat", on_wire):
         assert shown in done.stdout
-    refused = "the node counts each as a policy violation (3)" in done.stdout
-    assert refused == EXAMPLES[name].requires
-    assert has_host(done.stdout) == []
+    refused = f"the {example.node} counts each as a policy violation (3)" in done.stdout
+    assert refused == example.requires
+    assert has_host(done.stdout, len(example.hosts)) == []
 
 
 def test_capture_file_holds_esp_and_nothing_readable(tmp_path: Path) -> None:
