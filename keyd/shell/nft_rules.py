@@ -1,19 +1,19 @@
 """Policies as nft rules: plain text out, no system touched (RFC 4301 section 5).
 
-The table has four base chains. A policy becomes one rule, or a few, in the `policy_*` chain of
-its direction, in match order, so that the first match decides as in the SPD:
+A policy becomes one rule, or a few, in the `policy_*` chain of its direction, in match order, so
+that the first match decides as in the SPD. The table's base chains lead there:
 
     output   → policy_out   (packets to others)   protect mark, pass, or drop
              → policy_own   (packets to this host's own addresses, which no TUN ever sees)
-    guard      drops what bears the protect mark and leaves by another device than the TUN
     inbound  → policy_in    before reassembly and before routing
     forward  → policy_fwd   (forwarded packets; empty, and so without effect, without fwd policies)
+    guard      drops what bears the protect mark and leaves by another device than the TUN
 
-A non-first fragment shows no ports. A rule with ports that protects is therefore followed by one
-that selects such fragments by address and protocol alone: a superset, which fails closed. Rules
-that let packets pass get no such companion: what they might have let pass meets the next rule.
-
-The place for forwarded outbound packets is a second mark rule at prerouting, after `inbound`.
+A non-first fragment shows no ports, and over IPv6 its next header is a mere claim (RFC 8200
+section 4.5: only the first fragment's counts). A rule that protects is therefore followed by one
+for fragments, by address and, over IPv4, protocol: a superset, which fails closed. Inbound it
+takes non-first fragments, outbound all, so that the data path can put them together. Rules that
+let packets pass leave to those that follow what they cannot be sure of.
 """
 
 import base64
@@ -28,7 +28,7 @@ from pfkey.const import Level as RequestLevel
 from pfkey.selector import Range, Selector
 
 TABLE = "pfkey"
-PRIORITY_OUTPUT = -90  # after mangle (-150) and dstnat (-100): others' marks come first
+PRIORITY_STEER = -90  # after mangle (-150) and dstnat (-100): others' marks come first
 PRIORITY_INBOUND = -450  # before the reassembly of connection tracking (-400)
 PRIORITY_GUARD = 300  # the last there is
 POLICY_CHAINS = ("policy_out", "policy_own", "policy_in", "policy_fwd")
@@ -53,7 +53,12 @@ _TYPE_AND_CODE = {
     ("ip6", _MH): ("mh type", ""),
 }
 _IPSEC = f"{{ {IPPROTO_ESP}, {IPPROTO_AH}, {IPPROTO_COMP} }}"
-_NEIGHBOUR_DISCOVERY = f"meta l4proto {_ICMPV6} ip6 hoplimit 255 icmpv6 type 133-137 accept"
+# whole ones alone: nobody takes them in fragments (RFC 6980)
+_NEIGHBOUR_DISCOVERY = (
+    f"meta l4proto {_ICMPV6} ip6 hoplimit 255 exthdr frag missing icmpv6 type 133-137 accept"
+)
+# nft takes IPv6 tails of AH for extension headers and tells no protocol; the header itself does
+_SEALED = (f"meta l4proto {_IPSEC}", f"frag nexthdr {IPPROTO_AH}")
 _REQUESTS_KEPT = 6
 
 
@@ -93,24 +98,28 @@ class Frame:
     """What the fixed part of the table depends on.
 
     `bypass_uid` is the fsuid under which the data path makes its sockets: a random number, so
-    that nobody else's bypass mark counts.
+    that nobody else's bypass mark counts. `fragment_key`, of 32 bits and just as random, changes
+    the identification of IPv6 fragments that come out of the TUN: a tail in clear that claims to
+    be ESP must be let in, and without knowing the key it cannot join a head that was protected.
     """
 
     table: str = TABLE
     device: str = "pfkey0"
     marks: Marks = Marks()
     bypass_uid: int
+    fragment_key: int
 
     def skeleton(self) -> list[str]:
         """Commands that fill an empty table with counters, chains and fixed rules."""
         m, t = self.marks, f"inet {self.table}"
         is_bypass = f"meta mark & {m.mask:#010x} == {m.bypass:#010x}"
         is_protect = f"meta mark & {m.mask:#010x} == {m.protect:#010x}"
+        from_tun = f'iifname "{self.device}"'
         strip = f"meta mark set meta mark & {m.others:#010x}"
         chains = {
             "output": (
-                f"type route hook output priority {PRIORITY_OUTPUT}",
-                f"{is_bypass} meta l4proto {_IPSEC} accept",
+                f"type route hook output priority {PRIORITY_STEER}",
+                *(f"{is_bypass} {sealed} accept" for sealed in _SEALED),
                 f"{is_bypass} meta skuid {self.bypass_uid} accept",
                 f"{is_bypass} {strip}",
                 f"{is_protect} {strip}",
@@ -124,14 +133,16 @@ class Frame:
             ),
             "inbound": (
                 f"type filter hook prerouting priority {PRIORITY_INBOUND}",
-                f'iifname "{self.device}" accept',
-                f"meta l4proto {_IPSEC} accept",
+                f"{from_tun} ip6 nexthdr 44 @nh,352,32 set @nh,352,32 ^ {self.fragment_key:#010x}",
+                f"{from_tun} ip6 nexthdr != 44 exthdr frag exists counter name in_discard drop",
+                f"{from_tun} accept",
+                *(f"{sealed} fib daddr type local accept" for sealed in _SEALED),
                 _NEIGHBOUR_DISCOVERY,
                 "goto policy_in",
             ),
             "forward": (
                 "type filter hook forward priority -1",
-                f'iifname "{self.device}" accept',
+                f"{from_tun} accept",
                 "goto policy_fwd",
             ),
         }
@@ -144,8 +155,8 @@ class Frame:
 
     def policy_rules(self, spec: PolicySpec) -> dict[str, list[str]]:
         """The rules of one policy by chain; none where it can select nothing."""
-        whole, fragments = _selections(spec.selector)
-        if whole is None:
+        selection = _selection(spec.selector)
+        if selection is None:
             return {}
         match spec.dir:
             case Dir.OUT:
@@ -161,8 +172,11 @@ class Frame:
             if not verdict:
                 continue
             remark = "" if number else f' comment "{encode_comment(spec)}"'
-            rules[chain] = [f"{whole} {verdict}{remark}"]
-            if fragments and spec.type == PolicyType.IPSEC and verdict != "accept":
+            is_passed = verdict == "accept"
+            doubt = selection.doubt(spec.dir) if is_passed else ""
+            rules[chain] = [f"{selection.whole}{doubt} {verdict}{remark}"]
+            fragments = selection.fragments(spec.dir)
+            if fragments and spec.type == PolicyType.IPSEC and not is_passed:
                 rules[chain].append(f"{fragments} {verdict}")
         return rules
 
@@ -201,35 +215,63 @@ def _held(spec: PolicySpec) -> str:
     return ""
 
 
-def _selections(selector: Selector) -> tuple[str | None, str]:
-    """What selects the packets, and their non-first fragments where ports would miss these."""
+@dataclass(frozen=True, slots=True)
+class _Selection:
+    """What selects a policy's packets: by address, by protocol, by ports (nft's words)."""
+
+    addresses: str
+    proto: str
+    ports: str
+    is_ipv6: bool
+
+    @property
+    def whole(self) -> str:
+        """What selects packets that show all that the policy asks for."""
+        return " ".join(part for part in (self.addresses, self.proto, self.ports) if part)
+
+    def fragments(self, dir: Dir) -> str:
+        """What selects fragments that could belong to such packets and do not show it."""
+        if self.is_ipv6:
+            which = "exthdr frag exists" if dir == Dir.OUT else "frag frag-off != 0"
+            return f"{self.addresses} {which}" if self.proto or self.ports else ""
+        which = f"ip frag-off & {0x3FFF if dir == Dir.OUT else 0x1FFF:#06x} != 0"
+        return " ".join(filter(None, (self.addresses, self.proto, which))) if self.ports else ""
+
+    def doubt(self, dir: Dir) -> str:
+        """What keeps fragments from a rule that lets pass, where they may belong elsewhere."""
+        if self.is_ipv6:
+            # an outbound tail is believed to be what it says: it was made in this network
+            is_sure = not self.ports and (dir == Dir.OUT or not self.proto)
+            return "" if is_sure else " exthdr frag missing"
+        return " ip frag-off & 0x3fff == 0" if self.ports and dir == Dir.OUT else ""
+
+
+def _selection(selector: Selector) -> _Selection | None:
+    """The selector in nft's words; None where it can select nothing."""
     ip = "ip" if len(selector.src.address) == 4 else "ip6"
-    parts = [
+    addresses = [
         f"{ip} {side} {_network(end)}"
         for side, end in (("saddr", selector.src), ("daddr", selector.dst))
         if end.prefixlen
     ] or [f"meta nfproto {'ipv4' if ip == 'ip' else 'ipv6'}"]
-    proto, sport, dport = selector.proto, selector.src.port, selector.dst.port
-    if proto != UNSPEC_PROTO:
-        parts.append(f"meta l4proto {proto}")
+    number, sport, dport = selector.proto, selector.src.port, selector.dst.port
+    proto = ""
+    if number != UNSPEC_PROTO:
+        proto = f"meta l4proto {number}"
     elif selector.has_ports:
-        parts.append(f"meta l4proto {{ {', '.join(map(str, _WITH_PORTS))} }}")
-    if not selector.has_ports:
-        return " ".join(parts), ""
-    if proto == UNSPEC_PROTO or proto in _WITH_PORTS:
-        names: tuple[str, str] = ("th sport", "th dport")
-    elif (ip, proto) in _TYPE_AND_CODE and sport <= 255 and dport <= 255:
-        names = _TYPE_AND_CODE[ip, proto]  # Linux: type in the source's port, code in the other's
-    else:
-        return None, ""
+        proto = f"meta l4proto {{ {', '.join(map(str, _WITH_PORTS))} }}"
+    names = ("", "")
+    if number == UNSPEC_PROTO or number in _WITH_PORTS:
+        names = ("th sport", "th dport")
+    elif (ip, number) in _TYPE_AND_CODE and sport <= 255 and dport <= 255:
+        names = _TYPE_AND_CODE[ip, number]  # Linux: type in the source's port, code in the other's
     ports = []
     for name, port in zip(names, (sport, dport), strict=True):
         if port and not name:
-            return None, ""
+            return None
         if port:
             ports.append(f"{name} {port}")
-    later = "ip frag-off & 0x1fff != 0" if ip == "ip" else "frag frag-off != 0"
-    return " ".join((*parts, *ports)), " ".join((*parts, later))
+    return _Selection(" ".join(addresses), proto, " ".join(ports), ip == "ip6")
 
 
 def _network(end: Range) -> str:

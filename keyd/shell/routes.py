@@ -19,11 +19,11 @@ RULE_PRIORITY = 75
 TABLE = 7575
 UNREACHABLE_METRIC = 9999
 
-_ESRCH, _ENOENT, _EEXIST, _ENODEV = 3, 2, 17, 19
+_ESRCH, _ENOENT, _EACCES, _EEXIST, _ENODEV = 3, 2, 13, 17, 19
 _RTN_UNICAST, _RTN_UNREACHABLE = 1, 7
 _SCOPE_LINK = 253
-# RTMGRP_LINK; RTMGRP_IPV4_IFADDR, _ROUTE, _RULE; RTMGRP_IPV6_ROUTE and RTNLGRP_IPV6_RULE
-_GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x400 | 1 << 18
+# RTMGRP_LINK; RTMGRP_IPV4_IFADDR, _ROUTE, _RULE; RTMGRP_IPV6_IFADDR, _ROUTE, RTNLGRP_IPV6_RULE
+_GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18
 
 
 @contextmanager
@@ -38,13 +38,7 @@ def _netlink() -> Iterator[Any]:
 
 
 class Routes:
-    """The rule and the table of one mark and one device.
-
-    Call it in the network namespace it is for. IPv4 now; a further family is one more entry
-    of `families`.
-    """
-
-    families = (socket.AF_INET,)
+    """The rules and the table of one mark and one device. Call it in its network namespace."""
 
     def __init__(self, device: str, marks: Marks) -> None:
         self.device = device
@@ -54,23 +48,24 @@ class Routes:
         """Make rule and routes stand, with the device's interface index; says what was missing."""
         missing = []
         with _netlink() as ip:
-            for family in self.families:
+            for family, name in _families().items():
                 if not self._has_route(ip, family, _RTN_UNREACHABLE, index):
                     self._route(ip, "add", family, None)
-                    missing.append(f"unreachable route in table {TABLE}")
-                if not self._has_route(ip, family, _RTN_UNICAST, index):
-                    self._route(ip, "add", family, index)
-                    missing.append(f"route to {self.device} in table {TABLE}")
+                    missing.append(f"{name} unreachable route in table {TABLE}")
+                if not self._has_route(ip, family, _RTN_UNICAST, index) and self._route(
+                    ip, "add", family, index
+                ):
+                    missing.append(f"{name} route to {self.device} in table {TABLE}")
                 if not self._has_rule(ip, family):
                     self._rule(ip, "add", family)
-                    missing.append(f"rule {RULE_PRIORITY}")
+                    missing.append(f"{name} rule {RULE_PRIORITY}")
         return missing
 
     def remove(self) -> None:
         """Take rule, routes and device away, as far as they are there."""
         with _netlink() as ip:
             found = list(ip.link_lookup(ifname=self.device))
-            for family in self.families:
+            for family in _families():
                 while self._has_rule(ip, family):
                     self._rule(ip, "del", family)
                 if self._has_route(ip, family, _RTN_UNREACHABLE, 0):
@@ -107,16 +102,36 @@ class Routes:
             for route in ip.get_routes(family=family, table=TABLE)
         )
 
-    def _route(self, ip: Any, command: str, family: int, index: int | None) -> None:
-        """The default route to the device, or without an index the unreachable one behind it."""
+    def _route(self, ip: Any, command: str, family: int, index: int | None) -> bool:
+        """The default route to the device, or without an index the unreachable one behind it.
+
+        Whether it could be done: where IPv6 cannot be switched on for the device, the
+        unreachable route alone keeps what is to be protected from leaving.
+        """
         how: dict[str, Any] = (
             {"type": "unreachable", "priority": UNREACHABLE_METRIC}
             if index is None
             else {"oif": index, "scope": _SCOPE_LINK}
         )
-        _unless(
-            (_EEXIST, _ESRCH), ip.route, command, family=family, dst="default", table=TABLE, **how
-        )
+        try:
+            _unless(
+                (_EEXIST, _ESRCH), ip.route, command, family=family, dst="default", table=TABLE,
+                **how,
+            )  # fmt: skip
+        except NetlinkError as error:
+            if error.code != _EACCES or family != socket.AF_INET6:
+                raise
+            return False
+        return True
+
+
+def _families() -> dict[int, str]:
+    """The families that this kernel has: `ipv6.disable=1` takes one away for good."""
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
+    except OSError:
+        return {socket.AF_INET: "IPv4"}
+    return {socket.AF_INET: "IPv4", socket.AF_INET6: "IPv6"}
 
 
 def _unless(harmless: tuple[int, ...], request: Any, *args: Any, **how: Any) -> None:

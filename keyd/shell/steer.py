@@ -12,6 +12,7 @@ Whenever one of `event_fds()` is readable: `drain_events(fd)`, then `ensure()`.
 """
 
 import errno
+import secrets
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
@@ -50,7 +51,10 @@ class Steer:
         self.owned = bool(owned)
         self._may_own = owned is not False
         self._must_own = owned is True
-        self._frame = Frame(table=table, device=device, marks=self.marks, bypass_uid=bypass_uid)
+        self._frame = Frame(
+            table=table, device=device, marks=self.marks, bypass_uid=bypass_uid,
+            fragment_key=secrets.randbits(32),
+        )  # fmt: skip
         self._table = f"inet {table}"
         self._tun = Tun(device)
         self._routes = Routes(device, self.marks)

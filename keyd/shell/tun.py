@@ -6,6 +6,9 @@ arrive whole: transport mode protects datagrams, not fragments (RFC 4303 section
 
 The device bears the IPv4 dummy address 192.0.0.8 (RFC 7600) with host scope, so that it is never
 chosen as a source: with rp_filter on, Linux drops what comes in by a device without any address.
+IPv6 is on, without any address, not even a link-local one, and so without solicitations. It is on
+even where `all` says off: containers run so and switch it on for single devices, and while no
+other device has IPv6 there is nothing that could pass.
 """
 
 import errno
@@ -41,7 +44,9 @@ _NESTED = 0x8000
 # IPV4_DEVCONF_*: accept_redirects, secure_redirects, send_redirects off; rp_filter loose, because
 # 0 would not prevail over `all` = 1; no source routes
 _IPV4_CONF = {4: 0, 5: 0, 6: 0, 8: 2, 9: 0}
-_IPV6_CONF = {"disable_ipv6": 1, "autoconf": 0, "accept_ra": 0, "accept_redirects": 0}
+_IPV6_CONF = {"addr_gen_mode": 1, "autoconf": 0, "accept_ra": 0, "accept_redirects": 0,
+              "router_solicitations": 0, "accept_source_route": -1}  # fmt: skip
+_IFLA_INET6_ADDR_GEN_MODE, _ADDR_GEN_NONE = 8, 1
 
 _NO_DEVICE_NODE = (
     "mkdir -p /dev/net && mknod /dev/net/tun c 10 200 && chmod 0666 /dev/net/tun"
@@ -133,10 +138,7 @@ class Tun:
         """Set what the device needs and bring it up."""
         self._set_link()
         self._set_address()
-        for key, value in _IPV6_CONF.items():
-            # no IPv6 in this kernel, or a read-only /proc/sys in a container
-            with suppress(OSError):
-                Path(f"/proc/sys/net/ipv6/conf/{self.name}/{key}").write_text(str(value))
+        self._set_ipv6()
         try:
             self._interface(_SIOCSIFFLAGS, struct.pack("=H", self._flags | _IFF_UP))
         except OSError as error:
@@ -160,8 +162,11 @@ class Tun:
             self._interface(_SIOCGIFADDR)
         except OSError:
             restored.append(f"{self.name} address")
-        if restored:
+        wrong = self._ipv6_wrong()
+        if restored or wrong:
             self.start()
+        if wrong and not self._ipv6_wrong():
+            restored.append(f"{self.name} IPv6")
         return restored
 
     def close(self) -> None:
@@ -196,6 +201,37 @@ class Tun:
         for kind in (_IFA_LOCAL, _IFA_ADDRESS):
             body += struct.pack("=HH", 8, kind) + _DUMMY_ADDRESS
         self._netlink(_RTM_NEWADDR, _CREATE | _REPLACE, body)
+
+    def _set_ipv6(self) -> None:
+        """IPv6 on, without addresses: those that a foreign hand brought about go as well.
+
+        Without /proc/sys (read-only in many containers) only the addresses can be kept away.
+        """
+        if not self._ipv6_wrong():
+            return
+        with suppress(OSError):
+            self._ipv6_conf("disable_ipv6").write_text("1")
+        mode = struct.pack("=HHB3x", 5, _IFLA_INET6_ADDR_GEN_MODE, _ADDR_GEN_NONE)
+        for kind in (socket.AF_INET6, _IFLA_AF_SPEC):
+            mode = struct.pack("=HH", 4 + len(mode), kind | _NESTED) + mode
+        with suppress(ShellError):  # no IPv6 in this kernel
+            link = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, self.index, 0, 0)
+            self._netlink(_RTM_NEWLINK, 0, link + mode)
+        for key, value in (*_IPV6_CONF.items(), ("disable_ipv6", 0)):
+            with suppress(OSError):
+                self._ipv6_conf(key).write_text(str(value))
+
+    def _ipv6_wrong(self) -> list[str]:
+        """The IPv6 settings of the device that are not as they should be; none without IPv6."""
+        wrong = []
+        for key, value in (*_IPV6_CONF.items(), ("disable_ipv6", 0)):
+            with suppress(OSError):
+                if int(self._ipv6_conf(key).read_text()) != value:
+                    wrong.append(key)
+        return wrong
+
+    def _ipv6_conf(self, key: str) -> Path:
+        return Path(f"/proc/sys/net/ipv6/conf/{self.name}/{key}")
 
     def _netlink(self, kind: int, flags: int, body: bytes) -> None:
         header = struct.pack("=IHHII", 16 + len(body), kind, _REQUEST | _ACK | flags, 1, 0)

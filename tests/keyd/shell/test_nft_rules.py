@@ -20,7 +20,7 @@ from keyd.shell.nft_rules import (
 from pfkey.const import Dir, Level, Mode, PolicyType
 from pfkey.selector import Range, Selector
 
-FRAME = Frame(bypass_uid=77)
+FRAME = Frame(bypass_uid=77, fragment_key=0x12345678)
 REQUIRE = Request(proto=50, mode=Mode.TRANSPORT, level=Level.REQUIRE)
 USE = Request(proto=50, mode=Mode.TRANSPORT, level=Level.USE)
 
@@ -55,6 +55,7 @@ def rules(spec: PolicySpec, chain: str) -> list[str]:
 PAIR = "ip saddr 10.1.1.1/32 ip daddr 20.1.1.1/32"
 PROTECT = "meta mark set meta mark & 0x00ffffff | 0x4b000000 accept"
 LATER = "ip frag-off & 0x1fff != 0"
+ANY_FRAGMENT = "ip frag-off & 0x3fff != 0"
 
 
 @pytest.mark.parametrize(
@@ -81,18 +82,57 @@ def test_selectors_without_ports_are_one_rule(sel: Selector, whole: str) -> None
         (selector(proto=1, sport=3, dport=4), f"{PAIR} meta l4proto 1", "icmp type 3 icmp code 4"),
     ],
 )
-def test_ports_bring_a_rule_for_later_fragments(sel: Selector, base: str, ports: str) -> None:
-    expected = [f"{base} {ports} {PROTECT}", f"{base} {LATER} {PROTECT}"]
+def test_ports_bring_a_rule_for_fragments(sel: Selector, base: str, ports: str) -> None:
+    expected = [f"{base} {ports} {PROTECT}", f"{base} {ANY_FRAGMENT} {PROTECT}"]
     assert rules(policy(sel=sel), "policy_out") == expected
+    drop = "counter name in_polvio drop"
+    expected = [f"{base} {ports} {drop}", f"{base} {LATER} {drop}"]
+    assert rules(policy(Dir.IN, sel=sel), "policy_in") == expected
 
 
-def test_rules_that_let_pass_or_discard_take_no_fragments_along() -> None:
-    sel = selector(proto=6, dport=80)
-    for type in (PolicyType.NONE, PolicyType.DISCARD):
-        assert len(rules(policy(Dir.OUT, type, sel=sel), "policy_out")) == 1
-        assert len(rules(policy(Dir.IN, type, sel=sel), "policy_in")) == 1
-    assert len(rules(policy(Dir.IN, PolicyType.IPSEC, USE, sel=sel), "policy_in")) == 1
-    assert len(rules(policy(Dir.IN, sel=sel), "policy_in")) == 2
+PAIR6 = "ip6 saddr 2001:db8::/64 ip6 daddr 2001:db8:1::/64"
+
+
+@pytest.mark.parametrize(
+    ("proto", "port", "whole"),
+    [(6, 80, "meta l4proto 6 th dport 80"), (6, 0, "meta l4proto 6"),
+     (58, 3, "meta l4proto 58 icmpv6 code 3")],
+)  # fmt: skip
+def test_ipv6_fragments_are_selected_by_address_alone(proto: int, port: int, whole: str) -> None:
+    sel = selector("2001:db8::/64", "2001:db8:1::/64", proto, dport=port)
+    out, own = (rules(policy(sel=sel), chain) for chain in ("policy_out", "policy_own"))
+    assert out == [f"{PAIR6} {whole} {PROTECT}", f"{PAIR6} exthdr frag exists {PROTECT}"]
+    assert [rule.partition(" counter")[0] for rule in own] == [
+        f"{PAIR6} {whole}", f"{PAIR6} exthdr frag exists",
+    ]  # fmt: skip
+    drop = "counter name in_polvio drop"
+    expected = [f"{PAIR6} {whole} {drop}", f"{PAIR6} frag frag-off != 0 {drop}"]
+    assert rules(policy(Dir.IN, sel=sel), "policy_in") == expected
+    plain = selector("2001:db8::/64", "2001:db8:1::/64")
+    assert rules(policy(Dir.IN, sel=plain), "policy_in") == [f"{PAIR6} {drop}"]
+
+
+@pytest.mark.parametrize(
+    ("sel", "dir", "doubt"),
+    [
+        (selector(), Dir.OUT, ""),
+        (selector(proto=17), Dir.OUT, ""),
+        (selector(proto=17, dport=53), Dir.OUT, " ip frag-off & 0x3fff == 0"),
+        (selector(proto=17, dport=53), Dir.IN, ""),  # its tails meet the next rule
+        (selector("::/0", "::/0"), Dir.IN, ""),
+        (selector("::/0", "::/0", 17), Dir.OUT, ""),
+        (selector("::/0", "::/0", 17), Dir.IN, " exthdr frag missing"),
+        (selector("::/0", "::/0", 17, dport=53), Dir.OUT, " exthdr frag missing"),
+        (selector("::/0", "::/0", 17, dport=53), Dir.FWD, " exthdr frag missing"),
+    ],
+)
+def test_what_lets_pass_leaves_doubtful_fragments_to_the_next_rule(
+    sel: Selector, dir: Dir, doubt: str
+) -> None:
+    chain = {Dir.OUT: "policy_out", Dir.IN: "policy_in", Dir.FWD: "policy_fwd"}[dir]
+    (rule,) = rules(policy(dir, PolicyType.NONE, sel=sel), chain)
+    assert rule.endswith(f"{doubt} accept")
+    assert ("frag" in rule) == bool(doubt)
 
 
 @pytest.mark.parametrize("sel", [selector(proto=47, dport=80), selector(proto=1, sport=256)])

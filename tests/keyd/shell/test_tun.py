@@ -44,10 +44,25 @@ def test_redirects_and_autoconfiguration_are_off(host: Host, device: Tun) -> Non
     for name, value in (
         ("ipv4.conf.pfkey0.accept_redirects", 0), ("ipv4.conf.pfkey0.send_redirects", 0),
         ("ipv4.conf.pfkey0.rp_filter", 2), ("ipv4.conf.pfkey0.accept_source_route", 0),
-        ("ipv6.conf.pfkey0.disable_ipv6", 1), ("ipv6.conf.pfkey0.accept_ra", 0),
+        ("ipv6.conf.pfkey0.disable_ipv6", 0), ("ipv6.conf.pfkey0.accept_ra", 0),
+        ("ipv6.conf.pfkey0.addr_gen_mode", 1), ("ipv6.conf.pfkey0.router_solicitations", 0),
+        ("ipv6.conf.pfkey0.accept_redirects", 0), ("ipv6.conf.pfkey0.autoconf", 0),
+        ("ipv6.conf.pfkey0.accept_source_route", -1),
     ):  # fmt: skip
         assert f"net.{name} = {value}\n" in said
     assert "inet6" not in host.run("ip", "addr", "show", "pfkey0").stdout
+
+
+def test_ipv6_is_on_where_the_rest_of_the_host_has_none(net: Net) -> None:
+    host = net.host("n")
+    made = Tun("pfkey0")
+    in_host(host, made.open)
+    in_host(host, made.start)
+    assert host.run("sysctl", "-n", "net.ipv6.conf.pfkey0.disable_ipv6").stdout == "0\n"
+    assert in_host(host, made.ensure) == []
+    host.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
+    assert in_host(host, made.ensure) == ["pfkey0 IPv6"]
+    made.close()
 
 
 def test_its_address_is_never_a_source(host: Host, device: Tun) -> None:
