@@ -121,7 +121,7 @@ class StateFile:
         """The record for an SA, found again by its key or new; from now on `slot` means it.
 
         Raises:
-            ShellError: all records are in use by live SAs.
+            ShellError: all records are in use by live SAs, or the file system is full.
         """
         digest = self.digest(spec)
         record = self._records.get(digest)
@@ -235,6 +235,7 @@ class StateFile:
         used = int(self._words[_USED])
         if used < RECORDS and len(self._removed) < REMOVED_MAX:
             record = used
+            _reserve(self.fd, 8 * self._base(record), _RECORD)
             self._words[_USED] = used + 1
         elif self._removed:
             record = next(iter(self._removed))
@@ -268,6 +269,16 @@ def _lock(fd: int, path: str) -> None:
             return
 
 
+def _reserve(fd: int, at: int, octets: int) -> None:
+    """Have the file system set room aside: a write to mapped memory can only be killed for want."""
+    try:
+        os.posix_fallocate(fd, at, octets)
+    except OSError as error:
+        raise ShellError(
+            f"no room for the state file: {error.strerror}", "df shows which file system is full"
+        ) from None
+
+
 def _names() -> bytes:
     rows = "\n".join(f"{group} {name}" for group, name in counters.ROWS)
     return hashlib.blake2b(rows.encode(), digest_size=16).digest()
@@ -288,5 +299,6 @@ def _is_ours(fd: int) -> bool:
 def _begin(fd: int) -> None:
     os.ftruncate(fd, 0)
     os.ftruncate(fd, _SIZE)
+    _reserve(fd, 0, _FIRST)
     head = _HEADER.pack(_MAGIC, _VERSION, _RECORD, 0, os.urandom(16), _names())
     os.pwrite(fd, head, 0)

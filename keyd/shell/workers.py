@@ -77,12 +77,9 @@ class Workers:
     def install(self, sa: SaSpec) -> None:
         """Give an SA its record in the state file and tell both workers."""
         self.had_sas = True
-        try:
-            record = self._sa_record(sa)
-        except ShellError as error:
-            LOG.error("sa-not-installed spi=%#010x reason=%s", sa.spi, error)
-            return
-        self._tell(record)
+        record = self._sa_record(sa)
+        if record is not None:
+            self._tell(record)
 
     def remove(self, sa: SaSpec) -> None:
         """Take an SA from both workers."""
@@ -146,14 +143,22 @@ class Workers:
         """Send everything; without a checkpoint, so that no change falls between."""
         sas, policies = snapshot()
         for sa in sas:
-            worker.send(self._sa_record(sa))
-        for record in policy_records(policies, ()):
-            worker.send(record)
+            record = self._sa_record(sa)
+            if record is not None:
+                worker.send(record)
+        for change in policy_records(policies, ()):
+            worker.send(change)
         self._running[role] = worker
         LOG.info("worker-ready role=%s pid=%d", role, worker.pid)
 
-    def _sa_record(self, sa: SaSpec) -> Record:
-        return {"op": "sa+", "sa": sa.to_json(), "record": self._state.bind(sa.slot, sa)}
+    def _sa_record(self, sa: SaSpec) -> Record | None:
+        """None for an SA whose numbers could not be kept; others do not suffer from that."""
+        try:
+            number = self._state.bind(sa.slot, sa)
+        except ShellError as error:
+            LOG.error("sa-not-installed spi=%#010x reason=%s", sa.spi, error)
+            return None
+        return {"op": "sa+", "sa": sa.to_json(), "record": number}
 
     def _tell(self, record: Record) -> None:
         for worker in self._running.values():

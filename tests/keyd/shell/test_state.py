@@ -135,3 +135,35 @@ def test_a_successor_waits_for_the_last_writer(
         StateFile.open(tmp_path / "s")
     worker.communicate(b"\n")
     StateFile.open(tmp_path / "s")
+
+
+@pytest.mark.root
+def test_a_full_file_system_refuses_new_sas_and_kills_nobody(tmp_path: Path) -> None:
+    """Mapped memory without room behind it would end the writer by SIGBUS."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20k", "none", tmp_path], check=True)
+    try:
+        file = StateFile.open(tmp_path / "s")
+        file.bind(0, spec())
+
+        def fill() -> None:
+            for slot in range(1, 200):
+                file.bind(slot, spec(spi=256 + slot))
+
+        with pytest.raises(ShellError, match="no room"):
+            fill()
+        file.part(file.bind(0, spec()), "out")[EDGE] = 7
+        file.close()
+        (tmp_path / "s").unlink()
+        (tmp_path / "rest").write_bytes(bytes(4096 * 4))
+        with pytest.raises(ShellError, match="no room"):
+            StateFile.open(tmp_path / "s")
+    finally:
+        subprocess.run(["umount", "-l", tmp_path], check=True)
+
+
+def test_a_symbolic_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_bytes(b"precious")
+    (tmp_path / "s").symlink_to(tmp_path / "victim")
+    with pytest.raises(ShellError, match="cannot open the state file"):
+        StateFile.open(tmp_path / "s")
+    assert (tmp_path / "victim").read_bytes() == b"precious"
