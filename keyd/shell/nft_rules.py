@@ -4,7 +4,9 @@ A policy becomes one rule, or a few, in the `policy_*` chain of its direction, i
 that the first match decides as in the SPD. The table's base chains lead there:
 
     output   → policy_out   (packets to others)   protect mark, pass, or drop
-             → policy_own   (packets to this host's own addresses, which no TUN ever sees)
+             → policy_own   (packets that routing never gives to a TUN: to this host's own
+                             addresses, and to broadcast and multicast ones)
+    late     → the same again, for packets whose mark others have overwritten since
     inbound  → policy_in    before reassembly and before routing
     forward  → policy_fwd   (forwarded packets; empty, and so without effect, without fwd policies)
     guard      drops what bears the protect mark and leaves by another device than the TUN
@@ -30,7 +32,8 @@ from pfkey.selector import Range, Selector
 TABLE = "pfkey"
 PRIORITY_STEER = -90  # after mangle (-150) and dstnat (-100): others' marks come first
 PRIORITY_INBOUND = -450  # before the reassembly of connection tracking (-400)
-PRIORITY_GUARD = 300  # the last there is
+PRIORITY_LATE = 300  # after everybody's
+PRIORITY_GUARD = -500  # the first after routing: what others do to marks there comes too late
 POLICY_CHAINS = ("policy_out", "policy_own", "policy_in", "policy_fwd")
 COUNTERS = (
     "in_polvio",  # clear packets that an inbound policy wants protected
@@ -59,6 +62,8 @@ _NEIGHBOUR_DISCOVERY = (
 )
 # nft takes IPv6 tails of AH for extension headers and tells no protocol; the header itself does
 _SEALED = (f"meta l4proto {_IPSEC}", f"frag nexthdr {IPPROTO_AH}")
+_UNSTEERED = "{ local, broadcast, anycast, multicast }"
+_PRIVATE_UID = 0x38000000  # users from here on are nobody's, see `keyd.shell.plane_real`
 _REQUESTS_KEPT = 6
 
 
@@ -98,9 +103,10 @@ class Frame:
     """What the fixed part of the table depends on.
 
     `bypass_uid` is the fsuid under which the data path makes its sockets: a random number, so
-    that nobody else's bypass mark counts. `fragment_key`, of 32 bits and just as random, changes
-    the identification of IPv6 fragments that come out of the TUN: a tail in clear that claims to
-    be ESP must be let in, and without knowing the key it cannot join a head that was protected.
+    that nobody else's bypass mark counts, and ours need not stand. `fragment_key`, of 32 bits and
+    just as random, changes the identification of IPv6 fragments that come out of the TUN: a tail
+    in clear that claims to be ESP must be let in, and without knowing the key it cannot join a
+    head that was protected.
     """
 
     table: str = TABLE
@@ -116,16 +122,27 @@ class Frame:
         is_protect = f"meta mark & {m.mask:#010x} == {m.protect:#010x}"
         from_tun = f'iifname "{self.device}"'
         strip = f"meta mark set meta mark & {m.others:#010x}"
+        is_private = self.bypass_uid >= _PRIVATE_UID
+        is_ours = f"{'' if is_private else is_bypass + ' '}meta skuid {self.bypass_uid}"
+        exempt = (*(f"{is_bypass} {sealed} accept" for sealed in _SEALED), f"{is_ours} accept")
+        decision = (
+            _NEIGHBOUR_DISCOVERY,
+            f"fib daddr type {_UNSTEERED} goto policy_own",
+            "goto policy_out",
+        )
         chains = {
             "output": (
                 f"type route hook output priority {PRIORITY_STEER}",
-                *(f"{is_bypass} {sealed} accept" for sealed in _SEALED),
-                f"{is_bypass} meta skuid {self.bypass_uid} accept",
+                *exempt,
                 f"{is_bypass} {strip}",
                 f"{is_protect} {strip}",
-                _NEIGHBOUR_DISCOVERY,
-                "fib daddr type local goto policy_own",
-                "goto policy_out",
+                *decision,
+            ),
+            "late": (
+                f"type route hook output priority {PRIORITY_LATE}",
+                f"{is_protect} accept",
+                *exempt,
+                *decision,
             ),
             "guard": (
                 f"type filter hook postrouting priority {PRIORITY_GUARD}",

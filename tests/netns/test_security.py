@@ -463,7 +463,7 @@ def test_a_flood_leaves_control_answering(
     )
     process = host(two).start(sys.executable, "-c", code)
     try:
-        until(lambda: {"foreign", "pdrops", "tun_short"} & set(counters(two.da)))
+        until(lambda: {"foreign", "notdb"} & set(counters(two.da)))
         slowest = 0.0
         for _ in range(20):
             began = time.monotonic()
