@@ -37,7 +37,8 @@ def keying(message: Message, usable: Container[tuple[str, int]]) -> Keying:
 
     DEVIATION from Linux, which ignores a key without an algorithm, and does no AEAD through PF_KEY:
     such a key is refused, and an AEAD's number with its salted key makes an SA
-    (test_a_key_without_an_algorithm_is_refused, test_an_aead_needs_no_authenticator).
+    (test_a_key_without_an_algorithm_is_refused, test_an_aead_needs_no_authenticator). Nor may an
+    AH SA be without an authenticator or with a cipher (test_ah_authenticates_and_no_more).
 
     Raises:
         SadbError: EINVAL for a number that is no algorithm, a key that is missing, superfluous or
@@ -49,7 +50,13 @@ def keying(message: Message, usable: Container[tuple[str, int]]) -> Keying:
         raise SadbError(EINVAL, "an ESP SA needs KEY_ENCRYPT, be it empty", "3.1.3")
     if message.satype == SaType.ESP and sa.encrypt == 0:
         raise SadbError(EINVAL, "an ESP SA needs an encryption algorithm; null is number 11")
+    if message.satype == SaType.AH and message.key_auth is None:
+        raise SadbError(EINVAL, "an AH SA needs KEY_AUTH", "3.1.3")
+    if message.satype == SaType.AH and sa.encrypt:
+        raise SadbError(EINVAL, f"AH encrypts nothing, and {sa.encrypt} is a cipher; use ESP")
     auth, auth_key = _checked(Kind.AUTH, sa.auth, message.key_auth, usable)
+    if message.satype == SaType.AH and (auth is None or not auth.icv):
+        raise SadbError(EINVAL, "an AH SA needs an authenticator, such as hmac-sha2-256")
     encrypt, encrypt_key = _checked(Kind.ENCRYPT, sa.encrypt, message.key_encrypt, usable)
     if encrypt is not None and encrypt.is_aead and auth is not None and auth.icv:
         raise SadbError(EINVAL, f"{encrypt.name} authenticates by itself; {auth.name} is too much")

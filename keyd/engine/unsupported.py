@@ -11,7 +11,6 @@ from errno import ENOPROTOOPT, EOPNOTSUPP
 
 from pfkey.const import (
     AF_INET6,
-    IPPROTO_AH,
     IPPROTO_COMP,
     ExtType,
     Level,
@@ -34,14 +33,12 @@ MESSAGES: dict[int, tuple[int, str]] = {
     MsgType.X_NAT_T_NEW_MAPPING: (EOPNOTSUPP, "NEW_MAPPING goes from the engine to clients"),
 }
 SATYPES: dict[int, str] = {
-    SaType.AH: "AH SAs are not done yet",
     SaType.X_IPCOMP: "IPComp SAs are not done yet",
 }
 SA_MODES: dict[int, str] = {
     Mode.BEET: "BEET SAs are not done",
 }
 REQUEST_PROTOS: dict[int, str] = {
-    IPPROTO_AH: "AH requests are not done yet",
     IPPROTO_COMP: "IPComp requests are not done yet",
 }
 REQUEST_MODES: dict[int, str] = {

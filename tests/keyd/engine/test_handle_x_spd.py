@@ -375,3 +375,17 @@ def test_several_changes_refused_one_after_the_other_leave_nothing(seed: int) ->
             desk.engine.revert(change)
     assert desk.engine.policies() == before
     assert {(r.spec, r.created_wall) for r in desk.engine._state.spd} == dated
+
+
+@pytest.mark.parametrize("proto", [50, 51])
+def test_a_tunnel_keeps_its_end_points_whatever_goes_through_it(proto: int) -> None:
+    v6 = bytes.fromhex("20010db8" + "00" * 11 + "01"), bytes.fromhex("20010db8" + "00" * 11 + "02")
+    for near, far in ((HERE, THERE), v6):
+        desk = Desk(A)
+        step = IpsecRequest(proto=proto, mode=Mode.TUNNEL, level=Level.REQUIRE, src=near, dst=far)
+        shown = desk.reply(policy(requests=(step,)))
+        assert shown.policy is not None
+        assert shown.policy.requests == (step,)
+        (spec,) = desk.engine.policies()
+        assert (spec.requests[0].src, spec.requests[0].dst) == (near, far)
+        assert spec.requests[0].mode == Mode.TUNNEL

@@ -8,7 +8,7 @@ from keyd.engine.keying import keying
 from keyd.engine.public import without_keys
 from keyd.engine.sad import SaKey, describe
 from pfkey.algorithms import AUTH, ENCRYPT, ROWS, Algorithm, bits_ok
-from pfkey.const import MsgType
+from pfkey.const import MsgType, SaType
 from pfkey.ext_key import Key
 from pfkey.message import Message
 from tests.keyd.engine.desk import (
@@ -72,6 +72,20 @@ def test_an_aead_needs_no_authenticator() -> None:
 @pytest.mark.parametrize("request_", [add(auth=0), add(encrypt=NULL), add(encrypt=0)])
 def test_a_key_without_an_algorithm_is_refused(request_: Message) -> None:
     assert Desk(A, usable=ALL).errno(request_) == EINVAL
+
+
+def test_ah_authenticates_and_no_more() -> None:
+    desk = Desk(A, usable=ALL)
+    good = add(spi=1, encrypt=0, keys=[auth_key()], satype=SaType.AH)
+    assert desk.logs(good) == []
+    assert (desk.engine.sas()[0].proto, desk.engine.sas()[0].encrypt) == (51, 0)
+    for request in (
+        add(spi=2, encrypt=0, auth=0, keys=[], satype=SaType.AH),
+        add(spi=2, encrypt=0, auth=251, keys=[Key(exttype=8, bits=0, key=b"")], satype=SaType.AH),
+        add(spi=2, encrypt=NULL, keys=[auth_key()], satype=SaType.AH),
+        add(spi=2, satype=SaType.AH),
+    ):
+        assert desk.errno(request) == EINVAL
 
 
 def test_null_authenticator_is_no_authenticator() -> None:

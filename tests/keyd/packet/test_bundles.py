@@ -1,0 +1,409 @@
+"""Both pipelines against each other: every mode, both versions, bundles (RFC 4301 section 5)."""
+
+import array
+from collections.abc import Sequence
+
+import pytest
+
+from keyd.model import PolicySpec, Request, SaSpec
+from keyd.packet import counters as count
+from keyd.packet import datagram, segment
+from keyd.packet.association import InSa, OutSa
+from keyd.packet.inbound import Inbound
+from keyd.packet.ip6 import ICMPV6
+from keyd.packet.outbound import Outbound
+from keyd.packet.segment import GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4
+from pfkey.const import UNSPEC_PROTO, Dir, Level, Mode, PolicyType
+from pfkey.selector import Range, Selector
+from tests.support.packets import frame, ipv4, tcp, udp
+
+NOW = 1_700_000_000_000_000
+A, B = bytes((10, 1, 1, 1)), bytes((20, 1, 1, 1))
+G, H = bytes((30, 1, 1, 1)), bytes((40, 1, 1, 1))
+A6, B6, G6, H6 = (bytes.fromhex("fd00" + "00" * 13 + f"{n:02x}") for n in (1, 2, 3, 4))
+MTU = 1500
+ESP, AH = 50, 51
+TRANSPORT, TUNNEL = Mode.TRANSPORT, Mode.TUNNEL
+
+
+def ipv6(
+    proto: int, payload: bytes, src: bytes = A6, dst: bytes = B6, before: bytes = b""
+) -> bytes:
+    head = 6 << 28 | 0xABCDE
+    length = len(before) + len(payload)
+    return b"".join(
+        (head.to_bytes(4, "big"), length.to_bytes(2, "big"), bytes((proto, 60)), src, dst, before,
+         payload)
+    )  # fmt: skip
+
+
+Step = tuple[int, Mode, bytes, bytes]  # protocol, mode, ends of the SA
+
+
+def sa(slot: int, step: Step) -> SaSpec:
+    proto, mode, src, dst = step
+    return SaSpec(
+        slot=slot, proto=proto, spi=1000 + slot, src=src, dst=dst, mode=mode, auth=5,
+        auth_key=b"a" * 32, encrypt=12 if proto == ESP else 0,
+        encrypt_key=b"k" * 16 if proto == ESP else b"", replay_packets=64,
+    )  # fmt: skip
+
+
+def policy(
+    steps: Sequence[Step], direction: Dir, src: bytes, dst: bytes, level: Level = Level.REQUIRE
+) -> PolicySpec:
+    return PolicySpec(
+        id=1 + direction, dir=direction, type=PolicyType.IPSEC,
+        selector=Selector(Range(src, 8 * len(src)), Range(dst, 8 * len(dst)), UNSPEC_PROTO),
+        requests=tuple(
+            Request(
+                proto=proto, mode=mode, level=level, src=one if mode == TUNNEL else None,
+                dst=other if mode == TUNNEL else None,
+            ) for proto, mode, one, other in steps
+        ),
+    )  # fmt: skip
+
+
+class Pair:
+    """A sender and a receiver that share keys and the policy."""
+
+    def __init__(self, steps: Sequence[Step], src: bytes, dst: bytes, mtu: int = MTU) -> None:
+        self.out_values = array.array("Q", [0] * len(count.ROWS))
+        self.in_values = array.array("Q", [0] * len(count.ROWS))
+        chance = iter(range(1, 1 << 30))
+        self.out = Outbound(
+            memoryview(self.out_values), lambda _: mtu,
+            lambda n: next(chance).to_bytes(8, "big").rjust(n, b"i")[:n] if n != 2 else b"\x10\0",
+            lambda address: address in (A, A6),
+        )  # fmt: skip
+        self.into = Inbound(memoryview(self.in_values), lambda address: address in (B, B6, H, H6))
+        self.out.update_policies([policy(steps, Dir.OUT, src, dst)], ())
+        self.into.update_policies([policy(steps, Dir.IN, src, dst)], ())
+        for slot, step in enumerate(steps):
+            part = array.array("Q", [1] + [0] * (count.SA_WORDS - 1))
+            self.out.install(OutSa(sa(slot, step), memoryview(part), (0, 0, 0)))
+            part = array.array("Q", [0] * count.SA_WORDS)
+            self.into.install(InSa(sa(slot, step), memoryview(part), (0, 0, 0)))
+
+    def send(self, octets: bytes) -> list[bytes]:
+        """What is on the wire."""
+        self.out.process(octets, NOW)
+        batch = self.out.batch
+        packets = batch.sealed + batch.sealed6
+        batch.sealed.clear()
+        batch.sealed6.clear()
+        return packets
+
+    def receive(self, packets: Sequence[bytes]) -> list[bytes]:
+        """What is written to the TUN device, virtio header and all."""
+        for packet in packets:
+            self.into.process(packet, NOW)
+        return [b"".join(buffers) for _, buffers in self.into.flush()]
+
+    def dropped(self) -> dict[tuple[str, str], int]:
+        return {row: n for row, n in zip(count.ROWS, self.in_values, strict=True) if n}
+
+
+def joined(written: Sequence[bytes]) -> bytes:
+    """The TCP data of what was written, whatever it was joined to."""
+    data = b""
+    for octets in written:
+        packet = octets[10:]
+        at = 40 if packet[0] >> 4 == 6 else 20
+        data += packet[at + 20 :]
+    return data
+
+
+BUNDLES: dict[str, tuple[list[Step], bytes, bytes]] = {
+    "esp": ([(ESP, TRANSPORT, A, B)], A, B),
+    "ah": ([(AH, TRANSPORT, A, B)], A, B),
+    "esp-ah": ([(ESP, TRANSPORT, A, B), (AH, TRANSPORT, A, B)], A, B),
+    "ah-esp": ([(AH, TRANSPORT, A, B), (ESP, TRANSPORT, A, B)], A, B),
+    "esp-tunnel": ([(ESP, TUNNEL, G, H)], A, B),
+    "ah-tunnel": ([(AH, TUNNEL, G, H)], A, B),
+    "esp-tunnel-ah": ([(ESP, TUNNEL, G, H), (AH, TRANSPORT, G, H)], A, B),
+    "esp-in-esp-tunnel": ([(ESP, TRANSPORT, A, B), (ESP, TUNNEL, G, H)], A, B),
+    "two-tunnels": ([(ESP, TUNNEL, A, H), (AH, TUNNEL, G, B)], A, B),
+    "4-in-6": ([(ESP, TUNNEL, G6, H6)], A, B),
+    "4-in-6-ah": ([(AH, TUNNEL, G6, H6)], A, B),
+    "esp6": ([(ESP, TRANSPORT, A6, B6)], A6, B6),
+    "ah6": ([(AH, TRANSPORT, A6, B6)], A6, B6),
+    "esp6-ah6": ([(ESP, TRANSPORT, A6, B6), (AH, TRANSPORT, A6, B6)], A6, B6),
+    "esp6-tunnel": ([(ESP, TUNNEL, G6, H6)], A6, B6),
+    "ah6-tunnel": ([(AH, TUNNEL, G6, H6)], A6, B6),
+    "6-in-4": ([(ESP, TUNNEL, G, H)], A6, B6),
+    "6-in-4-in-6": ([(ESP, TUNNEL, G, H), (AH, TUNNEL, G6, H6)], A6, B6),
+}
+every = pytest.mark.parametrize("name", BUNDLES)
+
+
+def whole(src: bytes, dst: bytes, proto: int, payload: bytes, *, df: bool = True) -> bytes:
+    if len(src) == 16:
+        return ipv6(proto, payload, src, dst)
+    return ipv4(proto, payload, src=src, dst=dst, df=df)
+
+
+@every
+def test_a_datagram_comes_out_as_it_went_in(name: str) -> None:
+    steps, src, dst = BUNDLES[name]
+    pair = Pair(steps, src, dst)
+    packet = whole(src, dst, 17, udp(b"hello", src=src, dst=dst))
+    wire = pair.send(frame(packet))
+    assert len(wire) == 1
+    last = next((step for step in reversed(steps) if step[1] == TUNNEL), None)
+    outer = datagram.read(wire[0])
+    assert outer is not None
+    assert (outer.src, outer.dst) == ((last[2], last[3]) if last else (src, dst))
+    assert outer.proto == steps[-1][0]
+    (written,) = pair.receive(wire)
+    # AH over IPv4 settles on an identification of its own
+    assert written[10:] == packet, pair.dropped()
+
+
+@every
+def test_a_super_packet_is_cut_to_fit_and_comes_out_whole(name: str) -> None:
+    steps, src, dst = BUNDLES[name]
+    pair = Pair(steps, src, dst)
+    data = bytes(range(256)) * 100
+    packet = whole(src, dst, 6, tcp(data, src=src, dst=dst))
+    gso = GSO_TCPV6 if len(src) == 16 else GSO_TCPV4
+    start = 40 if len(src) == 16 else 20
+    wire = pair.send(frame(packet, gso=gso, gso_size=60000, csum=(start, 16)))
+    assert max(map(len, wire)) <= MTU
+    assert max(map(len, wire)) > MTU - 40
+    written = pair.receive(wire)
+    assert joined(written) == data
+    assert len(written) == 1, "joined, for all of it is authentic"
+
+
+@every
+def test_udp_super_packets_come_out_as_datagrams(name: str) -> None:
+    steps, src, dst = BUNDLES[name]
+    pair = Pair(steps, src, dst)
+    packet = whole(src, dst, 17, udp(b"a" * 900 + b"b" * 400, src=src, dst=dst))
+    start = 40 if len(src) == 16 else 20
+    wire = pair.send(frame(packet, gso=GSO_UDP_L4, gso_size=900, csum=(start, 6)))
+    written = pair.receive(wire)
+    assert [octets[10 + start + 8 :] for octets in written] == [b"a" * 900, b"b" * 400]
+
+
+@every
+def test_what_may_be_cut_leaves_in_pieces_that_fit(name: str) -> None:
+    steps, src, dst = BUNDLES[name]
+    pair = Pair(steps, src, dst)
+    packet = whole(src, dst, 17, udp(bytes(5000), src=src, dst=dst), df=False)
+    wire = pair.send(frame(packet))
+    assert len(wire) >= 4
+    assert max(map(len, wire)) <= MTU
+    if any(mode == TUNNEL for _, mode, *_ in steps) and steps[0][1] == TUNNEL:
+        pieces = pair.receive(wire)
+        assert len(pieces) == len(wire), "cut before sealing: each packet stands alone"
+        assert pair.dropped().get(("esp", "pdrops"), 0) == 0
+
+
+@pytest.mark.parametrize("name", ["esp", "ah", "esp-tunnel", "4-in-6", "6-in-4", "ah6-tunnel"])
+def test_who_may_not_be_cut_is_told_what_fits_and_that_does(name: str) -> None:
+    steps, src, dst = BUNDLES[name]
+    foreign = A6[:-1] + b"\x77" if len(src) == 16 else src  # IPv6: somebody behind us
+    steps = [(p, m, foreign if a == src else a, b) for p, m, a, b in steps]
+    pair = Pair(steps, foreign, dst)
+    head = 40 if len(src) == 16 else 20
+
+    def sized(total: int) -> bytes:
+        data = bytes(total - head - 8)
+        return frame(whole(foreign, dst, 17, udp(data, src=foreign, dst=dst)))
+
+    assert pair.send(sized(1500)) == []
+    (answer,) = pair.out.batch.back
+    packet = answer[10:]
+    told = datagram.read(packet)
+    assert told is not None
+    assert (told.src, told.dst) == (dst, foreign)
+    assert told.proto in (1, ICMPV6)
+    mtu = int.from_bytes(packet[head + 4 : head + 8], "big") & 0xFFFF
+    assert len(pair.send(sized(mtu))) == 1
+    assert pair.send(sized(mtu + 1)) == []
+
+
+def test_ipv6_packets_of_1280_octets_always_pass() -> None:
+    steps, src, dst = BUNDLES["esp6-tunnel"]
+    for mtu in (1280, 1300):
+        pair = Pair(steps, src, dst, mtu=mtu)
+        data = udp(bytes(1280 - 48), src=src, dst=dst)
+        wire = pair.send(frame(whole(src, dst, 17, data)))
+        assert len(wire) == 2
+        assert max(map(len, wire)) <= mtu
+
+
+@every
+def test_a_changed_octet_is_noticed_wherever_it_is(name: str) -> None:
+    steps, src, dst = BUNDLES[name]
+    pair = Pair(steps, src, dst)
+    (wire,) = pair.send(frame(whole(src, dst, 17, udp(b"hello", src=src, dst=dst))))
+    at = len(wire) - 3
+    assert pair.receive([wire[:at] + bytes((wire[at] ^ 1,)) + wire[at + 1 :]]) == []
+    assert pair.dropped().get(("esp", "badauth"), 0) + pair.dropped().get(("ah", "badauth"), 0) == 1
+    assert len(pair.receive([wire])) == 1
+    assert pair.receive([wire]) == []
+    assert pair.dropped().get(("esp", "replay"), 0) + pair.dropped().get(("ah", "replay"), 0) == 1
+
+
+@every
+def test_a_bundle_with_a_layer_too_few_or_too_many_is_refused(name: str) -> None:
+    steps, src, dst = BUNDLES[name]
+    packet = frame(whole(src, dst, 17, udp(b"hello", src=src, dst=dst)))
+    for wanted in (steps[:-1], [*steps, (AH, TRANSPORT, A, B)]):
+        pair = Pair(steps, src, dst)
+        level = Level.REQUIRE
+        pair.into.update_policies([], [1 + Dir.IN])
+        if wanted:
+            pair.into.update_policies([policy(wanted, Dir.IN, src, dst, level)], ())
+        elif not any(mode == TUNNEL for _, mode, *_ in steps):
+            continue  # transport mode asks for no policy
+        assert pair.receive(pair.send(packet)) == []
+        assert {name for _, name in pair.dropped()} >= {"pdrops"}
+
+
+def test_a_tunnel_carries_fragments_as_they_are_and_transport_mode_none() -> None:
+    for name, passes in (("esp-tunnel", True), ("esp", False)):
+        steps, src, dst = BUNDLES[name]
+        pair = Pair(steps, src, dst)
+        pieces = [
+            ipv4(17, bytes(800), src=src, dst=dst, df=False, more=True),
+            ipv4(17, bytes(100), src=src, dst=dst, df=False, offset=800),
+        ]
+        wire = [packet for piece in pieces for packet in pair.send(frame(piece))]
+        assert len(wire) == 2 * passes
+        assert [octets[10:] for octets in pair.receive(wire)] == pieces * passes
+        assert pair.out_values[count.FRAG_DROPPED] == 2 * (not passes)
+
+
+def test_a_later_fragment_that_a_policy_with_ports_might_want_is_dropped() -> None:
+    steps, src, dst = BUNDLES["esp-tunnel"]
+    pair = Pair(steps, src, dst)
+    ports = PolicySpec(
+        id=9, dir=Dir.OUT, type=PolicyType.NONE, order=-1,
+        selector=Selector(Range(src, 32), Range(dst, 32, 53), 17),
+    )  # fmt: skip
+    pair.out.update_policies([ports], ())
+    assert pair.send(frame(ipv4(17, bytes(80), src=src, dst=dst, df=False, offset=800))) == []
+    assert pair.out_values[count.FRAG_DROPPED] == 1
+    assert len(pair.send(frame(ipv4(6, bytes(80), src=src, dst=dst, df=False, offset=800)))) == 1
+
+
+def test_another_end_point_than_the_policys_is_refused() -> None:
+    steps, src, dst = BUNDLES["esp-tunnel"]
+    pair = Pair(steps, src, dst)
+    pair.into.update_policies([policy([(ESP, TUNNEL, B, H)], Dir.IN, src, dst)], ())
+    assert pair.receive(pair.send(frame(whole(src, dst, 17, udp(b"x"))))) == []
+    assert pair.dropped()["esp", "pdrops"] == 1
+
+
+@pytest.mark.parametrize("kind", [PolicyType.NONE, None])
+def test_a_tunnels_packet_needs_a_policy_that_names_it(kind: PolicyType | None) -> None:
+    steps, src, dst = BUNDLES["esp-tunnel"]
+    pair = Pair(steps, src, dst)
+    pair.into.update_policies((), [1 + Dir.IN])
+    if kind is not None:
+        none = PolicySpec(
+            id=9, dir=Dir.IN, type=kind, selector=Selector(Range(src, 32), Range(dst, 32))
+        )
+        pair.into.update_policies([none], ())
+    assert pair.receive(pair.send(frame(whole(src, dst, 17, udp(b"x"))))) == []
+    assert pair.dropped()["esp", "pdrops"] == 1
+
+
+def test_forwarded_packets_obey_fwd_policies_where_there_are_any() -> None:
+    steps, src, _ = BUNDLES["esp-tunnel"]
+    behind = bytes((20, 1, 1, 99))
+    for other, passes in (([(ESP, TUNNEL, G, H)], True), ([(AH, TUNNEL, G, H)], False)):
+        pair = Pair(steps, src, behind)
+        pair.into.update_policies([policy(other, Dir.FWD, src, behind)], ())
+        wire = pair.send(frame(whole(src, behind, 17, udp(b"x", dst=behind))))
+        assert len(pair.receive(wire)) == passes
+        pair.into.update_policies((), [1 + Dir.FWD])
+        wire = pair.send(frame(whole(src, behind, 17, udp(b"x", dst=behind))))
+        assert len(pair.receive(wire)) == 1
+
+
+def test_a_policy_of_direction_fwd_alone_names_what_is_forwarded() -> None:
+    steps, src, _ = BUNDLES["esp-tunnel"]
+    behind = bytes((20, 1, 1, 99))
+    pair = Pair(steps, src, behind)
+    pair.into.update_policies([policy(steps, Dir.FWD, src, behind)], [1 + Dir.IN])
+    assert len(pair.receive(pair.send(frame(whole(src, behind, 17, udp(b"x", dst=behind)))))) == 1
+
+
+def test_others_protected_packets_pass_through_a_tunnel_unopened() -> None:
+    steps, src, _ = BUNDLES["esp-tunnel"]
+    behind = bytes((20, 1, 1, 99))
+    pair = Pair(steps, src, behind)
+    packet = ipv4(50, bytes(100), src=src, dst=behind)
+    (written,) = pair.receive(pair.send(frame(packet)))
+    assert written[10:] == packet
+
+
+def test_an_sa_for_one_mode_does_not_take_the_other() -> None:
+    for mode, step in ((TRANSPORT, (ESP, TUNNEL, A, B)), (TUNNEL, (ESP, TRANSPORT, A, B))):
+        pair = Pair([step], A, B)
+        part = array.array("Q", [0] * count.SA_WORDS)
+        pair.into.install(InSa(sa(0, (ESP, mode, A, B)), memoryview(part), (0, 0, 0)))
+        assert pair.receive(pair.send(frame(whole(A, B, 17, udp(b"x"))))) == []
+        assert pair.dropped()["esp", "invalid"] == 1
+
+
+def test_identifications_under_ah_are_never_zero() -> None:
+    steps, src, dst = BUNDLES["ah"]
+    pair = Pair(steps, src, dst)
+    for ident in (0, 0xFFFE, 7):
+        packet = ipv4(6, tcp(bytes(5000)), src=src, dst=dst, ident=ident)
+        wire = pair.send(frame(packet, gso=GSO_TCPV4, gso_size=1000, csum=(20, 16)))
+        assert len(wire) == 5
+        assert all(octets[4:6] != b"\0\0" for octets in wire)
+        assert joined(pair.receive(wire)) == bytes(5000)
+
+
+def test_an_icmp_error_that_quotes_the_outer_packet_lowers_the_path() -> None:
+    for name in ("esp-tunnel", "ah", "ah6", "esp6-tunnel", "ah-tunnel"):
+        steps, src, dst = BUNDLES[name]
+        pair = Pair(steps, src, dst)
+        (wire,) = pair.send(frame(whole(src, dst, 17, udp(bytes(1200), src=src, dst=dst))))
+        kind = (2, 0) if wire[0] >> 4 == 6 else (3, 4)
+        pair.out.icmp_error(*kind, 1300, wire[:64], NOW)
+        assert pair.out_values[count.ICMP_ACCEPTED] == 1, name
+        data = whole(src, dst, 6, tcp(bytes(1300), src=src, dst=dst))
+        assert max(map(len, pair.send(frame(data)))) <= 1300
+
+
+def test_extension_headers_stay_outside_in_transport_mode() -> None:
+    """RFC 4303 3.1.1: hop-by-hop options are for routers, who cannot read what is sealed."""
+    hop = bytes((17, 0, 1, 4, 0, 0, 0, 0))
+    for name in ("esp6", "ah6"):
+        steps, src, dst = BUNDLES[name]
+        pair = Pair(steps, src, dst)
+        packet = ipv6(0, udp(b"x", src=src, dst=dst), before=hop)
+        (wire,) = pair.send(frame(packet))
+        assert (wire[6], wire[40]) == (0, steps[0][0])
+        (written,) = pair.receive([wire])
+        assert written[10:] == packet
+
+
+def test_neighbour_discovery_never_comes_out_of_an_sa() -> None:
+    steps, src, dst = BUNDLES["esp6"]
+    pair = Pair(steps, src, dst)
+    assert pair.receive(pair.send(frame(ipv6(ICMPV6, bytes((135, 0)) + bytes(30))))) == []
+    assert pair.dropped()["pfkey", "nd_refused"] == 1
+
+
+def test_super_packets_of_ipv6_are_joined_with_right_headers() -> None:
+    steps, src, dst = BUNDLES["esp6"]
+    pair = Pair(steps, src, dst)
+    packet = ipv6(6, tcp(bytes(3000), src=src, dst=dst))
+    (written,) = pair.receive(pair.send(frame(packet, gso=GSO_TCPV6, gso_size=1000, csum=(40, 16))))
+    assert written[1] == GSO_TCPV6
+    again = segment.read(written)
+    assert again is not None
+    pieces = segment.cut(again, 1020)
+    assert pieces is not None
+    direct = segment.cut(segment.read(frame(packet, gso=GSO_TCPV6, gso_size=1000)) or again, 1020)
+    assert [bytes(p) for p in pieces] == [bytes(p) for p in direct or ()]
