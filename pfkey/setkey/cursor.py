@@ -21,6 +21,7 @@ class Cursor:
         self._source = lexed.source
         self._tokens = lexed.tokens
         self._end = lexed.end
+        self._mark = ";" if lexed.is_complete else "end of input"  # what is there when words end
         self._at = 0
         self.names = names
         self.line = lexed.source.position(lexed.tokens[0].offset)[0]
@@ -32,7 +33,7 @@ class Cursor:
         text = mask_keys(token.text)
         if is_secret and token.kind != QUOTED:
             text = "·" * len(text)
-        return self._source.error(token.offset, why, text or ";")
+        return self._source.error(token.offset, why, text or self._mark)
 
     @property
     def token(self) -> Token:

@@ -13,6 +13,7 @@ from pfkey.errors import ConfError
 
 # A group each, so that `lastindex` is the kind: word, mark, quoted string, quote without an end.
 _TOKEN = re.compile(r"""\s*+(?:#[^\n]*+\s*+)*+(?:([^\s;#"\[\]/]+)|([;\[\]/])|("[^"]*")|(")|\Z)""")
+_IDLE = re.compile(r"(?:\s++|#[^\n]*+\n)*+")  # blanks and whole comments
 WIDTH = 120  # columns of a line that are shown
 WORD, MARK, QUOTED, OPEN_QUOTE = 1, 2, 3, 4
 
@@ -75,7 +76,7 @@ def mask_keys(text: str) -> str:
 
 
 class Lexed(NamedTuple):
-    """The tokens of one statement, without its `;`, which stands at `end`."""
+    """The tokens of one statement, without its `;`, which stands (or is missing) at `end`."""
 
     source: Source
     tokens: list[Token]
@@ -103,7 +104,8 @@ def statements(source: Source, start: int = 0) -> Iterator[Lexed]:
         if kind == OPEN_QUOTE:
             break
     if tokens:
-        yield Lexed(source, tokens, len(source.text), False)
+        end = tokens[-1].offset + len(tokens[-1].text)
+        yield Lexed(source, tokens, end, False)
 
 
 class Feed:
@@ -112,25 +114,32 @@ class Feed:
     def __init__(self, name: str) -> None:
         self._name = name
         self._text = ""
+        self._pieces: list[str] = []  # not yet joined: no statement ends in them
         self._line = 1
         self._start = 0
 
     def feed(self, piece: str) -> list[Lexed]:
         """Take another piece; the statements that it completes."""
-        self._text += piece
+        self._pieces.append(piece)
         if ";" not in piece:
             return []
-        source = Source(self._name, self._text, self._line)
+        source = self._source()
         done = [lexed for lexed in statements(source, self._start) if lexed.is_complete]
         if done:
             self._start = done[-1].end + 1
-            kept = self._text.rfind("\n", 0, self._start) + 1  # columns count from the line's start
-            self._line += self._text.count("\n", 0, kept)
-            self._text = self._text[kept:]
-            self._start -= kept
+        idle = _IDLE.match(self._text, self._start)
+        self._start = idle.end() if idle else self._start  # it always matches
+        kept = self._text.rfind("\n", 0, self._start) + 1  # columns count from the line's start
+        self._line += self._text.count("\n", 0, kept)
+        self._text = self._text[kept:]
+        self._start -= kept
         return done
 
     def rest(self) -> Lexed | None:
         """What is left at the end of the input: a statement without its `;`."""
-        source = Source(self._name, self._text, self._line)
-        return next(statements(source, self._start), None)
+        return next(statements(self._source(), self._start), None)
+
+    def _source(self) -> Source:
+        self._text += "".join(self._pieces)
+        self._pieces.clear()
+        return Source(self._name, self._text, self._line)

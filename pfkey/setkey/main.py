@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from pfkey import streams
 from pfkey.blocking import Connection, socket_path
 from pfkey.const import MsgType
 from pfkey.errors import ConfError, PfkeyError, ShellError, WireError
@@ -23,6 +24,7 @@ FAULTS_SHOWN = 20
 TOKEN_SHOWN = 80  # characters
 CHUNK_OCTETS = 65536
 STDIN_NAME = "stdin"
+ENCODING = "utf-8-sig"  # some editors begin a file with a byte order mark
 
 
 class SystemNames:
@@ -106,10 +108,11 @@ def _read(file: str) -> str:
     try:
         octets = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
-        raise ShellError(f"{file}: {error.strerror}") from None
+        what = "standard input" if file == "-" else file
+        raise ShellError(f"{what}: {error.strerror}") from None
     if b"\0" in octets:
         raise ShellError(f"{file}: not a text", f"raw messages are decoded with: setkey {file}")
-    return octets.decode("utf-8", "surrogateescape")
+    return octets.decode(ENCODING, "surrogateescape")
 
 
 def _from_file(options: Options) -> int:
@@ -148,10 +151,17 @@ def _parsed(name: str, text: str, offered: grammar.Offered | None) -> list[State
 
 def _pieces() -> Iterator[str]:
     """Standard input as it comes: a terminal gives lines, a pipe what is there."""
-    decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
-    while piece := os.read(sys.stdin.fileno(), CHUNK_OCTETS):
+    decode = codecs.getincrementaldecoder(ENCODING)("surrogateescape").decode
+    while piece := _read_stdin():
         yield decode(piece)
     yield decode(b"", True)
+
+
+def _read_stdin() -> bytes:
+    try:
+        return os.read(sys.stdin.fileno(), CHUNK_OCTETS)
+    except OSError as error:
+        raise ShellError(f"standard input: {error.strerror}") from None
 
 
 def _lexed(pieces: Iterable[str]) -> Iterator[Lexed]:
@@ -295,6 +305,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run setkey; the exit status: 0 done, 1 refused or failed, 2 usage."""
+    streams.stand_in()
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -309,7 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:  # standard output; all else was caught where it happened
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.give_up_output()
         if not isinstance(error, BrokenPipeError):  # who reads us may have had enough
             sys.stderr.write(f"setkey: standard output: {error.strerror}\n")
         return FAILED

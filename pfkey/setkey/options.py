@@ -148,6 +148,8 @@ def parse(arguments: Sequence[str]) -> Options:
             long = name[2:]
             option = _LONG[long] if long in _LONG else _LONG[f"{long}="]
         if option == "--socket":
+            if not value:
+                raise UsageError("--socket is empty")
             socket = value
         elif option in by_option:
             mode = by_option[option]

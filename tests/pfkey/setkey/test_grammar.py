@@ -173,7 +173,7 @@ def test_comments_inside_a_policy_are_skipped() -> None:
 
 REFUSED = {
     "bogus;": (1, "syntax error", "bogus"),
-    "flush": (6, "syntax error: ;", ";"),
+    "flush": (6, "syntax error: ;", "end of input"),
     "flush esp esp;": (11, "syntax error", "esp"),
     "flush tcp;": (7, "tcp-md5 cannot be used here", "tcp"),
     "conn west": (1, "this is a strongSwan or libreswan file", "conn"),

@@ -1,5 +1,7 @@
 """setkey's words and where they stand."""
 
+import time
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -78,3 +80,15 @@ def test_pieces_make_no_difference(text: str, cuts: list[int]) -> None:
         at = max(at, cut)
     parts = [([t[:2] for t in s.tokens], s.source.position(s.tokens[0].offset)) for s in found]
     assert parts == whole
+
+
+def test_a_long_text_without_statements_takes_no_quadratic_time() -> None:
+    feed = Feed("x")
+    line = "# a comment; with what ends statements\n"
+    began = time.process_time()
+    for _ in range(2000):
+        assert feed.feed(line * 50) == []
+        assert feed.feed("# and without\n" * 200) == []
+    assert time.process_time() - began < 5  # it was minutes
+    (found,) = feed.feed("flush;")
+    assert found.source.position(found.tokens[0].offset) == (2000 * 250 + 1, 1)

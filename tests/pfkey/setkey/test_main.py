@@ -374,3 +374,50 @@ def test_help_and_version_succeed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "examples\n  setkey -f " in capsys.readouterr().out
     assert main(["-V"]) == 0
     assert capsys.readouterr().out.startswith("setkey (pfkey ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "closed", "said"),
+    [
+        (["-D"], ">&-", "setkey: standard output: Bad file descriptor\n"),
+        (["-h"], ">&-", "setkey: standard output: Bad file descriptor\n"),
+        (["-c"], "<&-", "setkey: standard input: Bad file descriptor\n"),
+        (["-f", "-"], "<&-", "setkey: standard input: Bad file descriptor\n"),
+        (["-D"], "2>&- >&- <&-", ""),
+    ],
+)
+def test_a_closed_stream_is_one_line_without_a_traceback(
+    engine: FakeEngine, arguments: list[str], closed: str, said: str
+) -> None:
+    command = f'exec "$@" {closed}'
+    done = subprocess.run(
+        ["/bin/sh", "-c", command, "sh", sys.executable, "-m", "pfkey.setkey.main", *arguments],
+        capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+
+
+def test_a_byte_order_mark_is_no_word(
+    engine: FakeEngine, tmp_path: Path, stdin: Feeder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-f", conf(tmp_path, "\ufeffflush;")]) == 0
+    stdin("\ufeffflush;")
+    assert main(["-c"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert engine.types().count(MsgType.FLUSH) == 2
+
+
+def test_a_statement_that_does_not_end_is_shown_where_it_stops(
+    engine: FakeEngine, stdin: Feeder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stdin("flush \n\n")
+    assert main(["-c"]) == 1
+    assert capsys.readouterr().err == (
+        "setkey: stdin:1:6: syntax error: ; expected at the end of the statement"
+        " at `end of input'\n    flush\n         ^\n"
+    )
+
+
+def test_an_empty_socket_is_no_default(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--socket", "", "-D"]) == 2
+    assert capsys.readouterr().err.startswith("setkey: --socket is empty\n")
