@@ -11,7 +11,7 @@ their table and the way of a record:
 
 import logging
 from collections.abc import Callable, Container, Iterable
-from errno import EOPNOTSUPP
+from errno import EINVAL, ENOSYS, EOPNOTSUPP
 
 from keyd.engine import unsupported
 from keyd.engine.clients import Clients
@@ -58,6 +58,8 @@ HANDLERS: dict[int, Callable[[State, Request], list[Effect]]] = {
     MsgType.X_SPDSETIDX: spd_add,
     MsgType.X_SPDDELETE2: spd_delete_id,
 }
+# A refusal whose errno alone leaves the user guessing is in the log as it is usually read.
+_LEVELS = {EOPNOTSUPP: logging.WARNING, ENOSYS: logging.WARNING, EINVAL: logging.INFO}
 
 
 class Engine:
@@ -187,7 +189,7 @@ class Engine:
         self, client: ClientId, record: bytes, copies: Iterable[Send], error: SadbError
     ) -> list[Effect]:
         self._refused += 1
-        level = logging.WARNING if error.errno == EOPNOTSUPP else logging.DEBUG
+        level = _LEVELS.get(error.errno, logging.DEBUG)
         name = MsgType(record[1]).name
         log = Log(level, f"refused client={client} type={name}: {error}")
         reply = error_reply(record, error.errno)

@@ -90,7 +90,7 @@ class Runner:
         if number == errno.ENOENT and type in NO_ENTRY:
             return Refusal(type, number, NO_ENTRY[MsgType(type)], type in _DUMPS)
         why = self._world.strerror(number)
-        if number in (errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.ENOSYS):
+        if number in (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.ENOSYS):
             why += " (pfkeyd's log says what and why)"
         return Refusal(type, number, why)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from errno import EEXIST, EINVAL, ENOSYS, EOPNOTSUPP, ESRCH
-from logging import WARNING
+from logging import INFO, WARNING
 
 import pytest
 
@@ -316,3 +316,11 @@ def test_a_legacy_algorithm_is_named_once() -> None:
     logs = [log for spi in (1, 2, 3) for log in desk.logs(add(spi=spi))]
     assert [log.text.split()[0] for log in logs] == ["3des-cbc"]
     assert all(isinstance(log, Log) and log.level == WARNING for log in logs)
+
+
+def test_a_refusal_that_its_errno_does_not_explain_is_in_the_log() -> None:
+    desk = Desk(A)
+    (unknown,) = desk.logs(add(encrypt=99))
+    assert (unknown.level, "ENOSYS" in unknown.text) == (WARNING, True)
+    (zero,) = desk.logs(add(spi=0))
+    assert (zero.level, "EINVAL" in zero.text) == (INFO, True)
