@@ -66,13 +66,14 @@ def _refused(error: BaseException) -> int:
 
 def _check(options: Options) -> int:
     """Say what is missing, and change nothing."""
-    path = paths.socket_path(options.socket, os.environ, is_root=os.geteuid() == 0)
     faults = preflight.missing(dataplane=options.dataplane)
+    path = None
     try:
+        path = paths.socket_path(options.socket, os.environ, is_root=os.geteuid() == 0)
         _group(options.group)
     except ShellError as error:
         faults.append(error)
-    if in_use := preflight.running(path):
+    if path and (in_use := preflight.running(path)):
         faults.append(in_use)
     for fault in faults:
         sys.stderr.write(f"pfkeyd: {fault}\n")
@@ -82,10 +83,9 @@ def _check(options: Options) -> int:
 
 
 def _serve(options: Options) -> int:
-    is_root = os.geteuid() == 0
-    path = paths.socket_path(options.socket, os.environ, is_root=is_root)
-    gid = _group(options.group)
     preflight.require(dataplane=options.dataplane)
+    path = paths.socket_path(options.socket, os.environ, is_root=os.geteuid() == 0)
+    gid = _group(options.group)
     is_default = path.parent == paths.RUN or not (options.socket or os.environ.get("PFKEY_SOCKET"))
     is_ours = paths.make_parent(path, is_default=is_default)
     sys.setswitchinterval(_SWITCH_SECONDS)

@@ -40,6 +40,8 @@ def socket_path(given: str | None, environ: Mapping[str, str], *, is_root: bool)
     Raises:
         ShellError: the path does not fit a socket address, or there is no place for it.
     """
+    if given == "":
+        raise ShellError("--socket is empty", "give --socket PATH")
     if given:
         path = Path(given)
     elif environ.get("PFKEY_SOCKET") and os.getuid() == os.geteuid():
@@ -53,6 +55,8 @@ def socket_path(given: str | None, environ: Mapping[str, str], *, is_root: bool)
             "no place for the socket: XDG_RUNTIME_DIR is not set", "give --socket PATH"
         )
     path = path.absolute()
+    if not path.name:
+        raise ShellError(f"{path} is a directory", "give another --socket PATH")
     if len(os.fsencode(beside(path, "state"))) > _PATH_OCTETS:
         raise ShellError(f"the socket's path is too long: {path}", "give a shorter --socket PATH")
     return path

@@ -86,6 +86,8 @@ def test_a_path_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
         (["--socket", "/nowhere/at/all/s"], "mkdir -p /nowhere/at/all"),
         (["--socket", "s", "--group", "no-such-group"], "groupadd"),
         (["--socket", "/" + "x" * 200], "too long"),
+        (["--socket", "/"], "/ is a directory; give another --socket PATH"),
+        (["--socket", ""], "--socket is empty; give --socket PATH"),
     ],
 )
 def test_a_bad_day_is_one_line_and_exit_1(tmp_path: Path, options: list[str], said: str) -> None:
@@ -222,6 +224,18 @@ def test_without_rights_there_is_one_line_and_exit_1(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
     assert "CAP_NET_ADMIN" in done.stderr
     assert "; " in done.stderr, "no remedy"
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("check", [[], ["--check"]])
+def test_an_ordinary_user_hears_of_the_rights_first(check: list[str]) -> None:
+    plain = {key: value for key, value in os.environ.items() if key != "XDG_RUNTIME_DIR"}
+    done = subprocess.run(
+        [*as_user(), *PFKEYD, *check], capture_output=True, text=True, check=False, timeout=30,
+        env=plain,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "CAP_NET_ADMIN, CAP_NET_RAW missing; " in done.stderr.splitlines()[0]
 
 
 @pytest.mark.root
