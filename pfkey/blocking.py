@@ -65,7 +65,13 @@ def socket_path(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def control_path(path: Path) -> Path:
-    """The control socket beside a PF_KEY socket."""
+    """The control socket beside a PF_KEY socket.
+
+    Raises:
+        ShellError: a path such as / names no file that something could be beside.
+    """
+    if not path.name:
+        raise ShellError(f"{path} is no socket", "give another --socket PATH")
     return path.with_name(path.name + ".ctl")
 
 
@@ -81,6 +87,10 @@ def _connect(path: Path) -> socket.socket:
             raise ShellError(what, "start it with: pfkeyd &") from None
         if error.errno in (errno.EACCES, errno.EPERM):
             raise ShellError(f"{path}: {error.strerror}", "be root or in its group") from None
+        if error.errno is None:  # Python's own: the last part alone is longer than an address
+            raise ShellError(
+                f"{path}: File name too long", "give a shorter --socket PATH"
+            ) from None
         raise ShellError(f"{path}: {error.strerror}") from None
     return link
 

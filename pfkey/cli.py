@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Never
 
-from pfkey import doctor, monitor, stat
+from pfkey import doctor, monitor, stat, streams
 from pfkey.blocking import control_call, socket_path
 from pfkey.errors import PfkeyError, ShellError
 from pfkey.lab import kept, rootless
@@ -87,8 +87,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _socket(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--socket", metavar="PATH", type=Path,
+    command.add_argument("--socket", metavar="PATH", type=_socket_file,
                          help="pfkeyd's socket (default: that of this namespace)")  # fmt: skip
+
+
+def _socket_file(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("a path is needed")
+    return Path(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,25 +102,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["setkey"]:
         return setkey(words[1:])
+    streams.stand_in()
     options = parser().parse_args(words)
     try:
-        match options.command:
-            case "lab":
-                return _lab(options, words)
-            case "stat":
-                return _stat(options)
-            case "monitor":
-                return _monitor(options)
-            case _:
-                return _doctor(options)
+        status = _run(options, words)
+        sys.stdout.flush()
+        return status
     except BrokenPipeError:  # head has enough; and nobody reads what Python would flush
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.give_up_output()
         return 1
     except KeyboardInterrupt:
         return 130
-    except (PfkeyError, OSError) as error:
+    except PfkeyError as error:
         print(f"pfkey {options.command}: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # without a file: it was what we print
+        where = error.filename or "standard output"
+        if not error.filename:
+            streams.give_up_output()
+        print(f"pfkey {options.command}: {where}: {error.strerror}", file=sys.stderr)
+        return 1
+
+
+def _run(options: argparse.Namespace, words: Sequence[str]) -> int:
+    match options.command:
+        case "lab":
+            return _lab(options, words)
+        case "stat":
+            return _stat(options)
+        case "monitor":
+            return _monitor(options)
+        case _:
+            return _doctor(options)
 
 
 def _path(options: argparse.Namespace) -> Path:
@@ -151,6 +170,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _lab(options: argparse.Namespace, words: Sequence[str]) -> int:
+    _check_lab(options)
     names = DEMO if options.demo else (options.name,) if options.name else ()
     if options.down:
         for name in (ended := kept.down()):
@@ -162,8 +182,6 @@ def _lab(options: argparse.Namespace, words: Sequence[str]) -> int:
         for example in EXAMPLES.values():
             print(f"{example.name:22}{example.title}")
         return 0
-    if options.demo and (options.name or options.keep or options.capture):
-        parser().error("lab --demo takes no name and no other option")
     tools = doctor.check_tools()
     if not tools.ok:
         raise ShellError(tools.seen, tools.remedy)
@@ -183,6 +201,17 @@ def _lab(options: argparse.Namespace, words: Sequence[str]) -> int:
         f" {time.monotonic() - began:.1f} s"
     )
     return 1 if story.failed else 0
+
+
+def _check_lab(options: argparse.Namespace) -> None:
+    """End with the usage status where options do not go together."""
+    others = options.name or options.keep or options.capture
+    if options.down and (others or options.demo):
+        parser().error("lab --down takes down all that is up; it takes no name and no other option")
+    if options.demo and others:
+        parser().error("lab --demo takes no name and no other option")
+    if others and not (options.name or options.demo):
+        parser().error("lab --keep and --capture need the NAME of an example")
 
 
 def _end(number: int, frame: FrameType | None) -> Never:

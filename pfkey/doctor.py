@@ -23,7 +23,7 @@ from pathlib import Path
 from pfkey import algorithms, crypto
 from pfkey.algorithms import Kind
 from pfkey.blocking import control_call, socket_path
-from pfkey.errors import PfkeyError
+from pfkey.errors import PfkeyError, ShellError
 
 SCHEMA_VERSION = 1
 TUN = Path("/dev/net/tun")
@@ -201,14 +201,21 @@ def check_pfkeyd(environ: Mapping[str, str]) -> Finding:
     try:
         path = socket_path(environ)
         status = control_call(path, "status")
-    except (PfkeyError, OSError):
-        return Finding("pfkeyd", False, "none answers in this network namespace", "pfkeyd &")
-    parts = [f"pid {status['pid']}", f"{status['sas']} SAs", f"{status['policies']} policies"]
+    except ShellError as error:
+        return Finding("pfkeyd", False, error.what, error.remedy.removeprefix("start it with: "))
+    except (PfkeyError, OSError) as error:
+        return Finding("pfkeyd", False, str(error), "restart pfkeyd")
+    parts = [f"pid {status['pid']}", _count(status["sas"], "SA", "SAs")]
+    parts.append(_count(status["policies"], "policy", "policies"))
     if not status.get("dataplane", True):
         parts.append("no data path (--no-dataplane)")
     elif "owned_table" in status:
         parts.append("owned table" if status["owned_table"] else "plain table, watched")
     return Finding("pfkeyd", True, f"{path}: {', '.join(parts)}")
+
+
+def _count(number: int, one: str, more: str) -> str:
+    return f"{number} {one if number == 1 else more}"
 
 
 def _or_container(remedy: str) -> str:

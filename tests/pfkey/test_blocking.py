@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -227,3 +228,15 @@ def test_an_answer_that_is_no_json_object_is_an_error(tmp_path: Path, answer: by
 
     with server(tmp_path / "s.ctl", talk), pytest.raises(ShellError, match="no JSON"):
         control_call(tmp_path / "s", "version")
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [("x" * 200, "File name too long; give a shorter --socket PATH"), ("/", "/ is no socket")],
+)
+def test_an_impossible_socket_is_one_line_with_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ShellError, match=re.escape(said)):
+        control_call(Path(path), "version")

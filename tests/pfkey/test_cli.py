@@ -1,6 +1,8 @@
 """The command line of `pfkey`: subcommands, usage, exit status."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,3 +113,30 @@ def test_a_capture_file_that_cannot_be_is_refused_before_anything_is_built(
     status, out, err = run(capsys, "lab", "encryption", "--capture", "/nonexistent/x.pcap")
     assert (status, out) == (1, "")
     assert "/nonexistent/x.pcap" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("lab", "--keep"), ("lab", "--capture", "x"), ("lab", "--down", "encryption"),
+        ("lab", "--down", "--demo"), ("stat", "--socket", ""),
+    ],
+)  # fmt: skip
+def test_an_option_that_would_be_ignored_is_refused(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    status, out, err = run(capsys, *words)
+    assert (status, out) == (2, "")
+    assert err.startswith("pfkey")
+
+
+@pytest.mark.parametrize(
+    ("to", "why"), [(">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")]
+)
+@pytest.mark.parametrize("words", ["lab", "doctor"])
+def test_a_full_standard_output_is_named(words: str, to: str, why: str) -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$@" {to}', "sh", sys.executable, "-m", "pfkey.cli", words],
+        capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, f"pfkey {words}: standard output: {why}\n")

@@ -110,7 +110,7 @@ def test_a_running_pfkeyd_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     status = {"pid": 5, "sas": 2, "policies": 1, "dataplane": True, "owned_table": True}
     monkeypatch.setattr(doctor, "control_call", lambda path, method: status)
     found = doctor.check_pfkeyd({"PFKEY_SOCKET": "/x"})
-    assert (found.ok, found.seen) == (True, "/x: pid 5, 2 SAs, 1 policies, owned table")
+    assert (found.ok, found.seen) == (True, "/x: pid 5, 2 SAs, 1 policy, owned table")
 
 
 def test_a_pfkeyd_that_refuses_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,3 +119,10 @@ def test_a_pfkeyd_that_refuses_is_missing(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(doctor, "control_call", refuse)
     assert not doctor.check_pfkeyd({}).ok
+
+
+def test_doctor_says_why_it_may_not_ask_pfkeyd(tmp_path: Path) -> None:
+    found = doctor.check_pfkeyd({"PFKEY_SOCKET": str(tmp_path / "none.sock")})
+    assert (found.ok, found.remedy) == (False, "pfkeyd &")
+    assert found.seen == f"no pfkeyd answers at {tmp_path}/none.sock"
+    assert not doctor.check_pfkeyd({"PFKEY_SOCKET": "/"}).ok
