@@ -8,8 +8,14 @@ that the first match decides as in the SPD. The table's base chains lead there:
                              addresses, and to broadcast and multicast ones)
     late     → the same again, for packets whose mark others have overwritten since
     inbound  → policy_in    before reassembly and before routing
+    transit  → policy_out   (packets to be forwarded, before routing; those from the TUN as well)
+    leaving  → the same again for those that were not routed into the TUN; policy_own
+               for broadcast and multicast
     forward  → policy_fwd   (forwarded packets; empty, and so without effect, without fwd policies)
     guard      drops what bears the protect mark and leaves by another device than the TUN
+
+A packet from one tunnel that an outbound policy sends into another passes the TUN twice. It cannot
+do so for ever: each time the kernel forwards it into the TUN, it loses a hop.
 
 A non-first fragment shows no ports, and over IPv6 its next header is a mere claim (RFC 8200
 section 4.5: only the first fragment's counts). A rule that protects is therefore followed by one
@@ -133,6 +139,8 @@ class Frame:
         chains = {
             "output": (
                 f"type route hook output priority {PRIORITY_STEER}",
+                # a router's kernel announces there, without an address, which groups it is in
+                f'oifname "{self.device}" ip6 saddr :: drop',
                 *exempt,
                 f"{is_bypass} {strip}",
                 f"{is_protect} {strip}",
@@ -156,6 +164,19 @@ class Frame:
                 *(f"{sealed} fib daddr type local accept" for sealed in _SEALED),
                 _NEIGHBOUR_DISCOVERY,
                 "goto policy_in",
+            ),
+            "transit": (
+                f"type filter hook prerouting priority {PRIORITY_LATE}",
+                f"{is_protect} {strip}",
+                f"fib daddr type {_UNSTEERED} accept",
+                "goto policy_out",
+            ),
+            "leaving": (
+                f"type filter hook forward priority {PRIORITY_LATE}",
+                f"{is_protect} accept",
+                f'oifname "{self.device}" accept',
+                f"fib daddr type {_UNSTEERED} goto policy_own",
+                "goto policy_out",
             ),
             "forward": (
                 "type filter hook forward priority -1",

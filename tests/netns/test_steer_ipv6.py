@@ -34,7 +34,7 @@ from tests.support.steering import (
     policy,
 )
 from tests.support.system import until
-from tests.support.wire import drain, in_host
+from tests.support.wire import checksum, drain, in_host
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -344,6 +344,13 @@ def test_what_we_opened_comes_in_through_the_tun(rig: Rig) -> None:
         (answer,) = rig.packets()
     assert (answer[6], answer[40:42]) == (ICMPV6, b"\x01\x04"), "port unreachable, protected"
     assert answer[8:40] == steering.packed(A) + steering.packed(B)
+    echo = struct.pack(">BBHHH", 128, 0, 0, 1, 2) + b"ab"
+    pseudo = steering.packed(B) + steering.packed(A) + struct.pack(">II", len(echo), ICMPV6)
+    echo = echo[:2] + struct.pack(">H", checksum(pseudo + echo)) + echo[4:]
+    with rig.wire.quiet(A, B):
+        rig.write(ipv6(B, A, ICMPV6, echo))
+        (answer,) = rig.packets()
+    assert answer[40] == 129, "the echo's answer is not bound to the device it came by"
 
 
 def test_the_device_has_no_address_and_says_nothing(rig: Rig) -> None:
