@@ -14,6 +14,7 @@ from keyd.shell.daemon import Daemon
 from keyd.shell.lock import Lock
 from keyd.shell.options import Options, parse
 from keyd.shell.plane import NoPlane, Plane
+from pfkey import streams
 from pfkey.errors import PfkeyError, ShellError
 
 LOG = logging.getLogger("keyd.shell")
@@ -24,6 +25,7 @@ _SWITCH_SECONDS = 0.0002
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run pfkeyd; the exit code: 0 done, 1 refused or failed, 2 wrong usage."""
+    streams.stand_in()  # or the lock, or a worker's state file, becomes its standard error
     options = parse(sys.argv[1:] if argv is None else argv)
     log.set_up(options.log_level)
     try:

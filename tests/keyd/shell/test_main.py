@@ -16,6 +16,7 @@ from pfkey import doctor
 from pfkey.errors import ShellError
 from tests.support.nobody import as_user, open_directory
 from tests.support.shell import REGISTER, Process, ask, connect, control
+from tests.support.system import until
 
 PFKEYD = [sys.executable, "-m", "keyd.shell.main"]
 
@@ -252,3 +253,16 @@ def test_any_user_may_run_it_without_packets() -> None:
         process.terminate()
         assert process.wait(10) == 0
         assert list(mine.iterdir()) == []
+
+
+def test_closed_streams_are_not_given_to_others(tmp_path: Path) -> None:
+    socket = tmp_path / "s"
+    with subprocess.Popen(
+        ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *PFKEYD, "--no-dataplane", "--socket",
+         str(socket)],
+    ) as process:  # fmt: skip
+        until(socket.is_socket)
+        for fd in range(3):
+            assert os.readlink(f"/proc/{process.pid}/fd/{fd}") == os.devnull
+        process.terminate()
+        assert process.wait(10) == 0
