@@ -207,6 +207,9 @@ def check_pfkeyd(environ: Mapping[str, str]) -> Finding:
         return Finding("pfkeyd", False, str(error), "restart pfkeyd")
     parts = [f"pid {status['pid']}", _count(status["sas"], "SA", "SAs")]
     parts.append(_count(status["policies"], "policy", "policies"))
+    if holds := status.get("holds", 0):
+        parts.append(f"{_count(holds, 'hold', 'holds')} of a pfkeyd that died: what it protected"
+                     " stays closed until its policies are back, or setkey -FP")  # fmt: skip
     if not status.get("dataplane", True):
         parts.append("no data path (--no-dataplane)")
     elif "owned_table" in status:

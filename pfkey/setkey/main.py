@@ -13,10 +13,11 @@ from pfkey import streams
 from pfkey.blocking import Connection, socket_path
 from pfkey.const import MsgType
 from pfkey.errors import ConfError, PfkeyError, ShellError, WireError
+from pfkey.message import Message
 from pfkey.setkey import dump, grammar, messages
 from pfkey.setkey.lexer import Feed, Lexed, Source, printable
 from pfkey.setkey.options import HELP, USAGE, Mode, Options, UsageError, parse
-from pfkey.setkey.run import Refusal, Runner, World
+from pfkey.setkey.run import Refusal, Runner, World, refused
 from pfkey.setkey.statements import Host, Quit, Statement
 
 DONE, FAILED, USAGE_STATUS, INTERRUPTED = 0, 1, 2, 130
@@ -253,15 +254,23 @@ def _decode(options: Options) -> int:
     for file in options.files:
         try:
             octets = Path(file).read_bytes()
-            for found in dump.split(octets):
-                _print(dump.record(found, now=time.time(), has_ports=options.has("-p")))
         except OSError as error:
             _complain(f"{file}: {error.strerror}")
             status = FAILED
+            continue
+        try:
+            for found in dump.split(octets):
+                _print(_decoded(found, has_ports=options.has("-p")))
         except WireError as error:
             _complain(f"{file}: octet {error.offset}: {error.part}: {error.rule}")
             status = FAILED
     return status
+
+
+def _decoded(found: Message, *, has_ports: bool) -> str:
+    if found.errno:  # a refusal, or a dump of nothing: a header alone
+        return f"{refused(found.type, found.errno, os.strerror)}.\n"
+    return dump.record(found, now=time.time(), has_ports=has_ports)
 
 
 def _version() -> int:

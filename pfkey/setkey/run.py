@@ -28,6 +28,13 @@ _DUMPS = (MsgType.DUMP, MsgType.X_SPDDUMP)
 _SHOWN = (MsgType.GET, MsgType.GETSPI)
 
 
+def refused(type: int, number: int, strerror: Callable[[int], str]) -> str:
+    """What an errno means in the answer to a message."""
+    if number == errno.ENOENT and type in NO_ENTRY:
+        return NO_ENTRY[MsgType(type)]
+    return strerror(number)
+
+
 class Link(Protocol):
     """A connection to a key engine, such as `pfkey.blocking.Connection`."""
 
@@ -87,9 +94,9 @@ class Runner:
         number, type = exchange.errno, exchange.request.type
         if number == 0:
             return None
+        why = refused(type, number, self._world.strerror)
         if number == errno.ENOENT and type in NO_ENTRY:
-            return Refusal(type, number, NO_ENTRY[MsgType(type)], type in _DUMPS)
-        why = self._world.strerror(number)
+            return Refusal(type, number, why, type in _DUMPS)
         if number in (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.ENOSYS):
             why += " (pfkeyd's log says what and why)"
         return Refusal(type, number, why)

@@ -126,3 +126,10 @@ def test_doctor_says_why_it_may_not_ask_pfkeyd(tmp_path: Path) -> None:
     assert (found.ok, found.remedy) == (False, "pfkeyd &")
     assert found.seen == f"no pfkeyd answers at {tmp_path}/none.sock"
     assert not doctor.check_pfkeyd({"PFKEY_SOCKET": "/"}).ok
+
+
+def test_holds_that_no_dump_shows_are_in_the_doctors_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    status = {"pid": 5, "sas": 0, "policies": 0, "holds": 2}
+    monkeypatch.setattr(doctor, "control_call", lambda path, method: status)
+    found = doctor.check_pfkeyd({"PFKEY_SOCKET": "/x"})
+    assert "0 policies, 2 holds of a pfkeyd that died" in found.seen

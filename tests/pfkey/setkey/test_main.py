@@ -421,3 +421,21 @@ def test_a_statement_that_does_not_end_is_shown_where_it_stops(
 def test_an_empty_socket_is_no_default(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--socket", "", "-D"]) == 2
     assert capsys.readouterr().err.startswith("setkey: --socket is empty\n")
+
+
+def test_a_raw_refusal_is_shown_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "raw"
+    empty = Message(type=MsgType.DUMP, errno=errno.ENOENT).encode()
+    file.write_bytes(empty + Message(type=MsgType.ADD, errno=errno.EEXIST).encode())
+    assert main([str(file)]) == 0
+    assert capsys.readouterr().out == "No SAD entries.\nFile exists.\n"
+
+
+def test_a_reader_of_decoded_files_who_leaves_is_no_fault_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "raw"
+    file.write_bytes(Message(type=MsgType.DUMP, errno=errno.ENOENT).encode() * 30000)
+    done = subprocess.run(
+        ["/bin/sh", "-c", '"$@" | head -1', "sh", sys.executable, "-m", "pfkey.setkey.main",
+         str(file)], capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("No SAD entries.\n", "")
