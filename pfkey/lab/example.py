@@ -50,6 +50,7 @@ class Given:
     host: str
     file: str
     derive: Derive = Derive.AS_WRITTEN
+    note: str = ""  # what a reader is told before
     names: tuple[tuple[str, str], ...] = ()  # the FAQ's placeholders and their addresses
 
     @property
@@ -126,6 +127,7 @@ class Example:
     layers: tuple[int, ...] = (ESP,)  # protocols on the protected link, from the outside in
     is_tunnel: bool = False
     requires: bool = False  # whether the node refuses what comes in clear
+    port: int = 0  # the TCP port at the node that alone is protected; 0 is everything
 
     @property
     def hides(self) -> bool:
@@ -141,6 +143,11 @@ class Example:
         """All that a host is given."""
         return "".join(given.text for given in self.given if given.host == host)
 
+    def address(self, host: str) -> str:
+        """The address that node or peer has on the link between them."""
+        link = self.protected_link
+        return (link.a_address if host == link.a else link.b_address).split("/")[0]
+
     @property
     def sas(self) -> tuple[ManualSa, ...]:
         """The SAs that node and peer share."""
@@ -148,9 +155,7 @@ class Example:
 
     def sa(self, proto: int, *, towards_peer: bool) -> ManualSa:
         """The SA of one protocol and one direction."""
-        out = policies_out(self.text(self.node))[0]
-        ends = re.search(r"/tunnel/([^-]+)-([^/]+)/", out)
-        src, dst = (ends[1], ends[2]) if ends else (self.client[1], self.server[1])
+        src, dst = self.address(self.node), self.address(self.peer)
         if not towards_peer:
             src, dst = dst, src
         return next(sa for sa in self.sas if (sa.src, sa.dst, sa.proto) == (src, dst, proto))

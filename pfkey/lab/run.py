@@ -2,15 +2,10 @@
 
 1. the example's hosts and links, a pfkeyd where it has one
 2. the FAQ's files; `setkey -D` and `-DP`
-3. ping and a TCP transfer, and what the wire shows of them
-4. the counters on both sides
-5. a wrong key on one side, and the drops it causes
-6. the whole capture: what each link must and must not have shown
-7. a clear packet from the peer: accepted, or refused by `require`
-8. everything is taken down, or kept
+3. the conversation: `Talk`, or `Mail` where one port alone is protected
+4. everything is taken down, or kept
 """
 
-import contextlib
 import os
 import shutil
 import tempfile
@@ -18,15 +13,14 @@ import time
 from pathlib import Path
 
 from pfkey.errors import ShellError
-from pfkey.lab import kept, wirecheck
-from pfkey.lab.example import ESP, NAMES, Example
+from pfkey.lab import kept
+from pfkey.lab.example import Example
 from pfkey.lab.hosts import Net
-from pfkey.lab.stage import Stage, lines
+from pfkey.lab.mail import Mail
+from pfkey.lab.stage import Stage
 from pfkey.lab.story import Story
-from pfkey.lab.traffic import letter, transfer
-from pfkey.lab.wire import ICMP, Capture, write_pcap
-
-LETTER_OCTETS = 4 << 20
+from pfkey.lab.talk import Talk
+from pfkey.lab.wire import write_pcap
 
 
 def run(example: Example, story: Story, capture_path: Path, *, keep: bool = False) -> None:
@@ -63,155 +57,10 @@ def _perform(example: Example, story: Story, capture_path: Path, logs: Path, *, 
     with Net(story.tracer(), prefix=prefix) as net:
         stage = Stage(example, story, net, logs)
         stage.begin(keep=keep)
-        talk = _Talk(stage)
+        talk = (Mail if example.port else Talk)(stage)
         talk.configure()
-        with contextlib.ExitStack() as stack:
-            captures = [stack.enter_context(stage.capture(link)) for link in example.links]
-            capture = captures[example.links.index(example.protected_link)]
-            talk.converse()
-            talk.count(capture)
-            talk.break_key()
-        talk.judge(captures, capture_path)
-        talk.speak_clear()
+        talk.play(capture_path)
         if keep:
             stage.keep()
         else:
             stage.end()
-
-
-class _Talk:
-    def __init__(self, stage: Stage) -> None:
-        self.stage, self.example, self.story = stage, stage.example, stage.story
-        self.node, self.peer = stage.node, stage.peer
-
-    def configure(self) -> None:
-        story = self.story
-        story.step("The FAQ's files, as written")
-        story.note(
-            "add makes an SA: a key, and a number (SPI) that names it on the wire.\n"
-            "spdadd makes a policy: what shall be protected. use: if there is an SA."
-        )
-        for given in self.example.given:
-            if not given.is_script:
-                story.note("The FAQ's extra line: the node shall refuse what comes in clear.")
-            self.stage.give(given)
-        self.stage.show()
-
-    def converse(self) -> None:
-        story, stage, example = self.story, self.stage, self.example
-        story.step("A ping and a TCP transfer, and what the wire shows of them")
-        address = example.server[1]
-        with contextlib.ExitStack() as stack:
-            links = [(link, stack.enter_context(stage.capture(link))) for link in example.links]
-            pings = stage.ping(stage.client, address, 3)
-            for _, glance in links:
-                glance.close()
-            story.check("every ping was answered", pings.received == 3, f"{pings.received} of 3")
-            for link, glance in links:
-                where = f", between {link.a} and {link.b}" if len(links) > 1 else ""
-                story.note(f"the same moment on the wire{where}:")
-                story.output(lines(glance.frames, 6))
-        content = letter(LETTER_OCTETS)
-        story.note(f"now {LETTER_OCTETS >> 20} MiB over TCP, which begin in clear with")
-        story.output(repr(content[:52].decode()))
-        began = time.monotonic()
-        try:
-            arrived = transfer(stage.client, stage.server, address, content)
-        except OSError as error:
-            story.check("the transfer arrived whole", False, error)
-            return
-        rate = LETTER_OCTETS / (time.monotonic() - began) / 1e6
-        story.check("the transfer arrived whole", arrived == content, f"{rate:.0f} MB/s")
-
-    def count(self, capture: Capture) -> None:
-        story, example, node, peer = self.story, self.example, self.node, self.peer
-        story.step("The counters on both sides (pfkey stat -s: those that are not zero)")
-        time.sleep(0.1)  # the capture reads on; what is sent was sent
-        sa, back = (example.sa(example.layers[0], towards_peer=there) for there in (True, False))
-        on_wire = wirecheck.towards(capture.frames, sa.src, sa.dst)
-        on_way_back = wirecheck.towards(capture.frames, back.src, back.dst)
-        found = []
-        for proto in example.layers:
-            group = NAMES[proto]
-            which = f" with {group.upper()}" if len(example.layers) > 1 else ""
-            for system, does, name, wire in (
-                (node, "sealed", "output", on_wire), (peer, "opened", "input", on_wire),
-                (peer, "sealed", "output", on_way_back), (node, "opened", "input", on_way_back),
-            ):  # fmt: skip
-                who = f"the {system.host.name} {does}{which}"
-                found.append((who, does, system.settled(group, name, wire), wire))
-        for system in (node, peer):
-            system.shell("pfkey stat -s", "pfkey", "stat", "-s")
-        for who, does, counted, wire in found:
-            # a busy machine's sockets may drop a few before they are opened, never after sealing
-            least = wire * 99 // 100 if does == "opened" else wire
-            story.check(f"{who} as many packets as the wire saw", 0 < least <= counted <= wire,
-                        f"{counted} and {wire}")  # fmt: skip
-        for system in (node, peer):
-            drops = system.drops()
-            story.check(f"the {system.host.name} dropped none of them", not drops, drops or "")
-
-    def break_key(self) -> None:
-        story, stage, example = self.story, self.stage, self.example
-        story.step("A wrong key on one side: no error message, only silence and a counter")
-        outer = example.layers[0]
-        sa = example.sa(outer, towards_peer=True)
-        if outer == ESP:
-            story.note("These SAs have no authenticator: only senseless padding gives it away.")
-        peer = self.peer.host.name
-        story.check(f"the {peer} has another key now", self.peer.setkey(sa.with_wrong_key()))
-        before = sum(self.peer.drops().values())
-        pings = stage.ping(stage.client, example.server[1], 10)
-        dropped = sum(self.peer.drops().values()) - before
-        story.check("no ping was answered", pings.received == 0, f"{pings.received} of 10")
-        # Without an authenticator one wrong packet in some 250 looks well-formed; it is garbage.
-        least = pings.sent - 3 if outer == ESP else pings.sent
-        story.check(f"the {peer} dropped and counted them", dropped >= least,
-                    f"{dropped} drops: {self.peer.drops()}")  # fmt: skip
-        story.check(f"the {peer} has the right key again", self.peer.setkey(sa.again()))
-        pings = stage.ping(stage.client, example.server[1], 2)
-        story.check("pings are answered again", pings.received == 2, f"{pings.received} of 2")
-
-    def judge(self, captures: list[Capture], path: Path) -> None:
-        story, example = self.story, self.example
-        story.step("The whole capture, from the first ping to here")
-        for link, capture in zip(example.links, captures, strict=True):
-            if len(captures) > 1:
-                story.note(f"between {link.a} and {link.b}:")
-            if link.protected:
-                write_pcap(path, capture.frames)
-                story.command("", f"tcpdump -n -r {path} | head -3")
-                story.output(lines(capture.frames, 3))
-            judge = wirecheck.protected if link.protected else wirecheck.clear
-            for claim in judge(example, capture):
-                story.check(*claim)
-
-    def speak_clear(self) -> None:
-        story, stage, example = self.story, self.stage, self.example
-        node, peer = self.node.host.name, self.peer.host.name
-        fate = "refused" if example.requires else "accepted"
-        story.step(f"A clear packet from the {peer} is {fate}")
-        story.note(
-            f"Without a policy the {peer} sends in clear. It still has the keys to read what comes."
-        )
-        undo = stage.silence_policies()
-        before = self.node.counter("ipsec", "in_polvio")
-        with stage.capture() as capture:
-            pings = stage.ping(stage.server, example.client[1], 3)
-        src, dst = example.server[1], example.client[1]
-        clear = [f for f in capture.frames if f.protocol == ICMP and f.src == src]
-        back = example.sa(example.layers[0], towards_peer=True).src
-        answers = [f for f in capture.frames if f.src in (dst, back) and not f.is_arp]
-        story.check("the pings are in clear on the wire", len(clear) == 3, len(clear))
-        if example.requires:
-            story.check("none was answered", pings.received == 0 and not answers)
-            violations = self.node.settled("ipsec", "in_polvio", before + 3) - before
-            story.check(f"the {node} counts each as a policy violation", violations == 3,
-                        violations)  # fmt: skip
-        else:
-            violations = self.node.counter("ipsec", "in_polvio") - before
-            story.check(f"the {node} answered all: no policy says otherwise", pings.received == 3)
-            story.check(f"the answers are protected: the {node} has a policy out",
-                        {f.protocol for f in answers} == {example.layers[0]})  # fmt: skip
-            story.check("nothing was counted as a policy violation", violations == 0, violations)
-        story.check(f"the {peer} has its policy again", self.peer.setkey(undo))

@@ -1,5 +1,6 @@
 """Traffic whose text is easy to find again: pings and a TCP transfer between two hosts."""
 
+import contextlib
 import re
 import socket
 import threading
@@ -80,3 +81,38 @@ def transfer(sender: Host, receiver: Host, address: str, content: bytes) -> byte
     if failed:
         raise failed[0]
     return bytes(arrived)
+
+
+def fetch(
+    reader: Host, server: Host, address: str, port: int, content: bytes, *, patience: float = 10
+) -> bytes:
+    """Let `reader` connect to a port of `server`, who says `content` and closes; what was read.
+
+    Raises:
+        OSError: nobody answered in time, or the connection failed.
+    """
+    listener = in_host(server, lambda: socket.create_server((address, port)))
+    listener.settimeout(patience)
+
+    def serve() -> None:
+        # whatever goes wrong here, the reader sees it
+        with contextlib.suppress(OSError):
+            connection, _ = listener.accept()
+            with connection:
+                connection.settimeout(patience)
+                connection.sendall(content)
+
+    thread = threading.Thread(target=serve)
+    with listener:
+        thread.start()
+        try:
+            made = in_host(reader, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            with made as connection:
+                connection.settimeout(patience)
+                connection.connect((address, port))
+                read = bytearray()
+                while piece := connection.recv(1 << 18):
+                    read.extend(piece)
+        finally:
+            thread.join()
+    return bytes(read)

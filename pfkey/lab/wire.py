@@ -126,6 +126,14 @@ class Frame:
             found.append(Seal(ESP, *struct.unpack(">II", body[:8])))
         return tuple(found)
 
+    @property
+    def ports(self) -> tuple[int, int]:
+        """Source and destination port of TCP or UDP, also behind AH; 0 where there is none."""
+        proto, body = self.protocol, self.body
+        while proto == AH and len(body) >= _AH_OCTETS:
+            proto, body = body[0], body[(body[1] + 2) * 4 :]
+        return struct.unpack(">HH", body[:4]) if proto in (TCP, UDP) and len(body) >= 4 else (0, 0)
+
     def line(self) -> str:
         """One line in the manner of tcpdump."""
         if not self.packet:

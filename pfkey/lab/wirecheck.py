@@ -36,6 +36,25 @@ def protected(example: Example, capture: Capture) -> Iterator[Claim]:
     else:
         yield Claim("the payload can be read: AH vouches for it and hides nothing",
                     len(seen) == len(SECRETS))  # fmt: skip
+    yield from numbers(example, [f for f in packets if f.protocol == outer])
+
+
+def one_port(example: Example, capture: Capture) -> Iterator[Claim]:
+    """Claims about the link between node and peer where one TCP port alone is protected."""
+    packets = [f for f in capture.frames if not f.is_arp]
+    outer = example.layers[0]
+    mail = [f for f in packets if example.port in f.ports]
+    others = sorted({f.line() for f in mail if f.protocol != outer})
+    yield Claim("the capture lost nothing", capture.lost == 0, f"{len(capture.frames)} frames")
+    yield Claim(f"to and from port {example.port} only protocol {outer} passed",
+                not others and bool(mail), others[:3] or len(mail))  # fmt: skip
+    sealed = sorted({f.line() for f in packets if f.seals and example.port not in f.ports})
+    yield Claim("nothing else had it", not sealed, sealed[:3] or f"{len(packets) - len(mail)} more")
+    yield from numbers(example, mail)
+
+
+def numbers(example: Example, packets: Sequence[Frame]) -> Iterator[Claim]:
+    """Claims about SPIs and sequence numbers of what is protected."""
     for towards_peer in (True, False):
         for depth, proto in enumerate(example.layers):
             sa = example.sa(proto, towards_peer=towards_peer)
@@ -48,9 +67,9 @@ def protected(example: Example, capture: Capture) -> Iterator[Claim]:
             what = NAMES[proto].upper() if len(example.layers) > 1 else ""
             yield Claim(f"{sa.src} sent with {what + ' ' if what else ''}SPI {sa.spi} only",
                         bool(found) and not wrong, wrong[:3] or "")  # fmt: skip
-            numbers = [s.sequence for s in found if s is not None]
+            used = [s.sequence for s in found if s is not None]
             yield Claim(f"{sa.src} used no sequence number twice{what and f' in {what}'}",
-                        len(numbers) == len(set(numbers)), f"{len(numbers)} numbers")  # fmt: skip
+                        len(used) == len(set(used)), f"{len(used)} numbers")  # fmt: skip
 
 
 def clear(example: Example, capture: Capture) -> Iterator[Claim]:

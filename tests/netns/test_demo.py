@@ -76,8 +76,8 @@ def test_example_runs_and_every_check_holds(name: str, tmp_path: Path) -> None:
     on_wire = f"{'ESP' if sa.proto == ESP else 'AH'}(spi={sa.spi:#010x},seq=0x1"
     for shown in ("setkey -D\n", "setkey -DP\n", "pfkey stat", on_wire):
         assert shown in done.stdout
-    refused = f"the {example.node} counts each as a policy violation (3)" in done.stdout
-    assert refused == example.requires
+    refused = re.search(r"ok +the (\w+) counts each as a policy violation \([1-9]", done.stdout)
+    assert (refused is not None) == example.requires
     assert has_host(done.stdout, len(example.hosts)) == []
 
 

@@ -22,8 +22,11 @@ pytestmark = [
 ICMP, TCP = 1, 6
 
 
-# "encryption" is "encryption-require" without a line
-@pytest.fixture(scope="module", params=[name for name in EXAMPLES if name != "encryption"])
+# "encryption" is "encryption-require" without a line; pings are not mail
+WHOLE = [one.name for one in EXAMPLES.values() if one.name != "encryption" and not one.port]
+
+
+@pytest.fixture(scope="module", params=WHOLE)
 def standing(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Standing]:

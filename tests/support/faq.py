@@ -115,7 +115,8 @@ def decode(example: Example, packet: bytes) -> bytes:
     seen = IP(packet)
     for proto in example.layers:
         sa = next(sa for sa in example.sas if (sa.dst, sa.proto) == (seen.dst, proto))
-        seen = security_association(sa, example).decrypt(seen)
+        # parsed anew, for scapy leaves what was inside as octets
+        seen = IP(bytes(security_association(sa, example).decrypt(seen)))
     return bytes(seen)
 
 
