@@ -57,7 +57,7 @@ def test_version_and_status_say_who_answers(daemon: Process) -> None:
 def test_counters_have_the_groups_of_netstat(daemon: Process) -> None:
     result = control(daemon.socket, "counters")["result"]
     assert result["schema_version"] == 1
-    assert list(result["counters"]) == ["ipsec", "esp", "pfkey"]
+    assert list(result["counters"]) == ["ipsec", "ah", "esp", "ipcomp", "pfkey"]
     assert result["counters"]["ipsec"]["in_polvio"] == 0
 
 
