@@ -92,6 +92,20 @@ def stream(packets: list[bytes]) -> bytes:
     return bytes(said)
 
 
+def test_a_wrong_key_is_dropped_and_counted(standing: Standing) -> None:
+    """Without an authenticator one of some 250 looks well-formed; it is garbage all the same."""
+    example, peer = standing.example, standing.peer
+    name = {ESP: "esp badenc", AH: "ah badauth"}[example.layers[0]]
+    sa = example.sa(example.layers[0], towards_peer=True)
+    standing.setkey("peer", sa.with_wrong_key())
+    before = peer.drops()
+    assert standing.ping(count=8) == 0
+    least = 6 if sa.proto == ESP else 8
+    until(lambda: peer.drops().get(name, 0) >= before.get(name, 0) + least, what=name)
+    standing.setkey("peer", sa.again())
+    assert standing.ping() == 2
+
+
 def test_an_unknown_spi_is_dropped_and_counted(standing: Standing) -> None:
     packet = one_on_the_wire(standing)
     at = 20 + {ESP: 3, AH: 7}[standing.example.layers[0]]  # the last octet of the SPI
