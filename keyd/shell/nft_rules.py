@@ -43,6 +43,7 @@ PRIORITY_GUARD = -500  # the first after routing: what others do to marks there 
 POLICY_CHAINS = ("policy_out", "policy_own", "policy_in", "policy_fwd")
 COUNTERS = (
     "in_polvio",  # clear packets that an inbound policy wants protected
+    "in_own",  # of these, what the host sends to itself
     "in_discard",  # inbound packets that a discard policy selects
     "out_discard",  # outbound packets that a discard policy selects
     "out_own",  # packets to the host's own addresses whose policy demands protection
@@ -71,6 +72,7 @@ _SEALED = (f"meta l4proto {_IPSEC}", f"frag nexthdr {IPPROTO_AH}")
 _UNSTEERED = "{ local, broadcast, anycast, multicast }"
 _PRIVATE_UID = 0x38000000  # users from here on are nobody's, see `keyd.shell.plane_real`
 _REQUESTS_KEPT = 6
+_REFUSED_IN = "refused_in"  # the chain that drops and counts clear packets under `require`
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +187,9 @@ class Frame:
             ),
         }
         commands = [f"add counter {t} {name}" for name in COUNTERS]
-        commands += [f"add chain {t} {name}" for name in POLICY_CHAINS]
+        commands += [f"add chain {t} {name}" for name in (*POLICY_CHAINS, _REFUSED_IN)]
+        commands.append(f'add rule {t} {_REFUSED_IN} iifname "lo" counter name in_own drop')
+        commands.append(f"add rule {t} {_REFUSED_IN} counter name in_polvio drop")
         for name, (hook, *rules) in chains.items():
             commands.append(f"add chain {t} {name} {{ {hook}; policy accept; }}")
             commands += [f"add rule {t} {name} {rule}" for rule in rules]
@@ -200,9 +204,9 @@ class Frame:
             case Dir.OUT:
                 chains = {"policy_out": self._out(spec), "policy_own": _own(spec)}
             case Dir.IN:
-                chains = {"policy_in": _in(spec, "in")}
+                chains = {"policy_in": _in(spec, "in", f"goto {_REFUSED_IN}")}
             case Dir.FWD:
-                chains = {"policy_fwd": _in(spec, "fwd")}
+                chains = {"policy_fwd": _in(spec, "fwd", "counter name fwd_polvio drop")}
             case _:
                 return {}
         rules: dict[str, list[str]] = {}
@@ -238,12 +242,12 @@ def _own(spec: PolicySpec) -> str:
     return "counter name out_own drop" if spec.is_required else "accept"
 
 
-def _in(spec: PolicySpec, prefix: str) -> str:
+def _in(spec: PolicySpec, prefix: str, refusal: str) -> str:
     if spec.is_hold:
         return _held(spec)
     if spec.type == PolicyType.DISCARD:
         return f"counter name {prefix}_discard drop"
-    return f"counter name {prefix}_polvio drop" if spec.is_required else "accept"
+    return refusal if spec.is_required else "accept"
 
 
 def _held(spec: PolicySpec) -> str:

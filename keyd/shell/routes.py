@@ -7,6 +7,7 @@
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from typing import Any
 
 from pyroute2 import IPRoute
@@ -75,6 +76,17 @@ class Routes:
                         self._route(ip, "del", family, index)
             for index in found:
                 _unless((_ENODEV,), ip.link, "del", index=index)
+
+    def own_addresses(self) -> list[bytes]:
+        """This host's addresses, packed, without those of our device: each once, in no order."""
+        with _netlink() as ip:
+            ours = ip.link_lookup(ifname=self.device)
+            texts = {
+                a.get_attr("IFA_LOCAL") or a.get_attr("IFA_ADDRESS")
+                for a in ip.get_addr()
+                if a["index"] not in ours
+            }
+        return [ip_address(text).packed for text in texts if text]
 
     def _has_rule(self, ip: Any, family: int) -> bool:
         ours = {

@@ -13,6 +13,7 @@ from pfkey.lab.story import Story
 BIN = Path(sys.executable).parent
 _START_SECONDS = 20
 _SETTLE_SECONDS = 2
+_LOG_SECONDS = 5
 
 # Whatever else the groups esp and ah have is a reason why a packet was dropped.
 _NO_DROP = {"input", "output", "ibytes", "obytes"}
@@ -83,6 +84,15 @@ class System:
         while (now := self.counter(group, name)) < value and time.monotonic() < deadline:
             time.sleep(0.02)
         return now
+
+    def logged(self, event: str) -> str:
+        """The first line of pfkeyd's log about an event, as soon as there is one; else nothing."""
+        deadline = time.monotonic() + _LOG_SECONDS
+        while True:
+            found = [one for one in self.log_path.read_text().splitlines() if f" {event} " in one]
+            if found or time.monotonic() > deadline:
+                return found[0] if found else ""
+            time.sleep(0.02)
 
     def drops(self) -> dict[str, int]:
         """Why packets with ESP or AH were dropped, and how many."""

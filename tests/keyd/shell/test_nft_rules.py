@@ -85,7 +85,7 @@ def test_selectors_without_ports_are_one_rule(sel: Selector, whole: str) -> None
 def test_ports_bring_a_rule_for_fragments(sel: Selector, base: str, ports: str) -> None:
     expected = [f"{base} {ports} {PROTECT}", f"{base} {ANY_FRAGMENT} {PROTECT}"]
     assert rules(policy(sel=sel), "policy_out") == expected
-    drop = "counter name in_polvio drop"
+    drop = "goto refused_in"
     expected = [f"{base} {ports} {drop}", f"{base} {LATER} {drop}"]
     assert rules(policy(Dir.IN, sel=sel), "policy_in") == expected
 
@@ -105,7 +105,7 @@ def test_ipv6_fragments_are_selected_by_address_alone(proto: int, port: int, who
     assert [rule.partition(" counter")[0] for rule in own] == [
         f"{PAIR6} {whole}", f"{PAIR6} exthdr frag exists",
     ]  # fmt: skip
-    drop = "counter name in_polvio drop"
+    drop = "goto refused_in"
     expected = [f"{PAIR6} {whole} {drop}", f"{PAIR6} frag frag-off != 0 {drop}"]
     assert rules(policy(Dir.IN, sel=sel), "policy_in") == expected
     plain = selector("2001:db8::/64", "2001:db8:1::/64")
@@ -149,7 +149,7 @@ def test_ports_of_a_protocol_without_ports_select_nothing(sel: Selector) -> None
         (policy(Dir.OUT, PolicyType.IPSEC, USE), "policy_out", PROTECT),
         (policy(Dir.OUT, PolicyType.IPSEC, USE), "policy_own", "accept"),
         (policy(Dir.OUT), "policy_own", "counter name out_own drop"),
-        (policy(Dir.IN), "policy_in", "counter name in_polvio drop"),
+        (policy(Dir.IN), "policy_in", "goto refused_in"),
         (policy(Dir.IN, PolicyType.IPSEC, USE), "policy_in", "accept"),
         (policy(Dir.IN, PolicyType.NONE), "policy_in", "accept"),
         (policy(Dir.IN, PolicyType.DISCARD), "policy_in", "counter name in_discard drop"),

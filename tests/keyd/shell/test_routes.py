@@ -3,6 +3,7 @@
 import errno
 import socket
 from collections.abc import Iterator
+from ipaddress import ip_address
 
 import pytest
 
@@ -51,6 +52,14 @@ def test_all_is_made_once_and_taken_away_wholly(host: Host, device: Tun) -> None
     assert "75" not in said
     assert "pfkey0" not in said
     in_host(host, routes.remove)
+
+
+def test_own_addresses_are_the_hosts_and_not_the_devices(host: Host, device: Tun) -> None:
+    host.ip("addr", "add", "10.1.1.1/24", "dev", "lo")
+    host.ip("addr", "add", "10.1.1.1/32", "dev", "pfkey0")
+    found = in_host(host, Routes("pfkey0", Marks()).own_addresses)
+    assert {len(one) for one in found} <= {4, 16}
+    assert {str(ip_address(one)) for one in found if len(one) == 4} == {"10.1.1.1", "127.0.0.1"}
 
 
 @pytest.mark.parametrize("family", ["-4", "-6"])
