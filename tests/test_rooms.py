@@ -21,7 +21,7 @@ SOLE_IMPORTERS = {
 SHELL = (
     "keyd/shell/", "pfkey/lab/", "pfkey/blocking.py", "pfkey/aio.py", "pfkey/cli.py",
     "pfkey/monitor.py", "pfkey/stat.py", "pfkey/doctor.py", "pfkey/setkey/main.py",
-    "pfkey/streams.py",
+    "pfkey/setkey/resolve.py", "pfkey/streams.py",
 )  # fmt: skip
 NOT_IN_A_CORE = {"trio", "socket", "time", "random", "os", "subprocess", "select", "threading"}
 MAY_IMPORT = {

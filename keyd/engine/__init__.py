@@ -28,6 +28,7 @@ from keyd.engine.handle_register import register
 from keyd.engine.handle_update import update
 from keyd.engine.handle_x_spd import spd_add, spd_delete, spd_delete_id, spd_flush, spd_get
 from keyd.engine.lifetimes import Schedule
+from keyd.engine.load import Draft, Loading
 from keyd.engine.public import without_keys
 from keyd.engine.sad import Sad
 from keyd.engine.spd import Spd
@@ -85,6 +86,7 @@ class Engine:
             clients=Clients(bounds.clients), sad=Sad(bounds.sas), spd=Spd(bounds.policies),
             schedule=Schedule(), limits=bounds, usable=supported, usage=usage, pick=pick,
         )  # fmt: skip
+        self.loading = Loading(self, self._state)
         self._requests = 0
         self._refused = 0
         self._expired = {True: 0, False: 0}
@@ -129,6 +131,14 @@ class Engine:
         changes = [effect for effect in effects if not isinstance(effect, Send | Dump)]
         return [*changes, *copies, *effects[len(changes) :]]
 
+    def draft(self, now: Now) -> Draft:
+        """Empty databases to try a file on, for `loading.begin`; they may go to another thread."""
+        state = self._state
+        twin = Engine(
+            supported=state.usable, usage=lambda _: Usage(), pick=state.pick, limits=state.limits
+        )
+        return Draft(twin, twin._state, now)
+
     def tick(self, now: Now) -> list[Effect]:
         """Age and end SAs whose limits are reached; call it when `next_deadline` has come."""
         effects: list[Effect] = []
@@ -153,6 +163,7 @@ class Engine:
     def revert(self, change: PoliciesChanged) -> None:
         """Undo a change of the SPD that steering could not make; then obey its `on_failure`."""
         self._state.spd.revert(change)
+        self.loading.reverted(change)
 
     def policies(self) -> tuple[PolicySpec, ...]:
         """All policies in the order of the match, holds first."""

@@ -57,7 +57,7 @@ def spd_delete(state: State, request: ClientRequest) -> list[Effect]:
     Raises:
         SadbError: EINVAL when a part is missing or the direction none; ENOENT.
     """
-    return _remove(state, request, state.spd.find(_key(request.message)))
+    return _remove(state, request, state.spd.find(policy_key(request.message)))
 
 
 def spd_delete_id(state: State, request: ClientRequest) -> list[Effect]:
@@ -116,7 +116,7 @@ def _policy(message: Message) -> Policy:
     return message.policy
 
 
-def _key(message: Message) -> Key:
+def policy_key(message: Message) -> Key:
     """Direction and selector.
 
     The upper protocol is the destination's; 0 and 255 both mean any, as on Linux.
@@ -134,7 +134,7 @@ def _key(message: Message) -> Key:
 
 
 def _spec(message: Message) -> PolicySpec:
-    direction, selector = _key(message)
+    direction, selector = policy_key(message)
     policy = _policy(message)
     if policy.type > PolicyType.IPSEC:
         raise SadbError(EINVAL, f"policy type {policy.type} is for sockets, or none")

@@ -95,6 +95,10 @@ class Spd:
             self._held_ids.add(spec.id)
             self._order = max(self._order, spec.order)
 
+    def get(self, key: Key) -> PolicyRecord | None:
+        """The policy of this direction and selector, if there is one; holds are not found."""
+        return self._by_key.get(key)
+
     def find(self, key: Key) -> PolicyRecord:
         """The policy of this direction and selector.
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from keyd.engine.effects import ClientId, Effect, Now, PoliciesChanged
+from keyd.engine.load import Draft, Loading
 from keyd.model import PolicySpec, SaSpec
 
 
@@ -42,6 +43,17 @@ class KeyEngine(Protocol):
 
     def stats(self) -> dict[str, int]:
         """How many of what."""
+
+
+class FileEngine(Protocol):
+    """The same engine, as the file that pfkeyd loads meets it."""
+
+    @property
+    def loading(self) -> Loading:
+        """What puts a file in force."""
+
+    def draft(self, now: Now) -> Draft:
+        """Empty databases to try it on, in whatever thread."""
 
 
 class Steering(Protocol):

@@ -68,12 +68,13 @@ class Injector:
 class Pair:
     """Two hosts under `require`, traffic running, the wire and the listener watched."""
 
-    def __init__(self, net: Net, tmp: Path, keys: str) -> None:
+    def __init__(self, net: Net, tmp: Path, keys: str, *options: str) -> None:
         self.a, self.b = net.host("a"), net.host("b")
         self.a_dev, self.b_dev = net.link(self.a, f"{A}/32", self.b, f"{B}/32")
         self.keys = keys
-        self.da, self.db = Daemon(self.a, tmp), Daemon(self.b, tmp)
-        self.load()
+        self.da, self.db = Daemon(self.a, tmp, *options), Daemon(self.b, tmp)
+        if "--load" not in options:
+            self.load()
         self.db.setkey(keys + require(B, A))
         self.mac = mac_of(self.a, self.a_dev)
         self.listener = udp_listener(self.a, A, PORT)
