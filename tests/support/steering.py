@@ -18,6 +18,7 @@ from keyd.shell.tun import VNET_HEADER_OCTETS
 from pfkey.const import Dir, Level, Mode, PolicyType
 from pfkey.lab.hosts import Host, Net
 from pfkey.selector import Range, Selector
+from tests.support.system import until
 from tests.support.wire import checksum, in_host, ipv4, mac_of
 
 BYPASS_UID = 54321
@@ -193,7 +194,9 @@ class Wire:
 
     @contextlib.contextmanager
     def quiet(self, src: str, dst: str) -> Iterator[None]:
-        """Nothing goes from one address to the other meanwhile."""
+        """Nothing goes from one address to the other meanwhile; what was under way may arrive."""
+        time.sleep(0.05)
+        until(lambda: not select.select([self._socket], [], [], 0)[0], 3, "the wire is quiet")
         self.forget()
         yield
         time.sleep(0.15)
