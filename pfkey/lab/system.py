@@ -11,6 +11,7 @@ from pfkey.lab.hosts import Host
 from pfkey.lab.story import Story
 
 BIN = Path(sys.executable).parent
+MACHINES_FILE = Path("/etc/pfkey/ipsec.conf")  # which is none of a lab's hosts' business
 _START_SECONDS = 20
 _SETTLE_SECONDS = 2
 _LOG_SECONDS = 5
@@ -39,9 +40,10 @@ class System:
 
     def start(self, *, keep: bool = False) -> None:
         """Start pfkeyd and wait until it is ready. Unless kept it ends with us, however we end."""
-        self.story.command(self.host.name, "pfkeyd &")
+        options = ["--no-load"] if MACHINES_FILE.exists() else []
+        self.story.command(self.host.name, " ".join(["pfkeyd", *options, "&"]))
         command = [] if keep else ["setpriv", "--pdeathsig", "TERM"]
-        command.append(str(command_path("pfkeyd")))
+        command += [str(command_path("pfkeyd")), *options]
         with self.log_path.open("w") as log:
             self.process = self.host.start(*command, stdout=log, stderr=log, new_session=True)
         deadline = time.monotonic() + _START_SECONDS
