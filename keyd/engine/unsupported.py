@@ -49,6 +49,8 @@ FLAGS: dict[int, str] = {
     KameFlag.RAWCPI: "raw CPIs (flag 0x80) are not done yet",
     SaFlag.ESN: "extended sequence numbers (flag 0x400) are not done yet",
 }
+# What an extension stands for, where its name alone does not tell what is refused.
+MEANINGS: dict[ExtType, str] = {ExtType.X_NAT_T_TYPE: ": ESP in UDP (esp-udp, RFC 3948)"}
 
 _MAPPED = bytes(10) + b"\xff\xff"
 _ADDRESSES = {ExtType.ADDRESS_SRC, ExtType.ADDRESS_DST}
@@ -116,8 +118,9 @@ def refuse_message(message: Message) -> None:
         return
     for exttype in ExtType:
         if exttype not in allowed and message.ext(exttype) is not None:
-            name = MsgType(message.type).name
-            raise SadbError(EOPNOTSUPP, f"extension {exttype.name} in {name} is not done")
+            where = f"extension {exttype.name} in {MsgType(message.type).name}"
+            meaning = MEANINGS.get(exttype, "")
+            raise SadbError(EOPNOTSUPP, f"{where} is not done{meaning}")
 
 
 def refuse_flags(flags: int) -> None:

@@ -85,6 +85,7 @@ EXTRA: list[Extension] = [
         (message(MsgType.X_SPDACQUIRE), "SPDACQUIRE"),
         (message(MsgType.X_SPDEXPIRE), "SPDEXPIRE"),
         (message(MsgType.X_NAT_T_NEW_MAPPING), "NEW_MAPPING"),
+        (add(NatTType(type=2)), "ESP in UDP (esp-udp, RFC 3948)"),
         (add(satype=SaType.X_IPCOMP), "IPComp SAs"),
         (add(sa2=Sa2(mode=Mode.BEET)), "BEET SAs"),
         (add(flags=0x400), "extended sequence numbers"),

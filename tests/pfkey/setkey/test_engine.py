@@ -1,5 +1,6 @@
 """setkey and the key engine, without a socket between them: the words and what comes back."""
 
+import errno
 from datetime import UTC
 
 import pytest
@@ -116,3 +117,12 @@ def test_deleteall_and_flush_empty_the_tables(desk: Desk) -> None:
     assert desk.run("deleteall 10.1.1.1 20.1.1.1 esp; spdflush; flush;") == []
     assert desk.runner.dump(MsgType.DUMP) == ("No SAD entries.\n", None)
     assert desk.runner.dump(MsgType.X_SPDDUMP) == ("No SPD entries.\n", None)
+
+
+def test_esp_in_udp_is_understood_and_refused(desk: Desk) -> None:
+    line = 'add 1.1.1.1[4500] 2.2.2.2[4500] esp-udp 300 -E 3des-cbc "hogehogehogehogehogehoge";'
+    (refusal,) = desk.run(line)
+    assert (refusal.type, refusal.errno) == (MsgType.ADD, errno.EOPNOTSUPP)
+    assert "pfkeyd's log says what and why" in refusal.why
+    (empty,) = desk.run("dump;")
+    assert empty.is_empty
