@@ -9,7 +9,8 @@ in `Batch`. RFC 4301 section 5.1. The steps, in the order of the functions:
 4. `_cut`: into packets that fit the path after sealing; what may not be cut is answered by ICMP.
    IPv6 shows nowhere whether its source minds fragments, so it is cut and its source told as well.
 5. `_protect`: through all layers (`keyd.packet.sealer`); what is too long is fragmented before
-   the first tunnel, else at the end (transport mode protects datagrams, not fragments).
+   the first tunnel, else at the end (transport mode protects datagrams, not fragments), as it is
+   where one host opens both a tunnel and a transport mode layer inside it.
 6. `_clear`: what `use` lets out without an SA.
 
 Every packet ends in one counter; a super-packet that is dropped before it is cut counts as one.
@@ -269,6 +270,8 @@ class Outbound:
             self._tell(flow, frame, payloads[0], rooms[0])
         stream = Stream(header, frame.proto, payloads)
         if how is not _Cut.FITS:  # only then can one be too long for any IP packet
+            if _ends_together(chain, datagram.dst(frame.packet)):
+                how = _Cut.OUTSIDE
             stream = self._holdable(stream, chain, how)
         for layer, room in zip(chain, rooms, strict=True):
             if layer.is_tunnel and stream.payloads:
@@ -339,6 +342,12 @@ class Outbound:
             return
         self._paths.learn(dst, mtu, now_us / 1e6)
         self._counters[count.ICMP_ACCEPTED] += 1
+
+
+def _ends_together(chain: tuple[Layer, ...], dst: bytes) -> bool:
+    """Whether a tunnel around a transport mode layer ends where that does: nobody joins pieces."""
+    first = next((number for number, layer in enumerate(chain) if layer.is_tunnel), 0)
+    return first > 0 and chain[first].dst == dst
 
 
 # type and code that tell of a path's MTU, by the octets of an address

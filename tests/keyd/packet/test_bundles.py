@@ -112,6 +112,20 @@ def test_what_may_be_cut_leaves_in_pieces_that_fit(name: str) -> None:
         assert pair.dropped().get(("esp", "pdrops"), 0) == 0
 
 
+def test_a_tunnel_that_ends_where_a_layer_inside_does_carries_no_pieces_of_it() -> None:
+    """Its end opens both at once; what joins pieces there, the kernel, sees the outside only."""
+    pair = Pair([(ESP, TRANSPORT, A, B), (ESP, TUNNEL, A, B)], A, B)
+    packet = whole(A, B, 17, udp(bytes(5000), src=A, dst=B), df=False)
+    wire = pair.send(frame(packet))
+    assert len(wire) == 4
+    assert max(map(len, wire)) <= MTU
+    assert {piece[4:6] for piece in wire} == {wire[0][4:6]}
+    wire.sort(key=lambda piece: int.from_bytes(piece[6:8], "big") & 0x1FFF)
+    joined_up = ipv4(ESP, b"".join(piece[20:] for piece in wire), src=A, dst=B)
+    (back,) = pair.receive([joined_up])
+    assert back[10:][20:] == packet[20:]
+
+
 @pytest.mark.parametrize("name", ["esp", "ah", "esp-tunnel", "4-in-6", "6-in-4", "ah6-tunnel"])
 def test_who_may_not_be_cut_is_told_what_fits_and_that_does(name: str) -> None:
     steps, src, dst = BUNDLES[name]
