@@ -40,7 +40,7 @@ from pfkey.message import Message
 
 FILE = ClientId(0)  # the file as a client; others count from 1
 
-Messages = tuple[Message, ...]
+Records = tuple[bytes, ...]  # requests, encoded
 
 
 class Receiver(Protocol):
@@ -82,8 +82,8 @@ class Wish:
     `policy_sweeps` are directions and selectors; None is every policy.
     """
 
-    sas: dict[SaKey, Messages]
-    policies: dict[Key, Messages]
+    sas: dict[SaKey, Records]
+    policies: dict[Key, Records]
     sa_sweeps: tuple[Sweep, ...]
     policy_sweeps: tuple[Key | None, ...]
 
@@ -96,8 +96,8 @@ class Draft:
         self._engine = engine
         self._state = state
         self._now = now
-        self._sas: dict[SaKey, Messages] = {}
-        self._policies: dict[Key, Messages] = {}
+        self._sas: dict[SaKey, Records] = {}
+        self._policies: dict[Key, Records] = {}
         self._sa_sweeps: list[Sweep] = []
         self._policy_sweeps: list[Key | None] = []
 
@@ -117,14 +117,15 @@ class Draft:
                 self._policy_sweeps.append(None)
             case MsgType.X_SPDDELETE:
                 self._policy_sweeps.append(policy_key(message))
-        _request(self._engine, message, self._now)
+        record = message.encode()
+        _request(self._engine, record, self._now)
         match message.type:
             case MsgType.ADD:
-                self._sas[sa_key(message)] = (message,)
+                self._sas[sa_key(message)] = (record,)
             case MsgType.UPDATE:
-                self._sas[sa_key(message)] += (message,)
+                self._sas[sa_key(message)] += (record,)
             case MsgType.X_SPDADD | MsgType.X_SPDUPDATE:
-                self._policies[policy_key(message)] = (message,)
+                self._policies[policy_key(message)] = (record,)
 
     def end_all(self, sweep: Sweep) -> None:
         """`deleteall`: end all SAs of a kind."""
@@ -159,19 +160,19 @@ class Loading:
         self._new: list[SaKey] = []
         self._change = PoliciesChanged()
 
-    def begin(self, draft: Draft, now: Now) -> list[Effect]:
-        """Make the policies of a draft, and its new SAs; when that is obeyed, call `finish`.
+    def begin(self, wish: Wish, now: Now) -> list[Effect]:
+        """Make a file's policies and its new SAs; when that is obeyed, call `finish`.
 
         Raises:
             SadbError: the databases are too full; nothing has changed.
         """
-        wish, state = draft.wish(), self._state
+        state = self._state
         self._new = [key for key in wish.sas if self._sa(key) is None]
         kept = self._kept_policies(wish)
         requests = [*chain.from_iterable(wish.sas[key] for key in self._new)]
         if None in wish.policy_sweeps and state.spd.holds:  # which nothing else lifts
             kept, leaving = set(), [*state.spd]
-            requests.append(Message(type=MsgType.X_SPDFLUSH))
+            requests.append(Message(type=MsgType.X_SPDFLUSH).encode())
         else:
             leaving = self._leaving_policies(wish, kept)
             requests += map(_end_of_policy, leaving)
@@ -201,28 +202,30 @@ class Loading:
             self._wish = self._before
             self._carry_out([_end_of_sa(sa) for sa in map(self._sa, self._new) if sa], now, effects)
             return effects
-        requests: list[Message] = []
-        for key, messages in wish.sas.items():
+        requests: list[bytes] = []
+        new = set(self._new)
+        for key, records in wish.sas.items():
             sa = self._sa(key)
             is_made = sa is not None and self._made_sas.get(key) is sa
-            if key in self._new or (is_made and _same(messages, self._before.sas.get(key))):
+            if key in new or (is_made and records == self._before.sas.get(key)):
                 continue
-            requests += [*([] if sa is None else [_end_of_sa(sa)]), *messages]
+            requests += [*([] if sa is None else [_end_of_sa(sa)]), *records]
         for sa in state.sad:
-            is_made = self._made_sas.get(sa.key) is sa
-            is_swept = any(sweep.reaches(sa.spec) for sweep in wish.sa_sweeps)
-            if sa.key not in wish.sas and (is_made or is_swept):
+            if sa.key not in wish.sas and (
+                self._made_sas.get(sa.key) is sa
+                or any(sweep.reaches(sa.spec) for sweep in wish.sa_sweeps)
+            ):
                 requests.append(_end_of_sa(sa))
         self._carry_out(requests, now, effects)
         self._made_sas = {key: sa for key in wish.sas if (sa := self._sa(key))}
         self._made_policies = {k: p.spec for k in wish.policies if (p := state.spd.get(k))}
         return _installed_first(effects)
 
-    def _carry_out(self, requests: Iterable[Message], now: Now, effects: list[Effect]) -> None:
+    def _carry_out(self, requests: Iterable[bytes], now: Now, effects: list[Effect]) -> None:
         self._engine.connect(FILE)
         try:
-            for message in requests:
-                effects += _request(self._engine, message, now)
+            for record in requests:
+                effects += _request(self._engine, record, now)
         finally:
             effects += self._engine.disconnect(FILE)
 
@@ -241,11 +244,11 @@ class Loading:
         places = {key: number for number, key in enumerate(self._wish.policies)}
         kept: set[Key] = set()
         last = -1
-        for key, messages in wish.policies.items():
+        for key, records in wish.policies.items():
             policy = self._state.spd.get(key)
             if policy is None or not self._is_made(policy) or places[key] < last:
                 break
-            if not _same(messages, self._wish.policies[key]):
+            if records != self._wish.policies[key]:
                 break
             last = places[key]
             kept.add(key)
@@ -273,9 +276,9 @@ class Loading:
         return change
 
 
-def _request(engine: Receiver, message: Message, now: Now) -> list[Effect]:
+def _request(engine: Receiver, record: bytes, now: Now) -> list[Effect]:
     """Carry out one request; the effects, without the replies to the file itself."""
-    effects = engine.receive(FILE, message.encode(), now)
+    effects = engine.receive(FILE, record, now)
     replies = [e for e in effects if isinstance(e, Send) and e.client == FILE]
     for reply in replies:
         if errno := header(reply.record, is_request=False).errno:
@@ -293,19 +296,16 @@ def _installed_first(effects: list[Effect]) -> list[Effect]:
     return [*installs, *removals, *rest]
 
 
-def _same(messages: Messages, others: Messages | None) -> bool:
-    return others is not None and [m.encode() for m in messages] == [m.encode() for m in others]
-
-
-def _end_of_sa(sa: SaRecord) -> Message:
+def _end_of_sa(sa: SaRecord) -> bytes:
     ends = ((ExtType.ADDRESS_SRC, sa.spec.src), (ExtType.ADDRESS_DST, sa.spec.dst))
     places = [Address(exttype=t, address=a, prefixlen=8 * len(a)) for t, a in ends]
-    return Message(type=MsgType.DELETE, satype=sa.satype, extensions=(Sa(spi=sa.spec.spi), *places))
-
-
-def _end_of_policy(policy: PolicyRecord) -> Message:
-    spec = policy.spec
-    return Message(
-        type=MsgType.X_SPDDELETE2,
-        extensions=(Policy(type=spec.type, dir=spec.dir, id=spec.id),),
+    named = Message(
+        type=MsgType.DELETE, satype=sa.satype, extensions=(Sa(spi=sa.spec.spi), *places)
     )
+    return named.encode()
+
+
+def _end_of_policy(policy: PolicyRecord) -> bytes:
+    spec = policy.spec
+    extensions = (Policy(type=spec.type, dir=spec.dir, id=spec.id),)
+    return Message(type=MsgType.X_SPDDELETE2, extensions=extensions).encode()

@@ -18,7 +18,7 @@ from pathlib import Path
 import trio
 
 from keyd.engine.effects import Effect, Now
-from keyd.engine.load import Draft, Sweep
+from keyd.engine.load import Draft, Sweep, Wish
 from keyd.shell.ports import FileEngine
 from pfkey.const import PROTO_OF_SATYPE, MsgType, SaType
 from pfkey.errors import SadbError, ShellError
@@ -81,8 +81,8 @@ def _opened(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def carry_out(path: Path, statements: Sequence[Statement], draft: Draft) -> None:
-    """Carry out a file's statements on a draft.
+def carry_out(path: Path, statements: Sequence[Statement], draft: Draft) -> Wish:
+    """Carry out a file's statements on a draft; what they come to.
 
     Raises:
         FaultsError: the engine refuses some of them.
@@ -95,6 +95,7 @@ def carry_out(path: Path, statements: Sequence[Statement], draft: Draft) -> None
             faults.append(f"{path}:{statement.line}: {error}")
     if faults:
         raise FaultsError(path, faults)
+    return draft.wish()
 
 
 def _carry_out(statement: Statement, draft: Draft) -> None:
@@ -146,7 +147,7 @@ class Loader:
         self._given = path
         draft = self._engine.draft(self._clock())
         try:
-            await trio.to_thread.run_sync(
+            wish = await trio.to_thread.run_sync(
                 lambda: carry_out(path, parse(path), draft), abandon_on_cancel=True
             )
         except FaultsError as error:
@@ -155,7 +156,7 @@ class Loader:
             raise
         loading = self._engine.loading
         try:
-            effects = loading.begin(draft, self._clock())
+            effects = loading.begin(wish, self._clock())
         except SadbError as error:
             raise ShellError(f"{path}: {error}, so it is not loaded") from None
         self._called()
@@ -166,7 +167,6 @@ class Loader:
         await self._obey(effects)
         if is_refused:
             raise ShellError(f"{path}: nft refused its policies", "the log says why")
-        wish = draft.wish()
         LOG.info("loaded file=%s sas=%d policies=%d", path, len(wish.sas), len(wish.policies))
         return True
 

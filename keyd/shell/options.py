@@ -12,7 +12,8 @@ from keyd.shell.log import LEVELS
 _EXAMPLES = """\
 examples:
   pfkeyd                                serve this network namespace
-  ip netns exec red pfkeyd --hold       serve the namespace red; stopping leaves it closed
+  ip netns exec red pfkeyd --no-load    serve the namespace red, without this host's file
+  pfkeyd --hold                         stopping leaves closed what policies protect
   pfkeyd --no-dataplane --socket /tmp/k key engine only: needs no privilege
   pfkeyd --load my.conf                 setkey commands in force before anybody is served
   pfkeyd --check                        what this machine lacks, what is wrong with the file

@@ -49,7 +49,7 @@ def begin(desk: Desk, requests: Iterable[Message]) -> list[Effect]:
     draft = desk.engine.draft(desk.now)
     for request in requests:
         draft.carry_out(request)
-    return desk.engine.loading.begin(draft, desk.now)
+    return desk.engine.loading.begin(draft.wish(), desk.now)
 
 
 def load(desk: Desk, *requests: Message) -> tuple[list[Effect], list[Effect]]:
@@ -187,7 +187,7 @@ def test_a_part_of_what_others_made_can_be_swept(sweep: Message) -> None:
             draft.carry_out(sweep)
     else:
         draft.carry_out(sweep)
-    desk.engine.loading.begin(draft, desk.now)
+    desk.engine.loading.begin(draft.wish(), desk.now)
     desk.engine.loading.finish(desk.now)
     assert spis(desk) == [3000]
 
@@ -200,7 +200,7 @@ def test_deleteall_reaches_the_files_own_sas_and_others() -> None:
     draft.carry_out(add(spi=1000))
     draft.end_all(Sweep(50, None, HERE, THERE))
     draft.carry_out(add(spi=1001))
-    desk.engine.loading.begin(draft, desk.now)
+    desk.engine.loading.begin(draft.wish(), desk.now)
     desk.engine.loading.finish(desk.now)
     assert spis(desk) == [2001, 1001]
 
@@ -212,7 +212,7 @@ def test_spddelete_reaches_others_policies() -> None:
     draft = desk.engine.draft(desk.now)
     with pytest.raises(SadbError):
         draft.carry_out(policy(MsgType.X_SPDDELETE, to=dst(port=7, proto=6)))
-    desk.engine.loading.begin(draft, desk.now)
+    desk.engine.loading.begin(draft.wish(), desk.now)
     assert ports(desk) == [8]
 
 
@@ -325,7 +325,7 @@ def loaded(desk: Desk, requests: list[Message]) -> None:
             draft.carry_out(request)
         except SadbError:
             continue
-    desk.engine.loading.begin(draft, desk.now)
+    desk.engine.loading.begin(draft.wish(), desk.now)
     desk.engine.loading.finish(desk.now)
 
 
