@@ -81,10 +81,11 @@ class Stage:
         link = link or self.example.protected_link
         return Capture(self.hosts[link.b], self._devices[link])
 
-    def ping(self, host: Host, address: str, count: int) -> Pings:
+    def ping(self, host: Host, address: str, count: int, *, is_answered: bool = True) -> Pings:
         """Ping, shown with what it printed."""
-        self.story.command(host.name, " ".join(ping_command(address, count)))
-        pings = ping(host, address, count)
+        command = ping_command(address, count, is_answered=is_answered)
+        self.story.command(host.name, " ".join(command))
+        pings = ping(host, address, count, is_answered=is_answered)
         self.story.output(pings.text)
         return pings
 

@@ -12,13 +12,15 @@ import time
 from pathlib import Path
 
 from pfkey.lab import wirecheck
-from pfkey.lab.example import ESP, NAMES, Aside
+from pfkey.lab.example import ESP, NAMES, Aside, ManualSa
 from pfkey.lab.stage import Stage, lines
 from pfkey.lab.story import the
+from pfkey.lab.system import System
 from pfkey.lab.traffic import letter, transfer
 from pfkey.lab.wire import ICMP, Capture, write_pcap
 
 LETTER_OCTETS = 4 << 20
+_CAPTURE_SECONDS = 5
 
 
 class Talk:
@@ -94,16 +96,14 @@ class Talk:
         sealed = [f.src for f in glance.frames if f.seals]
         bare = [f.line() for f in glance.frames if not f.is_arp and not f.seals]
         story.check("they were protected, there and back",
-                    not bare and (len(sealed), len(set(sealed))) == (4, 2), bare or "")  # fmt: skip
+                    not bare and len(sealed) > 3 and len(set(sealed)) == 2, bare or "")  # fmt: skip
 
     def count(self, capture: Capture) -> None:
         """Compare what both sides count with what the wire showed."""
         story, example, node, peer = self.story, self.example, self.node, self.peer
         story.step("The counters on both sides (pfkey stat -s: those that are not zero)")
-        time.sleep(0.1)  # the capture reads on; what is sent was sent
         sa, back = (example.sa(example.layers[0], towards_peer=there) for there in (True, False))
-        on_wire = wirecheck.towards(capture.frames, sa.src, sa.dst)
-        on_way_back = wirecheck.towards(capture.frames, back.src, back.dst)
+        on_wire, on_way_back = self._seen(capture, sa, node), self._seen(capture, back, peer)
         found = []
         for proto in example.layers:
             group = NAMES[proto]
@@ -125,6 +125,16 @@ class Talk:
             drops = system.drops()
             story.check(f"{the(system.host.name)} dropped none of them", not drops, drops or "")
 
+    def _seen(self, capture: Capture, sa: ManualSa, sender: System) -> int:
+        """How many packets of an SA the wire saw: all that were sent, once the capture is there."""
+        deadline = time.monotonic() + _CAPTURE_SECONDS
+        while True:
+            sent = sender.counter(NAMES[sa.proto], "output")
+            seen = wirecheck.towards(capture.frames, sa.src, sa.dst)
+            if seen >= sent or time.monotonic() > deadline:
+                return seen
+            time.sleep(0.02)
+
     def break_key(self) -> None:
         """Give the peer a wrong key, and the right one again."""
         story, stage, example = self.story, self.stage, self.example
@@ -136,7 +146,7 @@ class Talk:
         peer = the(self.peer.host.name)
         story.check(f"{peer} has another key now", self.peer.setkey(sa.with_wrong_key()))
         before = sum(self.peer.drops().values())
-        pings = stage.ping(stage.client, example.server[1], 10)
+        pings = stage.ping(stage.client, example.server[1], 10, is_answered=False)
         dropped = sum(self.peer.drops().values()) - before
         story.check("no ping was answered", pings.received == 0, f"{pings.received} of 10")
         # Without an authenticator one wrong packet in some 250 looks well-formed; it is garbage.
@@ -174,7 +184,7 @@ class Talk:
         undo = stage.silence_policies()
         before = self.node.counter("ipsec", "in_polvio")
         with stage.capture() as capture:
-            pings = stage.ping(stage.server, example.client[1], 3)
+            pings = stage.ping(stage.server, example.client[1], 3, is_answered=not example.requires)
         src, dst = example.server[1], example.client[1]
         clear = [f for f in capture.frames if f.protocol == ICMP and f.src == src]
         back = example.sa(example.layers[0], towards_peer=True).src
