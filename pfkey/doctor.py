@@ -85,6 +85,17 @@ def _kernel_config() -> str:
     return ""
 
 
+def has_ipv6() -> bool:
+    """Whether this kernel knows IPv6: `ipv6.disable=1` takes it away for good."""
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:
+            raise
+        return False
+    return True
+
+
 def check_tun() -> Finding:
     """Whether TUN devices can be made, and carry super-packets."""
     try:

@@ -5,6 +5,7 @@ before the others. Headers are walked as far as the first that is no extension h
 fragment's data, or AH or ESP, and never beyond `EXTENSIONS_MAX` of them.
 """
 
+from collections.abc import Sequence
 from struct import Struct
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ _WITH_LENGTH = frozenset((HOP_BY_HOP, ROUTING, DESTINATION))
 _WITH_PORTS = frozenset((6, 17, 33, 132, 136))  # TCP, UDP, DCCP, SCTP, UDP-Lite
 _U16 = Struct("!H")
 _PORTS = Struct("!HH")
+_FIXED = Struct("!IHBB16s16s")
 _FRAGMENT = Struct("!BBHI")
 _NO_PORTS = bytes(4)
 
@@ -174,6 +176,22 @@ def rebuild(header: Octets, protocol: int, payload_octets: int) -> bytes:
         raise ValueError(f"a payload of {length} octets exceeds {PAYLOAD_MAX}")
     _U16.pack_into(fresh, 4, length)
     return bytes(fresh)
+
+
+def assemble(
+    src: bytes, dst: bytes, protocol: int, *, hops: int, flow: int = 0,
+    extensions: Sequence[tuple[int, bytes]] = (),
+) -> bytes:  # fmt: skip
+    """A header of its parts, with a payload length of 0.
+
+    `flow` is traffic class and flow label, 28 bits. Each of `extensions` is a whole extension
+    header with its own protocol; what each says to follow is set to what does.
+    """
+    protocols = [*(number for number, _ in extensions), protocol]
+    parts = [_FIXED.pack(6 << 28 | flow & 0x0FFFFFFF, 0, protocols[0], hops, src, dst)]
+    for (_, octets), following in zip(extensions, protocols[1:], strict=True):
+        parts += (bytes((following,)), octets[1:])
+    return b"".join(parts)
 
 
 def fragment(packet: Octets, mtu: int, ident: int) -> list[bytes]:

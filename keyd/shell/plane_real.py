@@ -57,13 +57,13 @@ class RealPlane:
     """
 
     def __init__(
-        self, steer: Steer, state_path: Path, open_sockets: Callable[[], RawSockets]
+        self, steer: Steer, state_path: Path, open_sockets: Callable[[], dict[int, RawSockets]]
     ) -> None:
         self._steer = steer
         self._state_path = state_path
         self._had_state = False
         self._open_sockets = open_sockets
-        self._raw: RawSockets | None = None
+        self._raw: dict[int, RawSockets] = {}
         self._mine: NamespaceLock | None = None
         self._one = trio.CapacityLimiter(1)
         self._state: StateFile | None = None
@@ -116,7 +116,7 @@ class RealPlane:
         return state
 
     def _worker(self, role: str) -> OneWorker:
-        if self._state is None or self._raw is None:
+        if self._state is None or not self._raw:
             raise ShellError("the data path is not open")
         side: Role = "out" if role == "out" else "in"
         return Worker(
@@ -138,8 +138,8 @@ class RealPlane:
 
     async def close(self, *, hold: bool) -> None:
         """Undo the steering, and keep the state file if any SA ever was."""
-        if self._raw is not None:
-            self._raw.close()
+        for sockets in self._raw.values():
+            sockets.close()
         await self._in_thread(lambda: self._steer.close(hold))
         if self._mine is not None:
             self._mine.release()

@@ -13,6 +13,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from keyd.shell.nft_rules import Marks
+from pfkey.doctor import has_ipv6
 from pfkey.errors import ShellError
 
 RULE_PRIORITY = 75
@@ -126,12 +127,9 @@ class Routes:
 
 
 def _families() -> dict[int, str]:
-    """The families that this kernel has: `ipv6.disable=1` takes one away for good."""
-    try:
-        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
-    except OSError:
-        return {socket.AF_INET: "IPv4"}
-    return {socket.AF_INET: "IPv4", socket.AF_INET6: "IPv6"}
+    """The families that this kernel has."""
+    found: dict[int, str] = {socket.AF_INET: "IPv4"}
+    return {**found, socket.AF_INET6: "IPv6"} if has_ipv6() else found
 
 
 def _unless(harmless: tuple[int, ...], request: Any, *args: Any, **how: Any) -> None:

@@ -26,10 +26,12 @@ from typing import Any, Literal
 
 from keyd.model import PolicySpec, SaSpec
 from keyd.packet import counters as count
+from keyd.packet import datagram
 from keyd.packet.association import InSa, OutSa
 from keyd.packet.inbound import Inbound
 from keyd.packet.outbound import Outbound
 from keyd.shell import raw, sandbox
+from keyd.shell.batches import Receiver, Receiver6, Sender
 from keyd.shell.channel import Record, WorkerEnd
 from keyd.shell.linkmtu import Links
 from keyd.shell.state import StateFile
@@ -154,17 +156,30 @@ class Worker:
             self.channel.post({"op": "log", "level": level, "text": f"worker={self.role} {text}"})
 
 
+class _Way:
+    """The sockets of one IP version that lead out."""
+
+    def __init__(self, given: dict[str, int], version: int) -> None:
+        esp = socket.socket(fileno=given[f"esp_out{version}"])
+        self.sealed = Sender(esp)
+        self.clear = Sender(socket.socket(fileno=given[f"clear_out{version}"]))
+        # of IPv4 the sender's error queue, which poll always reports
+        icmp = f"icmp{version}"
+        self.icmp = socket.socket(fileno=given[icmp]) if icmp in given else esp
+        self.events = select.EPOLLIN if icmp in given else 0
+        self.errors = raw.errors6 if icmp in given else raw.errors
+
+
 class OutWorker(Worker):
     """TUN device to wire."""
 
     def __init__(self, given: dict[str, int]) -> None:
         super().__init__("out", given)
-        self._esp = socket.socket(fileno=given["esp_out"])
-        clear = socket.socket(fileno=given["clear_out"])
-        self._sealed, self._clear = raw.Sender(self._esp), raw.Sender(clear)
+        self._ways = {v: _Way(given, v) for v in raw.FAMILIES if f"esp_out{v}" in given}
         self._pipeline = Outbound(self.counters, self.links.mtu, os.urandom, self.links.is_local)
         self.poll.register(self.tun, select.EPOLLIN)
-        self.poll.register(self._esp.fileno(), 0)  # errors are always reported
+        for way in self._ways.values():
+            self.poll.register(way.icmp.fileno(), way.events)
 
     def install(self, spec: SaSpec, part: memoryview, since: tuple[int, int, int]) -> None:
         """Put an SA into the pipeline."""
@@ -187,12 +202,14 @@ class OutWorker(Worker):
             if not self.obey():
                 return
             now_us = time.time_ns() // 1000
-            if self._esp.fileno() in events:
-                for error in raw.errors(self._esp):
+            for way in self._ways.values():
+                if way.icmp.fileno() not in events:
+                    continue
+                for error in way.errors(way.icmp):
                     pipeline.icmp_error(error.type, error.code, error.mtu, error.quoted, now_us)
             for octets in frames:
                 self.guarded(pipeline.process, octets, now_us)
-                if len(pipeline.batch.sealed) >= SEALED_MAX:
+                if len(pipeline.batch.sealed) + len(pipeline.batch.sealed6) >= SEALED_MAX:
                     self._flush()
             self._flush()
 
@@ -206,19 +223,27 @@ class OutWorker(Worker):
         return frames
 
     def _flush(self) -> None:
-        batch, counters = self._pipeline.batch, self.counters
-        if batch.sealed:
-            refused = self._send(self._sealed, batch.sealed)
-            counters[count.SEGMENTS_OUT] += len(batch.sealed) - refused
-            batch.sealed.clear()
-        if batch.clear:
-            counters[count.SEGMENTS_OUT] += len(batch.clear) - self._send(self._clear, batch.clear)
-            batch.clear.clear()
+        batch = self._pipeline.batch
+        if batch.sealed or batch.clear:
+            self._emit(self._ways[4], batch.sealed, batch.clear)
+        if batch.sealed6 or batch.clear6:
+            self._emit(self._ways.get(6), batch.sealed6, batch.clear6)
         for frame in batch.back:
             self.write(frame)
         batch.back.clear()
 
-    def _send(self, sender: raw.Sender, packets: list[bytes]) -> int:
+    def _emit(self, way: _Way | None, sealed: list[bytes], clear: list[bytes]) -> None:
+        if way is None:  # the kernel has no IPv6
+            self.counters[count.OUT_NOROUTE] += len(sealed) + len(clear)
+        else:
+            for sender, packets in ((way.sealed, sealed), (way.clear, clear)):
+                if packets:
+                    refused = self._send(sender, packets)
+                    self.counters[count.SEGMENTS_OUT] += len(packets) - refused
+        sealed.clear()
+        clear.clear()
+
+    def _send(self, sender: Sender, packets: list[bytes]) -> int:
         """How many the system refused; each is counted by its reason."""
         refused = 0
         for packet, error in sender.send(packets):
@@ -231,7 +256,7 @@ class OutWorker(Worker):
                 self.counters[count.OUT_INVAL] += 1
                 self.log(_WARNING, f"send failed error={os.strerror(error)}")
             if error == errno.EMSGSIZE:
-                self.links.forget(packet[16:20])
+                self.links.forget(datagram.dst(packet))
         return refused
 
 
@@ -240,12 +265,19 @@ class InWorker(Worker):
 
     def __init__(self, given: dict[str, int]) -> None:
         super().__init__("in", given)
-        self._esp = socket.socket(fileno=given["esp_in"])
-        self._ah = socket.socket(fileno=given["ah"])
-        self._comp = socket.socket(fileno=given["comp"])
-        self._receivers = [raw.Receiver(self._esp), raw.Receiver(self._ah)]
+        sockets = {
+            name: socket.socket(fileno=descriptor)
+            for name, descriptor in given.items()
+            if name.startswith(("esp_in", "ah", "comp"))
+        }
+        self._comps = {s.fileno(): s for n, s in sockets.items() if n.startswith("comp")}
+        self._receivers: list[Receiver | Receiver6] = [
+            Receiver(s) if s.family == socket.AF_INET else Receiver6(s)
+            for s in sockets.values()
+            if s.fileno() not in self._comps
+        ]
         self._pipeline = Inbound(self.counters, self.links.is_local)
-        for sock in (self._esp, self._ah, self._comp):
+        for sock in sockets.values():
             self.poll.register(sock.fileno(), select.EPOLLIN)
 
     def install(self, spec: SaSpec, part: memoryview, since: tuple[int, int, int]) -> None:
@@ -265,8 +297,8 @@ class InWorker(Worker):
         while True:
             events = self.poll.poll()
             ready = {descriptor for descriptor, _ in events}
-            if self._comp.fileno() in ready:  # nothing is done with IPComp yet
-                raw.drain(self._comp)
+            for descriptor in ready & self._comps.keys():  # nothing is done with IPComp
+                raw.drain(self._comps[descriptor])
             receivers = [r for r in self._receivers if r.fileno() in ready]
             opened = 0
             while True:

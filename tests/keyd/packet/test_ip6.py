@@ -1,5 +1,7 @@
 """IPv6 headers and fragments, RFC 8200, against scapy."""
 
+from socket import AF_INET6, inet_ntop
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -52,6 +54,30 @@ def walked(packet: bytes) -> ip6.Chain:
     chain = ip6.walk(packet)
     assert chain is not None
     return chain
+
+
+# Building
+
+
+@given(
+    chains, addresses, addresses, st.integers(0, 0x0FFFFFFF), st.integers(0, 255),
+    st.sampled_from([6, 17, 50, 51]),
+)  # fmt: skip
+def test_a_header_is_assembled_as_scapy_does_it(
+    shape: tuple[bool, list[int], int], src: bytes, dst: bytes, flow: int, hops: int, proto: int
+) -> None:
+    packet = layers_of(*shape)
+    packet.src, packet.dst = inet_ntop(AF_INET6, src), inet_ntop(AF_INET6, dst)
+    packet.tc, packet.fl, packet.hlim, packet.plen = flow >> 20, flow & 0xFFFFF, hops, 0
+    packet.lastlayer().nh = proto
+    wanted = bytes(packet)
+    parts, number, at = [], wanted[6], 40
+    while at < len(wanted):
+        size = (wanted[at + 1] + 1) * 8
+        parts.append((number, bytes((255,)) + wanted[at + 1 : at + size]))
+        number, at = wanted[at], at + size
+    made = ip6.assemble(src, dst, proto, hops=hops, flow=flow, extensions=parts)
+    assert made == wanted
 
 
 # Reading
