@@ -58,7 +58,8 @@ def requested_sa(state: State, request: Request) -> SaRecord:
     unsupported.refuse(unsupported.SATYPES, message.satype)
     if message.satype not in PROTO_OF_SATYPE:
         raise SadbError(EINVAL, f"no SA is of satype {message.satype}", "3.1.3")
-    unsupported.refuse(unsupported.FAMILIES, dst.family)
+    for end in (src, dst):
+        unsupported.refuse_address(end.address)
     if (message.hard is None) != (message.soft is None):
         raise SadbError(EINVAL, "give LIFETIME_HARD and LIFETIME_SOFT both, or none", "3.1.3")
     if message.sa.spi == 0:

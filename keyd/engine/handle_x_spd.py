@@ -138,7 +138,6 @@ def _spec(message: Message) -> PolicySpec:
     policy = _policy(message)
     if policy.type > PolicyType.IPSEC:
         raise SadbError(EINVAL, f"policy type {policy.type} is for sockets, or none")
-    unsupported.refuse(unsupported.FAMILIES, addresses(message)[0].family)
     if len(policy.requests) > REQUESTS_MAX:
         raise SadbError(ELOOP, f"{len(policy.requests)} requests, {REQUESTS_MAX} are the most")
     is_ipsec = policy.type == PolicyType.IPSEC
@@ -146,6 +145,9 @@ def _spec(message: Message) -> PolicySpec:
     # (test_ipsec_policy_without_requests_is_refused).
     if is_ipsec and not policy.requests:
         raise SadbError(EINVAL, "an ipsec policy needs a request such as esp/transport//require")
+    if is_ipsec:
+        for end in (selector.src, selector.dst):
+            unsupported.refuse_address(end.address, end.prefixlen)
     return PolicySpec(
         id=0,
         dir=direction,
@@ -177,6 +179,9 @@ def _request(given: IpsecRequest) -> Request:
         raise SadbError(EINVAL, f"reqid {given.reqid} without level unique")
     level = Level.USE if given.level == Level.USE else Level.REQUIRE
     is_tunnel = given.mode == Mode.TUNNEL
+    for end in (given.src, given.dst):
+        if is_tunnel and end:
+            unsupported.refuse_address(end)
     return Request(
         proto=given.proto, mode=Mode(given.mode), level=level,
         src=given.src if is_tunnel else None, dst=given.dst if is_tunnel else None,

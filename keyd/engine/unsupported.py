@@ -7,10 +7,9 @@ DEVIATION from Linux, which skips extensions that a handler does not use, and un
 (`test_what_cannot_be_honoured_is_refused`).
 """
 
-from errno import ENOPROTOOPT, EOPNOTSUPP
+from errno import EINVAL, ENOPROTOOPT, EOPNOTSUPP
 
 from pfkey.const import (
-    AF_INET6,
     IPPROTO_COMP,
     ExtType,
     Level,
@@ -45,7 +44,6 @@ REQUEST_MODES: dict[int, str] = {
     Mode.BEET: "BEET requests are not done",
 }
 LEVELS: dict[int, str] = {Level.UNIQUE: "level unique is not done yet"}
-FAMILIES: dict[int, str] = {AF_INET6: "IPv6 is not done yet"}
 FLAGS: dict[int, str] = {
     0x010: "ESP with a 32-bit IV (flag 0x10) is not done",
     0x020: "ESP with a derived IV (flag 0x20) is not done",
@@ -58,6 +56,7 @@ KNOWN_FLAGS = 0
 for _flag in SaFlag:
     KNOWN_FLAGS |= _flag
 
+_MAPPED = bytes(10) + b"\xff\xff"
 _ADDRESSES = {ExtType.ADDRESS_SRC, ExtType.ADDRESS_DST}
 _SA = {ExtType.SA, ExtType.X_SA2} | _ADDRESSES
 _ADD = _SA | {
@@ -92,6 +91,26 @@ def refuse(table: dict[int, str], value: int) -> None:
     """
     if value in table:
         raise SadbError(EOPNOTSUPP, table[value])
+
+
+def refuse_address(address: bytes, prefixlen: int = 128) -> None:
+    """Refuse what no packet through the data path can bear: link-local and IPv4-mapped IPv6.
+
+    Routing gives a packet with a link-local address to the one link that it names and never to a
+    TUN device, so nothing under such a policy could be sealed, or be delivered once opened. For a
+    prefix: if it holds nothing else. IPv4-mapped addresses stand for IPv4, whose packets a policy
+    for IPv6 does not select.
+
+    Raises:
+        SadbError: EOPNOTSUPP for a link-local one, EINVAL for a mapped one.
+    """
+    if len(address) != 16:
+        return
+    if prefixlen >= 10 and address[0] == 0xFE and address[1] & 0xC0 == 0x80:
+        why = "link-local addresses (fe80::/10) cannot be protected: no route leads them to the TUN"
+        raise SadbError(EOPNOTSUPP, why)
+    if prefixlen >= 96 and address[:12] == _MAPPED:
+        raise SadbError(EINVAL, "::ffff:0:0/96 stands for IPv4: write the IPv4 address")
 
 
 def refuse_message(message: Message) -> None:
