@@ -7,6 +7,7 @@ in `Batch`. RFC 4301 section 5.1. The steps, in the order of the functions:
 2. `_flow`: the flow cache, by header octets; emptied whenever policies or SAs change.
 3. `_decide`: the first matching policy, then an SA for each of its requests.
 4. `_cut`: into packets that fit the path after sealing; what may not be cut is answered by ICMP.
+   IPv6 shows nowhere whether its source minds fragments, so it is cut and its source told as well.
 5. `_protect`: through all layers (`keyd.packet.sealer`); what is too long is fragmented before
    the first tunnel, else at the end (transport mode protects datagrams, not fragments).
 6. `_clear`: what `use` lets out without an SA.
@@ -57,9 +58,12 @@ class _Cut(Enum):
 
 
 class _Flow:
-    """What to do with a flow's packets: drop and count, seal, or, without layers, let out."""
+    """What to do with a flow's packets: drop and count, seal, or, without layers, let out.
 
-    __slots__ = ("drop", "layers", "takes_fragments")
+    `told_until`: when its source may have forgotten what fits.
+    """
+
+    __slots__ = ("drop", "layers", "takes_fragments", "told_until")
 
     def __init__(
         self, layers: tuple[Layer, ...] = (), drop: int = -1, *, takes_fragments: bool = False
@@ -67,6 +71,7 @@ class _Flow:
         self.layers = layers
         self.drop = drop
         self.takes_fragments = takes_fragments
+        self.told_until = 0.0
 
 
 class Outbound:
@@ -143,7 +148,7 @@ class Outbound:
             counters[count.TUN_SEGMENTS] += 1
             counters[drop] += 1
         elif flow.layers:
-            self._protect(frame, flow.layers, now_us)
+            self._protect(frame, flow, now_us)
         else:
             self._clear(frame)
 
@@ -223,9 +228,25 @@ class Outbound:
         if how is not _Cut.FITS or not _ROOM_MIN <= fits < ip.PACKET_MAX:
             counters[count.OUT_INVAL] += 1
             return (), how
-        counters[count.ICMP_TOOBIG_SENT] += 1
-        self.batch.back.append(segment.PLAIN + icmp.too_big(frame.packet, fits))
+        self._answer(frame, fits)
         return (), how
+
+    def _answer(self, frame: Frame, fits: int) -> None:
+        self._counters[count.ICMP_TOOBIG_SENT] += 1
+        self.batch.back.append(segment.PLAIN + icmp.too_big(frame.packet, fits))
+
+    def _tell(self, flow: _Flow, frame: Frame, payload: Payload, fits: int) -> None:
+        """What fits, for the source of packets that are fragmented and would fit the bare link.
+
+        Those for which its kernel allows no fragments are refused there from now on; larger ones
+        are fragmented for the source anyway.
+        """
+        octets = len(frame.header) + len(payload)
+        is_large = octets > self._link_mtu(ip6.dst(frame.packet))
+        if is_large or flow.told_until - icmp.AGE_SECONDS <= self._now < flow.told_until:
+            return
+        flow.told_until = self._now + icmp.AGE_SECONDS
+        self._answer(frame, fits)
 
     def _may_fragment(self, frame: Frame) -> _Cut:
         """Whether anybody but the sender may cut this packet, and where."""
@@ -237,13 +258,15 @@ class Outbound:
         is_source = not frame.is_fragment and self._is_local(ip6.src(frame.packet))
         return _Cut.ANYWHERE if is_source else _Cut.FITS
 
-    def _protect(self, frame: Frame, chain: tuple[Layer, ...], now_us: int) -> None:
-        header = frame.header
+    def _protect(self, frame: Frame, flow: _Flow, now_us: int) -> None:
+        header, chain = frame.header, flow.layers
         mtu = self._mtu(layers.destination(chain, frame.packet))
         rooms = layers.rooms(chain, header, mtu)
         payloads, how = self._cut(frame, rooms[0] - len(header))
         if not payloads:
             return
+        if how is _Cut.ANYWHERE and header[0] >> 4 == 6:
+            self._tell(flow, frame, payloads[0], rooms[0])
         stream = Stream(header, frame.proto, payloads)
         if how is not _Cut.FITS:  # only then can one be too long for any IP packet
             stream = self._holdable(stream, chain, how)

@@ -3,6 +3,7 @@
 A policy becomes one rule, or a few, in the `policy_*` chain of its direction, in match order, so
 that the first match decides as in the SPD. The table's base chains lead there:
 
+    cut        keeps connection tracking from joining the fragments that the data path sends
     output   → policy_out   (packets to others)   protect mark, pass, or drop
              → policy_own   (packets that routing never gives to a TUN: to this host's own
                              addresses, and to broadcast and multicast ones)
@@ -37,7 +38,7 @@ from pfkey.selector import Range, Selector
 
 TABLE = "pfkey"
 PRIORITY_STEER = -90  # after mangle (-150) and dstnat (-100): others' marks come first
-PRIORITY_INBOUND = -450  # before the reassembly of connection tracking (-400)
+PRIORITY_EARLY = -450  # before the reassembly of connection tracking (-400)
 PRIORITY_LATE = 300  # after everybody's
 PRIORITY_GUARD = -500  # the first after routing: what others do to marks there comes too late
 POLICY_CHAINS = ("policy_out", "policy_own", "policy_in", "policy_fwd")
@@ -137,6 +138,10 @@ class Frame:
             "goto policy_out",
         )
         chains = {
+            "cut": (  # IPv4's sockets say it themselves (IP_NODEFRAG)
+                f"type filter hook output priority {PRIORITY_EARLY}",
+                f"{is_ours} exthdr frag exists notrack",
+            ),
             "output": (
                 f"type route hook output priority {PRIORITY_STEER}",
                 # a router's kernel announces there, without an address, which groups it is in
@@ -157,7 +162,7 @@ class Frame:
                 f'{is_protect} oifname != "{self.device}" counter name out_guard drop',
             ),
             "inbound": (
-                f"type filter hook prerouting priority {PRIORITY_INBOUND}",
+                f"type filter hook prerouting priority {PRIORITY_EARLY}",
                 f"{from_tun} ip6 nexthdr 44 @nh,352,32 set @nh,352,32 ^ {self.fragment_key:#010x}",
                 f"{from_tun} ip6 nexthdr != 44 exthdr frag exists counter name in_discard drop",
                 f"{from_tun} accept",

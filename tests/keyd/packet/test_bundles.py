@@ -225,6 +225,32 @@ def test_who_may_not_be_cut_is_told_what_fits_and_that_does(name: str) -> None:
     assert pair.send(sized(mtu + 1)) == []
 
 
+@pytest.mark.parametrize("name", ["esp6", "ah6", "esp6-ah6", "6-in-4", "esp6-tunnel"])
+def test_ipv6_of_this_host_is_fragmented_and_its_source_told_once(name: str) -> None:
+    """Whether a socket takes fragments shows nowhere in its packets, but its kernel knows."""
+    steps, src, dst = BUNDLES[name]
+    pair = Pair(steps, src, dst)
+
+    def sized(total: int) -> bytes:
+        return frame(whole(src, dst, 17, udp(bytes(total - 48), src=src, dst=dst)))
+
+    back = pair.out.batch.back
+    assert len(pair.send(sized(1501))) == 2
+    assert len(pair.send(sized(5000))) >= 4
+    assert back == [], "what the bare link does not take is fragmented for the source anyway"
+    for _ in range(3):
+        assert len(pair.send(sized(1500))) == 2
+    (answer,) = back
+    mtu = int.from_bytes(answer[10 + 44 : 10 + 48], "big")
+    assert answer[10 + 40] == 2
+    assert len(pair.send(sized(mtu))) == 1
+    assert len(pair.send(sized(mtu + 1))) == 2
+    pair.out.process(sized(1500), NOW + 599_000_000)
+    assert len(back) == 1
+    pair.out.process(sized(1500), NOW + 600_000_000)
+    assert len(back) == 2, "by then its kernel has forgotten (RFC 8201 5.3)"
+
+
 def test_ipv6_packets_of_1280_octets_always_pass() -> None:
     steps, src, dst = BUNDLES["esp6-tunnel"]
     for mtu in (1280, 1300):
