@@ -10,23 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from scapy.layers import ipsec
 from scapy.layers.inet import IP
 from scapy.layers.inet6 import IPv6
-from scapy.layers.ipsec import AH, ESP, SecurityAssociation
 from scapy.packet import Packet
 
 from pfkey.lab.hosts import Net
 from tests.netns.test_conversation import MEGABYTE, moves_in_super_packets, transfer
-from tests.support.steering import arrives, join
-from tests.support.system import A6, B6, ENDS, A, B, Daemon, until
+from tests.support.sites import AH, AH_KEY, ESP, KEY, MAC, SPI, join_both, keys, policies, side
+from tests.support.steering import arrives
+from tests.support.system import A6, B6, ENDS, Daemon, until
 from tests.support.wire import Tap, drain, protocol, udp_listener
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
-
-KEY, MAC, AH_KEY = "rijndaeltest.001", "0123456789abcdef0123456789abcdef", "0123456789abcdef0123"
-ESP_PROTO, AH_PROTO = 50, 51
-SPI = {(ESP_PROTO, "out"): 14245, (ESP_PROTO, "in"): 14246,
-       (AH_PROTO, "out"): 14247, (AH_PROTO, "in"): 14248}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +36,20 @@ class Way:
     @property
     def layers(self) -> tuple[int, ...]:
         """Protocols on the wire, from the outside in."""
-        named = {"esp": ESP_PROTO, "ah": AH_PROTO}
+        named = {"esp": ESP, "ah": AH}
         return tuple(named[step.split("/")[0]] for step in reversed(self.steps.split()))
 
     @property
     def is_tunnel(self) -> bool:
         return "tunnel" in self.steps
 
-    def requests(self, own: str, other: str) -> str:
-        return self.steps.replace("OWN", own).replace("OTHER", other)
+    def commands(self, order: int) -> str:
+        """Keys and policies of a (1) or b (-1)."""
+        near, far = ENDS[self.outside][::order]
+        there = self.steps.replace("OWN", near).replace("OTHER", far)
+        back = self.steps.replace("OWN", far).replace("OTHER", near)
+        ends = ENDS[self.inside][::order]
+        return keys(self.outside) + policies(self.inside, (ends[0], ends[1]), (there, back))
 
 
 WAYS = {
@@ -64,27 +65,6 @@ WAYS = {
 }
 
 
-def keys(version: int) -> str:
-    """All four SAs between the ends of a version, as a sees them."""
-    text = ""
-    for way, (src, dst) in (("out", ENDS[version]), ("in", ENDS[version][::-1])):
-        text += f"""
-add -{version} {src} {dst} esp {SPI[ESP_PROTO, way]} -r 32 -E aes-cbc "{KEY}"
-    -A hmac-sha2-256 "{MAC}";
-add -{version} {src} {dst} ah {SPI[AH_PROTO, way]} -r 32 -A hmac-sha1 "{AH_KEY}";
-"""
-    return text
-
-
-def policies(way: Way, *, swapped: bool = False) -> str:
-    own, other = ENDS[way.inside][:: -1 if swapped else 1]
-    near, far = ENDS[way.outside][:: -1 if swapped else 1]
-    return f"""
-spdadd -{way.inside} {own} {other} any -P out ipsec {way.requests(near, far)};
-spdadd -{way.inside} {other} {own} any -P in ipsec {way.requests(far, near)};
-"""
-
-
 def opened(packet: bytes, version: int, layers: tuple[int, ...], *, is_tunnel: bool) -> Packet:
     """A whole packet as scapy reads it with a's keys."""
     kinds = {4: IP, 6: IPv6}
@@ -93,18 +73,18 @@ def opened(packet: bytes, version: int, layers: tuple[int, ...], *, is_tunnel: b
     for depth, proto in enumerate(layers):
         is_last = is_tunnel and depth == len(layers) - 1
         header = kinds[version](src=src, dst=dst) if is_last else None
-        if proto == AH_PROTO:
-            sa = SecurityAssociation(
-                AH, spi=SPI[proto, "out"], auth_algo="HMAC-SHA1-96", auth_key=AH_KEY.encode(),
+        if proto == AH:
+            sa = ipsec.SecurityAssociation(
+                ipsec.AH, spi=SPI[proto, "out"], auth_algo="HMAC-SHA1-96", auth_key=AH_KEY.encode(),
                 tunnel_header=header,
             )  # fmt: skip
         else:
-            sa = SecurityAssociation(
-                ESP, spi=SPI[proto, "out"], crypt_algo="AES-CBC", crypt_key=KEY.encode(),
+            sa = ipsec.SecurityAssociation(
+                ipsec.ESP, spi=SPI[proto, "out"], crypt_algo="AES-CBC", crypt_key=KEY.encode(),
                 auth_algo="SHA2-256-128", auth_key=MAC.encode(), tunnel_header=header,
             )  # fmt: skip
         found = sa.decrypt(found)
-        if proto == AH_PROTO and not is_last:  # scapy leaves IPv6's next header as it was
+        if proto == AH and not is_last:  # what came out, read anew
             found = kinds[version](bytes(found))
     return found
 
@@ -114,18 +94,13 @@ class Dual:
 
     def __init__(self, net: Net, tmp: Path) -> None:
         self.a, self.b = net.host("a", ipv6=True), net.host("b", ipv6=True)
-        self.a_dev, self.b_dev = join(net, self.a, A6, self.b, B6)
-        for host, device, own, other in (
-            (self.a, self.a_dev, A, B), (self.b, self.b_dev, B, A),
-        ):  # fmt: skip
-            host.ip("addr", "add", f"{own}/32", "dev", device)
-            host.ip("route", "add", other, "dev", device, "src", own)
+        self.a_dev, self.b_dev = "tob", "toa"
+        join_both(net, self.a, side(ENDS, 0), self.b, side(ENDS, 1))
         self.da, self.db = Daemon(self.a, tmp), Daemon(self.b, tmp)
 
     def load(self, way: Way) -> None:
-        text = "flush; spdflush;" + keys(way.outside)
-        self.da.setkey(text + policies(way))
-        self.db.setkey(text + policies(way, swapped=True))
+        for daemon, order in ((self.da, 1), (self.db, -1)):
+            daemon.setkey("flush; spdflush;" + way.commands(order))
 
     def ping(self, address: str, *options: str) -> bool:
         argv = ("ping", "-c2", "-i0.02", "-W1", *options, address)
@@ -213,7 +188,7 @@ def test_tcp_moves_in_super_packets_both_ways(dual: Dual, way: Way) -> None:
         moves_in_super_packets(dual.b, dual.a, own, dual.db, dual.da)
     assert {protocol(packet) for packet in tap.packets} == {way.layers[0]}
     assert max(map(len, tap.packets)) <= 1500
-    assert not [p for p in tap.packets if b"payload-pattern" in p and ESP_PROTO in way.layers]
+    assert not [p for p in tap.packets if b"payload-pattern" in p and ESP in way.layers]
 
 
 HOP_BY_HOP, OPTIONS = bytes((0, 0, 5, 2, 0, 0, 1, 0)), bytes((0, 0, 0x1E, 4)) + b"abcd"
@@ -288,7 +263,7 @@ spdadd ::/0 ::/0 any -P in ipsec esp/transport//require;
     with Tap(dual.b, dual.b_dev) as tap:
         assert dual.ping(B6)
         assert len(transfer(dual.b, dual.a, A6, 1 << 16)) == 1 << 16
-    assert set(tap.protocols(A6, B6)) == {ESP_PROTO}
+    assert set(tap.protocols(A6, B6)) == {ESP}
     assert B6 in dual.a.ip("-6", "neigh", "show")
 
 
@@ -314,4 +289,4 @@ spdadd 2001:db8:2::/48 2001:db8:1::/48 any -P in ipsec esp/transport//require;
     with Tap(dual.b, dual.b_dev) as tap:
         sender.sendto(b"x", (B6, 9))
         until(lambda: tap.protocols(A6, B6))
-    assert tap.protocols(A6, B6) == {ESP_PROTO: 1}
+    assert tap.protocols(A6, B6) == {ESP: 1}
