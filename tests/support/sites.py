@@ -79,6 +79,10 @@ class Vpn:
         """Keys and policies of g."""
         self.dg.setkey(keys(outside) + _tunnels(inside, outside, proto, 1))
 
+    def reload_keys_g(self, outside: int) -> None:
+        """Of g, the same keys anew."""
+        self.dg.setkey("flush;" + keys(outside))
+
     def load_r(self, inside: int, outside: int, proto: str = "esp") -> None:
         """Keys and policies of r."""
         self.dr.setkey(keys(outside) + _tunnels(inside, outside, proto, -1))
