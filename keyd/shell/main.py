@@ -77,7 +77,7 @@ def _check(options: Options) -> int:
         faults.append(error)
     if path and (in_use := preflight.running(path)):
         faults.append(in_use)
-    for fault in faults:
+    for fault in (*faults, *preflight.notes(dataplane=options.dataplane)):
         sys.stderr.write(f"pfkeyd: {fault}\n")
     if not faults:
         sys.stdout.write(f"pfkeyd: ready to serve {path}\n")
@@ -86,6 +86,8 @@ def _check(options: Options) -> int:
 
 def _serve(options: Options) -> int:
     preflight.require(dataplane=options.dataplane)
+    for note in preflight.notes(dataplane=options.dataplane):
+        LOG.warning("%s", note)
     path = paths.socket_path(options.socket, os.environ, is_root=os.geteuid() == 0)
     gid = _group(options.group)
     is_default = path.parent == paths.RUN or not (options.socket or os.environ.get("PFKEY_SOCKET"))

@@ -63,13 +63,15 @@ class Daemon:
         self._options = options
         self.start()
 
+    def command(self) -> tuple[str, ...]:
+        """The words that start it."""
+        return (str(BIN / "pfkeyd"), *self._options)
+
     def start(self) -> None:
         """Start (again) and wait until it is ready."""
         with self.log_path.open("a") as log:
             where = log.tell()
-            self.process = self.host.start(
-                str(BIN / "pfkeyd"), *self._options, stdout=log, stderr=log
-            )
+            self.process = self.host.start(*self.command(), stdout=log, stderr=log)
 
         def ready() -> bool:
             assert self.process.poll() is None, self.log_path.read_text()
