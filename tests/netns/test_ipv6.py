@@ -4,7 +4,9 @@ a 2001:db8:1::1, 10.1.1.1 ── toa/tob ── 2001:db8:2::1, 20.1.1.1 b       
 """
 
 import contextlib
+import re
 import socket
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from tests.netns.test_conversation import MEGABYTE, moves_in_super_packets, tran
 from tests.support.sites import AH, AH_KEY, ESP, KEY, MAC, SPI, join_both, keys, policies, side
 from tests.support.steering import arrives
 from tests.support.system import A6, B6, ENDS, Daemon, until
-from tests.support.wire import Tap, drain, protocol, udp_listener
+from tests.support.wire import Tap, drain, in_host, is_of_the_link, protocol, udp_listener
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -250,13 +252,15 @@ def test_a_socket_that_takes_no_fragments_is_refused_what_does_not_fit(
     assert not [packet for packet in tap.packets if packet[6] == 44], "TCP is never fragmented"
 
 
-def test_neighbours_are_found_under_policies_that_protect_everything(dual: Dual) -> None:
-    everything = """
+EVERYTHING = """
 spdadd ::/0 ::/0 any -P out ipsec esp/transport//require;
 spdadd ::/0 ::/0 any -P in ipsec esp/transport//require;
 """
+
+
+def test_neighbours_are_found_under_policies_that_protect_everything(dual: Dual) -> None:
     for daemon in (dual.da, dual.db):
-        daemon.setkey("flush; spdflush;" + keys(6) + everything)
+        daemon.setkey("flush; spdflush;" + keys(6) + EVERYTHING)
     for host in (dual.a, dual.b):
         host.ip("-6", "neigh", "flush", "all")
     assert B6 not in dual.a.ip("-6", "neigh", "show", "nud", "reachable")
@@ -265,6 +269,35 @@ spdadd ::/0 ::/0 any -P in ipsec esp/transport//require;
         assert len(transfer(dual.b, dual.a, A6, 1 << 16)) == 1 << 16
     assert set(tap.protocols(A6, B6)) == {ESP}
     assert B6 in dual.a.ip("-6", "neigh", "show")
+
+
+def test_the_manuals_lines_let_a_links_own_packets_pass(dual: Dual) -> None:
+    """Link-local addresses, and the reports of multicast listeners, which bear one."""
+    manual = Path(__file__).parents[2] / "docs" / "pfkeyd.8"
+    none = "".join(re.findall(r"^spdadd .* none;$", manual.read_text(), re.M))
+    assert none.count("fe80::/10") == 2
+    shown = dual.b.ip("-6", "-br", "addr", "show", "scope", "link", "dev", dual.b_dev)
+    neighbour = f"{shown.split()[2].split('/')[0]}%{dual.a_dev}"
+    for lines, passes in ((EVERYTHING, False), (none + EVERYTHING, True)):
+        dual.da.setkey("flush; spdflush;" + keys(6) + lines)
+        dual.db.setkey("flush; spdflush;")
+        assert dual.ping(neighbour) == passes
+    reports: list[bytes] = []
+    with in_host(dual.b, lambda: listening(dual.b_dev)) as link:
+        member = udp_listener(dual.a, "::", 0)
+        index = in_host(dual.a, lambda: socket.if_nametoindex(dual.a_dev))
+        group = socket.inet_pton(socket.AF_INET6, "ff0e::77") + struct.pack("=I", index)
+        member.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group)
+        until(lambda: reports.append(link.recv(2000)) or is_of_the_link(reports[-1]))  # type: ignore[func-returns-value]
+        assert reports[-1][8:10] == b"\xfe\x80"
+
+
+def listening(device: str) -> socket.socket:
+    """All IPv6 that comes to a device."""
+    link = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x86DD))
+    link.bind((device, 0x86DD))
+    link.settimeout(5)
+    return link
 
 
 def test_types_of_icmpv6_select(net: Net, tmp_path: Path) -> None:

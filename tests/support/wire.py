@@ -159,8 +159,9 @@ def is_of_the_link(packet: bytes) -> bool:
     """Whether this is neighbour discovery or a report of a multicast listener."""
     if packet[0] >> 4 == 4:
         return False
-    reports = packet[6:7] == b"\0" and packet[40] == 58 and packet[48] in (130, 131, 132, 143)
-    return reports or (packet[6] == 58 and 130 <= packet[40] <= 137)
+    if packet[6] == 0 and packet[40:41] == b"\x3a":  # ICMPv6 behind a router alert
+        return packet[48:49] in (b"\x82", b"\x83", b"\x84", b"\x8f")
+    return packet[6] == 58 and 130 <= int.from_bytes(packet[40:41], "big") <= 137
 
 
 def checksum(octets: bytes) -> int:
