@@ -241,10 +241,7 @@ class Inbound:
 
     def _judge(self, packet: bytes, head: Head, layers: list[_Layer]) -> int:
         has_tunnel = any(layer.is_tunnel for layer in layers)
-        # on a link, hosts may protect what they say under their link-local addresses
-        may_be_link_local = not has_tunnel and head.src[:1] == b"\xfe"
-        impossible = tunnel.cannot_be_a_source(head.src) and not may_be_link_local
-        if impossible or self._is_local(head.src):
+        if tunnel.cannot_be_a_source(head.src) or self._is_local(head.src):
             return count.SPOOFED
         if tunnel.is_discovery(packet):
             return count.ND_REFUSED
