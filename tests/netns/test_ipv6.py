@@ -4,6 +4,8 @@ a 2001:db8:1::1, 10.1.1.1 ── toa/tob ── 2001:db8:2::1, 20.1.1.1 b       
 """
 
 import contextlib
+import functools
+import itertools
 import re
 import socket
 import struct
@@ -20,9 +22,17 @@ from scapy.packet import Packet
 from pfkey.lab.hosts import Net
 from tests.netns.test_conversation import MEGABYTE, moves_in_super_packets, transfer
 from tests.support.sites import AH, AH_KEY, ESP, KEY, MAC, SPI, join_both, keys, policies, side
-from tests.support.steering import arrives
+from tests.support.steering import Wire, arrives, datagram, fragments
 from tests.support.system import A6, B6, ENDS, Daemon, until
-from tests.support.wire import Tap, drain, in_host, is_of_the_link, protocol, udp_listener
+from tests.support.wire import (
+    Tap,
+    drain,
+    family,
+    in_host,
+    is_of_the_link,
+    protocol,
+    udp_listener,
+)
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -191,6 +201,44 @@ def test_tcp_moves_in_super_packets_both_ways(dual: Dual, way: Way) -> None:
     assert {protocol(packet) for packet in tap.packets} == {way.layers[0]}
     assert max(map(len, tap.packets)) <= 1500
     assert not [p for p in tap.packets if b"payload-pattern" in p and ESP in way.layers]
+
+
+@pytest.mark.parametrize("name", ["esp-tunnel", "4-in-6", "6-in-4"])
+def test_a_clear_piece_joins_no_protected_one(dual: Dual, name: str) -> None:
+    """Out of a tunnel come fragments, and the kernel joins them, whatever they say."""
+    way = WAYS[name]
+    dual.load(way)
+    own, other = ENDS[way.inside]
+    listener = udp_listener(dual.a, own, 4000)
+    wire = Wire(dual.b, dual.b_dev, dual.a, dual.a_dev)
+    kind = family(own)
+    through = in_host(dual.b, lambda: socket.socket(kind, socket.SOCK_RAW, socket.IPPROTO_RAW))
+    whole = datagram(other, own, 4000, b"clear!" * 200)
+    cases = [
+        (ident, claimed, is_head_protected, is_clear_first)
+        for ident, (claimed, is_head_protected, is_clear_first) in enumerate(
+            itertools.product((17, 50), (True, False), (True, False)), 100
+        )
+    ]
+    with Tap(dual.a, "pfkey0") as inner:
+        for ident, claimed, is_head_protected, is_clear_first in cases:
+            head, tail = fragments(other, own, 17, whole, ident=ident, tail_proto=claimed)
+            protected, clear = (head, tail) if is_head_protected else (tail, head)
+            came = len(inner.packets)
+            if is_clear_first:
+                wire.inject(clear)
+            through.sendto(protected, (own, 0))
+            until(functools.partial(has_come, inner, came), 3, "the protected piece")
+            if not is_clear_first:
+                wire.inject(clear)
+        for piece in fragments(other, own, 17, whole, ident=99):
+            through.sendto(piece, (own, 0))
+        assert arrives(listener) == b"clear!" * 200, "both pieces protected"
+        assert drain(listener) == []
+
+
+def has_come(tap: Tap, before: int) -> bool:
+    return len(tap.packets) > before
 
 
 HOP_BY_HOP, OPTIONS = bytes((0, 0, 5, 2, 0, 0, 1, 0)), bytes((0, 0, 0x1E, 4)) + b"abcd"
