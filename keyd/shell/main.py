@@ -79,7 +79,7 @@ def _check(options: Options) -> int:
     if path and (in_use := preflight.running(path)):
         faults.append(in_use)
     said = [*map(str, faults), *_faults_of_file(options)]
-    for fault in said:
+    for fault in (*said, *preflight.notes(dataplane=options.dataplane)):
         sys.stderr.write(f"pfkeyd: {fault}\n")
     if not said:
         sys.stdout.write(f"pfkeyd: ready to serve {path}\n")
@@ -99,6 +99,8 @@ def _faults_of_file(options: Options) -> Sequence[str]:
 
 def _serve(options: Options) -> int:
     preflight.require(dataplane=options.dataplane)
+    for note in preflight.notes(dataplane=options.dataplane):
+        LOG.warning("%s", note)
     path = paths.socket_path(options.socket, os.environ, is_root=os.geteuid() == 0)
     gid = _group(options.group)
     is_default = path.parent == paths.RUN or not (options.socket or os.environ.get("PFKEY_SOCKET"))

@@ -2,6 +2,9 @@
 
 `ip rule` 75: protect mark → table 7575, which holds `default dev pfkey0` and, behind it,
 `unreachable default metric 9999`: when the device is gone, nothing falls through to table main.
+
+The kernel gives every device a route for IPv6 multicast, in table local, and the first such route
+takes what names no device. That of pfkey0 goes: nothing but the mark leads there.
 """
 
 import socket
@@ -22,7 +25,9 @@ TABLE = 7575
 UNREACHABLE_METRIC = 9999
 
 _ESRCH, _ENOENT, _EACCES, _EEXIST, _ENODEV = 3, 2, 13, 17, 19
-_RTN_UNICAST, _RTN_UNREACHABLE = 1, 7
+_RTN_UNICAST, _RTN_MULTICAST, _RTN_UNREACHABLE = 1, 5, 7
+_TABLE_LOCAL = 255
+_MULTICAST = "ff00::/8"
 _SCOPE_LINK = 253
 # RTMGRP_LINK; RTMGRP_IPV4_IFADDR, _ROUTE, _RULE; RTMGRP_IPV6_IFADDR, _ROUTE, RTNLGRP_IPV6_RULE
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18
@@ -61,6 +66,11 @@ class Routes:
                 if not self._has_rule(ip, family):
                     self._rule(ip, "add", family)
                     missing.append(f"{name} rule {RULE_PRIORITY}")
+                if family == socket.AF_INET6:
+                    _unless(
+                        (_ESRCH,), ip.route, "del", family=family, dst=_MULTICAST, oif=index,
+                        table=_TABLE_LOCAL, type=_RTN_MULTICAST,
+                    )  # fmt: skip
         return missing
 
     def remove(self) -> None:

@@ -39,24 +39,25 @@ def conf(tmp_path: Path) -> Path:
 @pytest.fixture
 def pair(net: Net, tmp_path: Path, conf: Path) -> Pair:
     """A loads the file; a stop leaves what it protects refused."""
-    return Pair(net, tmp_path, AUTHENTIC_KEYS, "--load", str(conf), "--hold")
+    return Pair(net, tmp_path, 4, AUTHENTIC_KEYS, "--load", str(conf), "--hold")
 
 
 def reload(pair: Pair, event: str = "loaded file=") -> None:
-    before = pair.da.log.count(event)
-    pair.da.process.send_signal(signal.SIGHUP)
-    until(lambda: pair.da.log.count(event) > before, what=event)
+    before = pair.daemon.log.count(event)
+    pair.daemon.process.send_signal(signal.SIGHUP)
+    until(lambda: pair.daemon.log.count(event) > before, what=event)
 
 
 def start(pair: Pair, conf: Path) -> "subprocess.CompletedProcess[str]":
     """A start that ends by itself."""
-    return pair.a.run(str(BIN / "pfkeyd"), "--hold", "--load", str(conf), check=False, timeout=20)
+    argv = (str(BIN / "pfkeyd"), "--hold", "--load", str(conf))
+    return pair.host.run(*argv, check=False, timeout=20)
 
 
 def test_all_of_it_is_in_force_when_it_is_ready(pair: Pair) -> None:
-    log = pair.da.log
+    log = pair.daemon.log
     assert 0 < log.index("loaded file=") < log.index("ready socket=")
-    with Tap(pair.b, pair.b_dev) as tap:
+    with Tap(pair.watcher, pair.tap) as tap:
         assert pair.works()
     assert set(tap.protocols(A, B)) == {50}
 
@@ -69,45 +70,45 @@ def test_reloads_leak_nothing_whatever_the_file_becomes(pair: Pair, conf: Path) 
         conf.write_text("spdflush; spdad;")
         reload(pair, "reload-refused")
     assert pair.works()
-    assert "own-dropped" not in pair.da.log
+    assert "own-dropped" not in pair.daemon.log
 
 
 def test_an_unchanged_file_disturbs_nothing(pair: Pair) -> None:
-    shown = pair.da.setkey("", "-D")
-    flood = pair.a.start("ping", "-n", "-q", "-c", "200", "-i", "0.005", B)
+    shown = pair.daemon.setkey("", "-D")
+    flood = pair.host.start("ping", "-n", "-q", "-c", "200", "-i", "0.005", B)
     for _ in range(10):
         reload(pair)
     said, _ = flood.communicate(timeout=30)
     assert " 0% packet loss" in said, said
     created = re.findall("created: (.*?)\t", shown)
-    assert re.findall("created: (.*?)\t", pair.da.setkey("", "-D")) == created
-    assert pair.db.counter("esp", "replay") == 0
+    assert re.findall("created: (.*?)\t", pair.daemon.setkey("", "-D")) == created
+    assert pair.peer.counter("esp", "replay") == 0
 
 
 def test_a_new_key_for_both_ends_takes_over_at_once(pair: Pair, conf: Path) -> None:
     assert pair.works()
     keys = AUTHENTIC_KEYS.replace("hogehogehogehoge", "mogamogamogamoga")
     conf.write_text(GOOD.replace(AUTHENTIC_KEYS, keys))
-    with Tap(pair.b, pair.b_dev) as tap:
+    with Tap(pair.watcher, pair.tap) as tap:
         reload(pair)
         assert not pair.works(), "the other end has the old one"
-        pair.db.setkey("flush;" + keys)
+        pair.peer.setkey("flush;" + keys)
         assert pair.works()
     assert set(tap.protocols(A, B)) == {50}
 
 
 def test_a_restart_with_hold_leaks_nothing(pair: Pair) -> None:
     with pair.watched():
-        pair.da.stop()
+        pair.daemon.stop()
         assert not pair.works()
-        pair.da.start()
+        pair.daemon.start()
     assert pair.works()
-    assert pair.da.control("status")["holds"] == 0
+    assert pair.daemon.control("status")["holds"] == 0
 
 
 def test_with_a_bad_file_what_a_predecessor_protected_stays_closed(pair: Pair, conf: Path) -> None:
     with pair.watched():
-        pair.da.kill()
+        pair.daemon.kill()
         for text in ("spdad;", f"add {A} {B} esp 1 -E 3des-cbc 0x00;\n" + GOOD):
             conf.write_text(text)
             done = start(pair, conf)
@@ -115,7 +116,7 @@ def test_with_a_bad_file_what_a_predecessor_protected_stays_closed(pair: Pair, c
             assert f"pfkeyd: {conf}: a fault, so it is not loaded: {conf}:1:" in done.stderr
             assert not pair.works()
         conf.write_text(GOOD)
-        pair.da.start()
+        pair.daemon.start()
     assert pair.works()
 
 

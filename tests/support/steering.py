@@ -19,7 +19,7 @@ from pfkey.const import Dir, Level, Mode, PolicyType
 from pfkey.lab.hosts import Host, Net
 from pfkey.selector import Range, Selector
 from tests.support.system import until
-from tests.support.wire import checksum, in_host, ipv4, mac_of
+from tests.support.wire import checksum, family, in_host, ipv4, mac_of, packed
 
 BYPASS_UID = 54321
 WORD = b"clear!"
@@ -27,16 +27,6 @@ HOP_BY_HOP, TCP, UDP, ROUTING, FRAGMENT, ESP, AH, ICMPV6, NONE, OPTIONS = (
     0, 6, 17, 43, 44, 50, 51, 58, 59, 60,
 )  # fmt: skip
 _EXTENSIONS = (HOP_BY_HOP, ROUTING, OPTIONS)
-
-
-def packed(address: str) -> bytes:
-    """An address in network order."""
-    return socket.inet_pton(family(address), address)
-
-
-def family(address: str) -> socket.AddressFamily:
-    """The family of a textual address."""
-    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
 def policy(
@@ -118,7 +108,7 @@ def join(net: Net, a: Host, a_address: str, b: Host, b_address: str) -> tuple[st
     a.ip("link", "add", devices[0], "type", "veth", "peer", "name", devices[1], "netns", b.netns)
     for host, device, own in ((a, devices[0], a_address), (b, devices[1], b_address)):
         host.run("sysctl", "-qw", f"net.ipv6.conf.{device}.accept_dad=0")
-        host.ip("addr", "add", f"{own}/128", "dev", device)
+        host.ip("addr", "add", f"{own}/128", "dev", device, "nodad")
         host.ip("link", "set", device, "up")
     for host, device, own, other in (
         (a, devices[0], a_address, b_address), (b, devices[1], b_address, a_address),
@@ -249,18 +239,6 @@ def packet(src: str, dst: str, proto: int, payload: bytes, *, hops: int = 64) ->
     if family(src) == socket.AF_INET:
         return ipv4(src, dst, proto, payload, ttl=hops)
     return ipv6(src, dst, proto, payload, hops=hops)
-
-
-def listener(host: Host, address: str, port: int) -> socket.socket:
-    """A bound UDP socket in the host, non-blocking."""
-
-    def make() -> socket.socket:
-        made = socket.socket(family(address), socket.SOCK_DGRAM)
-        made.bind((address, port))
-        made.setblocking(False)
-        return made
-
-    return in_host(host, make)
 
 
 def arrives(receiver: socket.socket, seconds: float = 3.0) -> bytes:

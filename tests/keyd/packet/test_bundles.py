@@ -1,11 +1,14 @@
 """Both pipelines against each other: every mode, both versions, bundles (RFC 4301 section 5)."""
 
+from dataclasses import replace
+
 import pytest
 
 from keyd.model import PolicySpec
 from keyd.packet import counters as count
 from keyd.packet import datagram, segment
 from keyd.packet.association import InSa
+from keyd.packet.esp import EspSa
 from keyd.packet.ip6 import ICMPV6
 from keyd.packet.segment import GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4
 from pfkey.const import Dir, Level, PolicyType
@@ -336,6 +339,62 @@ def test_extension_headers_stay_outside_in_transport_mode() -> None:
         assert (wire[6], wire[40]) == (0, steps[0][0])
         (written,) = pair.receive([wire])
         assert written[10:] == packet
+
+
+DEST = bytes((17, 0, 0x1E, 4)) + b"abcd"
+
+
+@pytest.mark.parametrize("name", ["esp6", "ah6", "esp6-ah6"])
+def test_destination_options_go_inside_so_that_each_fragment_says_what_it_is_of(name: str) -> None:
+    """Those before a routing header are for the places on the way, and stay outside."""
+    steps, src, dst = BUNDLES[name]
+    pair = Pair(steps, src, dst)
+    for octets, count_ in ((10, 1), (3000, 3)):
+        packet = ipv6(60, udp(bytes(octets), src=src, dst=dst), before=DEST)
+        wire = pair.send(frame(packet))
+        assert len(wire) == count_
+        assert {piece[6] if count_ == 1 else piece[40] for piece in wire} == {steps[-1][0]}
+        if count_ == 1:
+            (written,) = pair.receive(wire)
+            assert written[10:] == packet
+
+
+@pytest.mark.parametrize("name", ["esp6", "ah6", "6-in-4"])
+def test_each_packet_of_a_super_packet_has_its_destination_options(name: str) -> None:
+    steps, src, dst = BUNDLES[name]
+    for proto, gso, upper, offset in (
+        (6, GSO_TCPV6, tcp(bytes(5000), src=src, dst=dst), 16),
+        (17, GSO_UDP_L4, udp(bytes(5000), src=src, dst=dst), 6),
+    ):
+        pair = Pair(steps, src, dst)
+        options = bytes((proto,)) + DEST[1:]
+        packet = ipv6(60, upper, before=options)
+        wire = pair.send(frame(packet, gso=gso, gso_size=1000, csum=(48, offset)))
+        assert len(wire) == 5
+        written = [octets[10:] for octets in pair.receive(wire)]
+        assert [octets[40:48] for octets in written] == [options] * 5
+        head = 48 + (20 if proto == 6 else 8)
+        assert b"".join(octets[head:] for octets in written) == bytes(5000)
+
+
+@pytest.mark.parametrize(("upper", "passes"), [(17, True), (6, False), (200, False), (44, False)])
+def test_without_authenticator_destination_options_are_believed_for_what_they_lead_to(
+    upper: int, passes: bool
+) -> None:
+    steps, src, dst = BUNDLES["esp6"]
+    pair = Pair(steps, src, dst)
+    selector = Selector(Range(src, 128), Range(dst, 128), 17)
+    only_udp = replace(policy(steps, Dir.IN, src, dst), selector=selector)
+    pair.into.update_policies([only_udp], [1 + Dir.IN])
+    bare = replace(sa(0, steps[0]), auth=0, auth_key=b"")
+    pair.into.install(InSa(bare, part(0), (0, 0, 0)))
+    options = bytes((upper,)) + DEST[1:]
+    payload = options + (
+        udp(b"x", src=src, dst=dst) if upper != 44 else bytes((17, 0, 0, 1, *bytes(20)))
+    )
+    esp = EspSa(bare).seal(1, payload, 60, bytes(16))
+    assert bool(pair.receive([ipv6(50, esp)])) == passes
+    assert pair.dropped().get(("esp", "badkcr"), 0) == (not passes)
 
 
 def test_neighbour_discovery_never_comes_out_of_an_sa() -> None:

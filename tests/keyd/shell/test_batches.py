@@ -16,7 +16,7 @@ from keyd.shell.raw import BATCH, RawSockets, open_raw
 from pfkey.lab.hosts import Host, Net
 from tests.support import steering
 from tests.support.steering import AH, ESP, FRAGMENT, HOP_BY_HOP, OPTIONS, Wire, packet
-from tests.support.wire import close_all, in_host
+from tests.support.wire import close_all, in_host, packed
 
 LO = {4: ("127.0.0.1", "127.0.0.2"), 6: ("::1", "2001:db8::1")}
 A, B = "2001:db8:1::1", "2001:db8:2::1"
@@ -98,7 +98,7 @@ def chain(*kinds: int, proto: int, payload: bytes) -> tuple[int, bytes]:
 
 def whole(proto: int, payload: bytes, *, first: int = 0x605A2345, hops: int = 33) -> bytes:
     head = struct.pack(">IHBB", first, len(payload), proto, hops)
-    return head + steering.packed(B) + steering.packed(A) + payload
+    return head + packed(B) + packed(A) + payload
 
 
 SEALED = bytes((17, 4)) + bytes(range(250)) * 5
@@ -204,17 +204,17 @@ def test_a_header_is_made_up_of_what_the_kernel_says(
     def message(kind: int, data: bytes) -> bytes:
         return cmsg.pack(16 + len(data), 41, kind) + data + b"\xee" * (-len(data) % 8)
 
-    control = message(socket.IPV6_PKTINFO, steering.packed(A) + struct.pack("=I", 3))
+    control = message(socket.IPV6_PKTINFO, packed(A) + struct.pack("=I", 3))
     control += message(socket.IPV6_HOPLIMIT, struct.pack("=i", hops))
     control += message(11, struct.pack(">I", flow)) if flow else b""
     bodies = [bytes((44, size)) + bytes(8 * size + 6) for _, size in extensions]
     for (kind, _), body in zip(extensions, bodies, strict=True):
         control += message(types[kind], body)
-    header = made_up(AH, steering.packed(B), control)
+    header = made_up(AH, packed(B), control)
     assert header[:8] == struct.pack(
         ">IHBB", 6 << 28 | flow, 0, extensions[0][0] if extensions else AH, hops
     )
-    assert header[8:40] == steering.packed(B) + steering.packed(A)
+    assert header[8:40] == packed(B) + packed(A)
     follows = [*(kind for kind, _ in extensions[1:]), AH]
     assert header[40:] == b"".join(
         bytes((proto,)) + body[1:] for proto, body in zip(follows, bodies, strict=False)

@@ -10,8 +10,8 @@ from keyd.shell import linkmtu
 from keyd.shell.linkmtu import Links
 from pfkey.lab.hosts import Net
 from tests.support import steering
-from tests.support.steering import ICMPV6, UDP, Wire, family, packed
-from tests.support.wire import checksum, close_all, in_host, ipv4
+from tests.support.steering import ICMPV6, UDP, Wire
+from tests.support.wire import checksum, close_all, family, in_host, ipv4, packed
 
 pytestmark = pytest.mark.root
 

@@ -107,6 +107,19 @@ def test_a_device_whose_ipv6_cannot_be_switched_on_gets_the_unreachable_route_on
     assert in_host(host, lambda: routes.ensure(device.index)) == []
 
 
+def test_ipv6_multicast_is_not_led_to_the_device(host: Host, device: Tun) -> None:
+    """The kernel's route for it, and those of other devices, which stay."""
+    host.ip("link", "add", "name", "v0", "type", "veth", "peer", "name", "v1")
+    for end in ("v1", "v0"):
+        host.run("sysctl", "-qw", f"net.ipv6.conf.{end}.disable_ipv6=0")
+        host.ip("link", "set", end, "up")
+    routes = Routes("pfkey0", Marks())
+    in_host(host, lambda: routes.ensure(device.index))
+    assert host.ip("-6", "route", "show", "table", "local", "dev", "pfkey0") == ""
+    assert "ff00::/8" in host.ip("-6", "route", "show", "table", "local", "dev", "v0")
+    assert "pfkey0" not in host.ip("route", "get", "ff05::9")
+
+
 def test_rules_and_routes_of_others_stay(host: Host, device: Tun) -> None:
     host.ip("rule", "add", "priority", "75", "fwmark", "1", "lookup", "7575")
     host.ip("route", "add", "192.0.2.0/24", "dev", "lo", "table", "7575")
