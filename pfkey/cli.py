@@ -12,13 +12,14 @@ from types import FrameType
 from typing import Never
 
 from pfkey import doctor, monitor, stat, streams
-from pfkey.blocking import control_call, socket_path
+from pfkey.control import control_call
 from pfkey.errors import PfkeyError, ShellError
 from pfkey.lab import kept, rootless
 from pfkey.lab.catalogue import DEMO, EXAMPLES
 from pfkey.lab.run import run
 from pfkey.lab.story import Story
 from pfkey.setkey.main import main as setkey
+from pfkey.transport import socket_path
 
 _EXAMPLES = """\
 examples:

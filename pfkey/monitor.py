@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pfkey import document, text
-from pfkey.blocking import ClosedError, Control
 from pfkey.const import ExtType, MsgType, SaType
-from pfkey.errors import WireError
+from pfkey.control import Control
+from pfkey.errors import ClosedError, WireError
 from pfkey.message import Message
 
 SCHEMA_VERSION = 1

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pfkey.blocking import control_call
+from pfkey.control import control_call
 from pfkey.lab.hosts import Host
 
 BIN = Path(sys.executable).parent
