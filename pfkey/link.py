@@ -14,6 +14,7 @@ from pfkey.transport import RECORD_OCTETS_MAX
 
 ANSWER_SECONDS = 10.0
 RETRY_SECONDS = 0.02
+_POLL_MAX = 0x7FFFFFFF  # milliseconds, 24 days
 
 
 class Link:
@@ -88,10 +89,13 @@ class Link:
             return bytes(memoryview(self._buffer)[:size])
 
     def _wait(self, events: int, deadline: float | None) -> bool:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        milliseconds = None
+        if deadline is not None:
+            left = max(0.0, deadline - time.monotonic())
+            milliseconds = math.ceil(min(left * 1000, _POLL_MAX))
         waiting = select.poll()
         waiting.register(self._socket, events)
-        return bool(waiting.poll(None if left is None else math.ceil(left * 1000)))
+        return bool(waiting.poll(milliseconds))
 
 
 def no_answer(timeout: float) -> NoAnswerError:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import math
 import os
 import random
 import socket
@@ -122,6 +123,12 @@ def test_a_policy_from_its_birth_to_its_end(client: Client) -> None:
         client.spddelete(A, B, Dir.OUT)
     client.spdflush()
     assert list(client.spddump()) == []
+
+
+def test_a_client_may_have_all_the_time_there_is(daemon: Process) -> None:
+    with Client(daemon.socket, timeout=math.inf) as client:
+        client.flush()
+        assert client.register(SaType.UNSPEC).auth
 
 
 def test_registering_tells_the_algorithms(client: Client) -> None:
