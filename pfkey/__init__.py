@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pfkey.aio import AsyncClient as AsyncClient
     from pfkey.aio import connect as connect
+    from pfkey.aio.session import AsyncDump as AsyncDump
     from pfkey.base import Unknown as Unknown
     from pfkey.blocking import Client as Client
+    from pfkey.client import Exchange as Exchange
     from pfkey.const import Dir as Dir
     from pfkey.const import ExtType as ExtType
     from pfkey.const import IdentType as IdentType
@@ -84,11 +86,14 @@ if TYPE_CHECKING:
     from pfkey.requests import authenticator as authenticator
     from pfkey.requests import cipher as cipher
     from pfkey.requests import compressor as compressor
+    from pfkey.session import Dump as Dump
 
 _NAMES = {
     "aio": "AsyncClient connect",
+    "aio.session": "AsyncDump",
     "base": "Unknown",
     "blocking": "Client",
+    "client": "Exchange",
     "const": "Dir ExtType IdentType Level Mode MsgType PolicyType SaFlag SaState SaType",
     "control": "Control",
     "entries": "Algorithms Limits NatT SadEntry SpdEntry",
@@ -111,6 +116,7 @@ _NAMES = {
     "ext_x_sa2": "Sa2",
     "message": "Extension Message",
     "requests": "authenticator cipher compressor",
+    "session": "Dump",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -30,6 +30,8 @@ def parse_address(text: str) -> tuple[bytes, int]:
 
 def render_address(address: bytes, scope_id: int = 0) -> str:
     """The inverse of `parse_address`."""
+    if len(address) == 4:  # by the thousand in dumps
+        return "{}.{}.{}.{}".format(*address)
     text = str(ip_address(address))
     return f"{text}%{scope_id}" if scope_id else text
 

@@ -3,7 +3,7 @@
 import errno
 
 from pfkey import requests
-from pfkey.aio.session import AsyncSession, Dump
+from pfkey.aio.session import AsyncDump, AsyncSession
 from pfkey.const import UNSPEC_PROTO, Mode, MsgType, SaType
 from pfkey.entries import Algorithms, NatT, SadEntry, SpdEntry
 from pfkey.events import Acquire
@@ -59,7 +59,9 @@ class AsyncClient(AsyncSession):
         """FLUSH: as `Client.flush`."""
         await self._ask(requests.bare(MsgType.FLUSH, satype))
 
-    def dump(self, satype: int = SaType.UNSPEC, *, src: str = "", dst: str = "") -> Dump[SadEntry]:
+    def dump(
+        self, satype: int = SaType.UNSPEC, *, src: str = "", dst: str = ""
+    ) -> AsyncDump[SadEntry]:
         """DUMP: as `Client.dump`, for `async for`; it begins with the first entry taken."""
         return self._dump(requests.dump(satype, src=src, dst=dst), SadEntry.decode)
 
@@ -109,7 +111,7 @@ class AsyncClient(AsyncSession):
         """SPDFLUSH: as `Client.spdflush`."""
         await self._ask(requests.bare(MsgType.X_SPDFLUSH))
 
-    def spddump(self) -> Dump[SpdEntry]:
+    def spddump(self) -> AsyncDump[SpdEntry]:
         """SPDDUMP: as `Client.spddump`, for `async for`; it begins with the first entry taken."""
         return self._dump(requests.bare(MsgType.X_SPDDUMP), SpdEntry.decode)
 

@@ -21,7 +21,7 @@ _TURN_RECORDS = 64  # read before other tasks get their turn
 _T = TypeVar("_T")
 
 
-class Dump(Generic[_T]):
+class AsyncDump(Generic[_T]):
     """The entries of a database as they are read, one after the other: `async for`.
 
     The engine sends as fast as they are taken. Other requests of the same client are served
@@ -250,8 +250,8 @@ class AsyncSession:
         exchange.check()
         return exchange.records.popleft()
 
-    def _dump(self, message: Message, decode: Callable[[bytes], _T]) -> Dump[_T]:
-        return Dump(self, self._conversation.stamp(message), decode)
+    def _dump(self, message: Message, decode: Callable[[bytes], _T]) -> AsyncDump[_T]:
+        return AsyncDump(self, self._conversation.stamp(message), decode)
 
     async def event(self) -> Event:
         """The next event. Put a limit to the wait with `trio.move_on_after`.
