@@ -22,8 +22,9 @@ from pathlib import Path
 
 from pfkey import algorithms, crypto
 from pfkey.algorithms import Kind
-from pfkey.blocking import control_call, socket_path
+from pfkey.control import control_call
 from pfkey.errors import PfkeyError, ShellError
+from pfkey.transport import socket_path
 
 SCHEMA_VERSION = 1
 TUN = Path("/dev/net/tun")

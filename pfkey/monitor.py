@@ -7,10 +7,10 @@ from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
-from pfkey import document, text
-from pfkey.blocking import ClosedError, Control
+from pfkey import document, pcapng, text
 from pfkey.const import ExtType, MsgType, SaType
-from pfkey.errors import WireError
+from pfkey.control import Control
+from pfkey.errors import ClosedError, WireError
 from pfkey.message import Message
 
 SCHEMA_VERSION = 1
@@ -22,29 +22,37 @@ _SPD = {
 Event = dict[str, Any]
 
 
-def events(
-    socket: Path, *, show_keys: bool = False, lost: Callable[[int], None]
-) -> Iterator[Event]:
-    """What pfkeyd tells a subscriber, until pfkeyd ends.
-
-    `lost` hears how many messages we were too slow for.
+def subscribe(socket: Path, *, show_keys: bool = False) -> Control:
+    """A control connection that hears every message from now on.
 
     Raises:
         ShellError: no pfkeyd is there.
         ControlError: it refuses.
     """
-    with Control(socket) as control:
+    control = Control(socket)
+    try:
         control.call("subscribe", show_keys=show_keys)
-        while True:
-            try:
-                told = control.notification()
-            except ClosedError:
-                return
-            match told:
-                case {"method": "message", "params": dict(event)}:
-                    yield event
-                case {"method": "lost", "params": {"count": int(count)}}:
-                    lost(count)
+    except BaseException:
+        control.close()
+        raise
+    return control
+
+
+def events(control: Control, lost: Callable[[int], None]) -> Iterator[Event]:
+    """What pfkeyd tells a subscriber, until pfkeyd ends.
+
+    `lost` hears how many messages we were too slow for.
+    """
+    while True:
+        try:
+            told = control.notification()
+        except ClosedError:
+            return
+        match told:
+            case {"method": "message", "params": dict(event)}:
+                yield event
+            case {"method": "lost", "params": {"count": int(count)}}:
+                lost(count)
 
 
 def render(event: Event, *, show_keys: bool = False, zone: tzinfo | None = None) -> str:
@@ -100,3 +108,11 @@ def line(event: Event, *, show_keys: bool = False) -> str:
             "fault": fault,
         }
     )
+
+
+def packet(event: Event, *, show_keys: bool = False, lost: int = 0) -> bytes:
+    """One message as a packet of a capture file, with what `render` says as its comment."""
+    return pcapng.packet(
+        bytes.fromhex(event["hex"]), at=event["time"], is_inbound=event["direction"] == "in",
+        comment=render(event, show_keys=show_keys), lost=lost,
+    )  # fmt: skip

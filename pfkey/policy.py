@@ -303,17 +303,20 @@ def render_priority(priority: int) -> str:
     return f"prio {name} {'+' if offset > 0 else '-'} {abs(offset)}"
 
 
-def _endpoint(address: bytes, port: int) -> str:
+def _endpoint(address: bytes, port: int, has_ports: bool | None) -> str:
     text = str(ipaddress.ip_address(address))
-    return f"{text}[{port}]" if port else text
+    return f"{text}[{port}]" if has_ports or (port and has_ports is None) else text
 
 
-def render_request(request: IpsecRequest) -> str:
-    """`esp/tunnel/20.0.0.1-20.0.0.2/unique:12`; `#` marks a number that the engine chose."""
+def render_request(request: IpsecRequest, *, has_ports: bool | None = None) -> str:
+    """`esp/tunnel/20.0.0.1-20.0.0.2/unique:12`; `#` marks a number that the engine chose.
+
+    Ports of tunnel ends are shown where there are any (None), always, or never.
+    """
     pair = ""
     if request.src is not None and request.dst is not None:
-        src = _endpoint(request.src, request.src_port)
-        pair = f"{src}-{_endpoint(request.dst, request.dst_port)}"
+        src = _endpoint(request.src, request.src_port, has_ports)
+        pair = f"{src}-{_endpoint(request.dst, request.dst_port, has_ports)}"
     reqid = ""
     if request.reqid:
         reqid = f"{':' if request.reqid <= MANUAL_REQID_MAX else '#'}{request.reqid}"
@@ -322,8 +325,11 @@ def render_request(request: IpsecRequest) -> str:
     return f"{proto}/{mode}/{pair}/{LEVEL_NAMES.get(request.level, str(request.level))}{reqid}"
 
 
-def render(policy: Policy, delimiter: str = " ") -> str:
-    """The policy as ipsec_dump_policy(3) writes it, `delimiter` before each request."""
+def render(policy: Policy, delimiter: str = " ", *, has_ports: bool | None = None) -> str:
+    """The policy as ipsec_dump_policy(3) writes it, `delimiter` before each request.
+
+    `has_ports` is that of `render_request`.
+    """
     known = 0 <= policy.dir < len(DIR_NAMES)
     words: Sequence[str] = (
         DIR_NAMES[policy.dir] if known else str(policy.dir),
@@ -331,4 +337,6 @@ def render(policy: Policy, delimiter: str = " ") -> str:
         ACTION_NAMES.get(policy.type, str(policy.type)),
     )
     head = " ".join(word for word in words if word)
-    return head + "".join(delimiter + render_request(r) for r in policy.requests)
+    return head + "".join(
+        delimiter + render_request(r, has_ports=has_ports) for r in policy.requests
+    )

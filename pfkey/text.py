@@ -18,8 +18,8 @@ from pfkey.kdebug import message
 from pfkey.message import Message
 
 __all__ = [
-    "SHORT_HEADER", "algorithm", "hexdump", "is_dead", "is_per_socket", "message", "policy", "sa",
-    "sa_line", "stamp",
+    "SHORT_HEADER", "algorithm", "groups", "hexdump", "is_dead", "is_per_socket", "message",
+    "policy", "sa", "sa_line", "stamp",
 ]  # fmt: skip
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -66,12 +66,16 @@ def hexdump(octets: bytes) -> str:
     )
 
 
+def groups(octets: bytes) -> str:
+    """Groups of four octets, 32 octets a row, a blank before each group, as keys are printed."""
+    shown = [" " + octets[at : at + 4].hex() for at in range(0, len(octets), 4)]
+    return "\n".join("".join(shown[at : at + 8]) for at in range(0, len(shown), 8))
+
+
 def _key(key: Key, show_keys: bool) -> str:
-    """Groups of four octets, 32 octets a row, a blank before each group."""
     if not show_keys and key.key:
         return f" ({key.bits} bits, not shown)"
-    groups = [" " + key.key[at : at + 4].hex() for at in range(0, len(key.key), 4)]
-    return "\n".join("".join(groups[at : at + 8]) for at in range(0, len(groups), 8))
+    return groups(key.key)
 
 
 def _ip(address: Address, port: int | None) -> str:
@@ -227,8 +231,16 @@ def _upper(src: Address, dst: Address) -> str:
     return text
 
 
-def policy(record: Message, *, zone: tzinfo | None = None) -> str:
-    """A policy as setkey -DP prints it, from an SPDDUMP, SPDGET or SPDADD message."""
+def policy(
+    record: Message, *, zone: tzinfo | None = None, has_tunnel_ports: bool | None = None
+) -> str:
+    """A policy as setkey -DP prints it, from an SPDDUMP, SPDGET or SPDADD message.
+
+    Args:
+        record: the message.
+        zone: of the times.
+        has_tunnel_ports: whether tunnel ends show their ports; None: where they have any.
+    """
     src, dst, found = record.src, record.dst, record.policy
     if found is None:
         return "no X_POLICY extension.\n"
@@ -241,7 +253,7 @@ def policy(record: Message, *, zone: tzinfo | None = None) -> str:
         out = [
             f"{_selector(src, has_ports)} {_selector(dst, has_ports)} {_upper(src, dst)}",
         ]
-    out.append("\n\t" + policies.render(found, "\n\t") + "\n")
+    out.append("\n\t" + policies.render(found, "\n\t", has_ports=has_tunnel_ports) + "\n")
     if record.current is not None:
         out.append(
             f"\tcreated: {time(record.current.addtime, zone)}"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pfkey.blocking import control_call
 from pfkey.cli import parser
+from pfkey.control import control_call
 from pfkey.errors import PfkeyError
 from pfkey.lab.hosts import Host, Net
 

@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from pfkey.blocking import control_call
+from pfkey.control import control_call
 from pfkey.errors import ShellError
 from pfkey.lab.hosts import Host
 from pfkey.lab.story import Story

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pfkey import streams
-from pfkey.blocking import Connection, socket_path
+from pfkey.blocking import Client
 from pfkey.const import MsgType
 from pfkey.errors import ConfError, PfkeyError, ShellError, WireError
 from pfkey.message import Message
@@ -19,6 +19,7 @@ from pfkey.setkey.options import HELP, USAGE, Mode, Options, UsageError, parse
 from pfkey.setkey.resolve import SystemNames
 from pfkey.setkey.run import Refusal, Runner, World, refused
 from pfkey.setkey.statements import Quit, Statement
+from pfkey.transport import socket_path
 
 DONE, FAILED, USAGE_STATUS, INTERRUPTED = 0, 1, 2, 130
 FAULTS_SHOWN = 20
@@ -53,14 +54,14 @@ def _path(options: Options) -> Path:
     return Path(options.socket) if options.socket else socket_path()
 
 
-def _connect(options: Options) -> Connection:
+def _connect(options: Options) -> Client:
     try:
-        return Connection(_path(options))
+        return Client(_path(options), queue=0)
     except ShellError as error:
         raise ShellError(f"pfkey_open: {error.what}", error.remedy) from None
 
 
-def _runner(options: Options, link: Connection) -> Runner:
+def _runner(options: Options, link: Client) -> Runner:
     return Runner(
         link, _world(), has_fwd_copy=options.has("-r"), has_ports=options.has("-p"),
         is_verbose=options.has("-v"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pfkey.blocking import control_call
+from pfkey.control import control_call
 from pfkey.lab.hosts import Host
 
 BIN = Path(sys.executable).parent
