@@ -13,13 +13,13 @@ from typing import Any
 from pfkey import policy as policies
 from pfkey import protocols
 from pfkey.algorithms import Kind
-from pfkey.base import address_text
 from pfkey.const import Dir, ExtType, MsgType, PolicyType, SaType
 from pfkey.ext_address import Address
 from pfkey.ext_key import Key
 from pfkey.ext_lifetime import Lifetime
 from pfkey.ext_x_policy import IpsecRequest
 from pfkey.message import Extension, Message
+from pfkey.sockaddr import address_text
 from pfkey.text import STATES, algorithm, is_per_socket
 
 SCHEMA_VERSION = 1

@@ -9,7 +9,7 @@ here and in network order on the wire.
 import struct
 from typing import NamedTuple, Self
 
-from pfkey.base import FAMILY_OF_SIZE, pad
+from pfkey.base import pad
 from pfkey.codec import Layout
 from pfkey.const import PF_KEY_V2, UNIT_OCTETS, ExtType, MsgType
 from pfkey.errors import WireError
@@ -20,6 +20,7 @@ from pfkey.ext_sa import Sa
 from pfkey.ext_x_policy import IpsecRequest, Policy
 from pfkey.ext_x_sa2 import Sa2
 from pfkey.message import Extension, Message
+from pfkey.sockaddr import FAMILY_OF_SIZE
 
 Segment = tuple[str, tuple[int | bytes | None, ...]]
 Limits = tuple[int, int, int, int]  # allocations, octets, addtime, usetime

@@ -6,7 +6,6 @@ None for any record that is not exactly of that form.
 
 from typing import NamedTuple, Self
 
-from pfkey.base import FAMILY_OF_SIZE
 from pfkey.codec import Layout
 from pfkey.const import UNIT_OCTETS, Dir, ExtType, MsgType, PolicyType
 from pfkey.errors import WireError
@@ -34,6 +33,7 @@ from pfkey.hot import (
     size,
 )
 from pfkey.message import Extension, Message
+from pfkey.sockaddr import FAMILY_OF_SIZE
 
 _LIFETIMES = (ExtType.LIFETIME_HARD, ExtType.LIFETIME_SOFT)
 _ACQUIRE = {octets: Layout(BASE, *pair_segments(octets), POLICY) for octets in FAMILY_OF_SIZE}

@@ -19,6 +19,7 @@ from pfkey.const import (
     SaFlag,
     SaType,
 )
+from pfkey.dialect import LINUX
 from pfkey.errors import SadbError
 from pfkey.message import Message
 
@@ -101,10 +102,10 @@ def refuse_message(message: Message) -> None:
     allowed = EXTENSIONS.get(message.type)
     if allowed is None:
         return
-    for exttype in ExtType:
-        if exttype not in allowed and message.ext(exttype) is not None:
-            name = MsgType(message.type).name
-            raise SadbError(EOPNOTSUPP, f"extension {exttype.name} in {name} is not done")
+    for extension in message.extensions:
+        if extension.exttype in LINUX.extensions and extension.exttype not in allowed:
+            kind, name = ExtType(extension.exttype).name, MsgType(message.type).name
+            raise SadbError(EOPNOTSUPP, f"extension {kind} in {name} is not done")
 
 
 def refuse_flags(flags: int) -> None:

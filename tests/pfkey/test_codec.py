@@ -13,13 +13,15 @@ from pfkey.errors import WireError
 
 
 def formats() -> dict[str, Format]:
-    """Every layout of the package by the name of its C structure."""
+    """Every layout by the name of its C structure; a system's own form after a dot."""
     found = {}
     for module in pkgutil.iter_modules(pfkey.__path__, "pfkey."):
-        if module.name.startswith(("pfkey.base", "pfkey.ext_")):
-            for value in vars(importlib.import_module(module.name)).values():
+        if module.name.startswith(("pfkey.base", "pfkey.ext_", "pfkey.sockaddr")):
+            named = vars(importlib.import_module(module.name))
+            inside = [v for row in named.get("SOCKADDRS", {}).values() for v in row.values()]
+            for value in (*named.values(), *inside):
                 if isinstance(value, Format):
-                    found[value.name] = value
+                    found[f"{value.name}.{value.variant}".removesuffix(".")] = value
     return found
 
 
