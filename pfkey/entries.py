@@ -21,6 +21,7 @@ from pfkey.ext_supported import SupportedAlgorithm
 from pfkey.ext_x_natt import NatTPort, NatTType
 from pfkey.ext_x_policy import Policy
 from pfkey.ext_x_sa2 import Sa2
+from pfkey.hot_parts import Place
 from pfkey.message import Extension, Message
 
 UDP_ENCAP_ESPINUDP = 2
@@ -223,7 +224,7 @@ def _limits(hard: Limits | None, soft: Limits | None) -> list[Lifetime]:
     ]
 
 
-def _place(place: hot.Place) -> str:
+def _place(place: Place) -> str:
     text = render_address(place.address)
     return text if place.prefixlen == 8 * len(place.address) else f"{text}/{place.prefixlen}"
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pfkey import document, pcapng, text
-from pfkey.const import ExtType, MsgType, SaType
+from pfkey.const import FIELD_MAX, ExtType, MsgType, SaType
 from pfkey.control import Control
+from pfkey.dialect import DIALECTS, LINUX, Dialect, digits
 from pfkey.errors import ClosedError, WireError
 from pfkey.message import Message
 
@@ -55,6 +56,16 @@ def events(control: Control, lost: Callable[[int], None]) -> Iterator[Event]:
                 lost(count)
 
 
+def _dialect(event: Event) -> Dialect:
+    """In which system's PF_KEY the client speaks: Linux's unless it is said."""
+    return DIALECTS.get(str(event.get("dialect", LINUX.name)), LINUX)
+
+
+def reason(errno: int) -> str:
+    """What a refusal's errno means; the number itself where it has no name here."""
+    return os.strerror(errno) if errno <= FIELD_MAX else f"error {digits(errno)}"
+
+
 def render(event: Event, *, show_keys: bool = False, zone: tzinfo | None = None) -> str:
     """One message for people: a line that says who told whom, then what as setkey prints it."""
     at = datetime.fromtimestamp(event["time"], UTC).astimezone(zone)
@@ -62,20 +73,22 @@ def render(event: Event, *, show_keys: bool = False, zone: tzinfo | None = None)
     head = f"{at:%H:%M:%S.%f} client {event['client']} (pid {event['pid']}) {arrow} "
     octets = bytes.fromhex(event["hex"])
     try:
-        record = Message.decode(octets)
+        record = Message.decode(octets, _dialect(event))
     except WireError as error:
         return f"{head}{len(octets)} octets that are no message: {error.part}: {error.rule}"
     words = [document.name(MsgType, record.type).removeprefix("X_")]
+    if record.dialect is not LINUX:
+        words.insert(0, record.dialect.name)
     if record.satype:
         words.append(document.name(SaType, record.satype).removeprefix("X_").lower())
     words.append(f"seq={record.seq} pid={record.pid}")
     if record.errno:
-        words.append(f"refused: {os.strerror(record.errno)}")
+        words.append(f"refused: {reason(record.errno)}")
     return head + " ".join(words) + _body(record, event["time"], show_keys, zone)
 
 
 def _body(record: Message, now: float, show_keys: bool, zone: tzinfo | None) -> str:
-    if record.type in _SPD and record.policy is not None:
+    if text.is_flow(record) or (record.type in _SPD and record.policy is not None):
         body = text.policy(record, zone=zone)
     elif record.sa is not None and record.src is not None and record.dst is not None:
         if record.key_encrypt or record.key_auth or record.current:
@@ -94,7 +107,7 @@ def line(event: Event, *, show_keys: bool = False) -> str:
     record: dict[str, Any] | None = None
     fault: str | None = None
     try:
-        record = document.message(Message.decode(octets), show_keys=show_keys)
+        record = document.message(Message.decode(octets, _dialect(event)), show_keys=show_keys)
     except WireError as error:
         fault = str(error)
     return json.dumps(
@@ -104,6 +117,7 @@ def line(event: Event, *, show_keys: bool = False) -> str:
             "client": event["client"],
             "pid": event["pid"],
             "direction": event["direction"],
+            "dialect": _dialect(event).name,
             "message": record,
             "fault": fault,
         }

@@ -15,9 +15,10 @@ from errno import EEXIST, EINVAL, ENOBUFS
 
 from keyd.engine.effects import ClientId, Send
 from pfkey.const import SaType
+from pfkey.dialect import LINUX
 from pfkey.errors import SadbError
 
-SATYPE_MAX = max(SaType)
+SATYPE_MAX = LINUX.satypes.highest
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ from pfkey import hot
 from pfkey.base import Header, error_reply
 from pfkey.const import ExtType, Level, Mode, MsgType, SaFlag
 from pfkey.ext_x_policy import IpsecRequest
-from pfkey.hot import Place
+from pfkey.hot_parts import Place
 from pfkey.message import Message
 from pfkey.selector import Range
 

@@ -19,6 +19,7 @@ from pfkey.const import (
     SaFlag,
     SaType,
 )
+from pfkey.dialect import LINUX
 from pfkey.errors import SadbError
 from pfkey.message import Message
 
@@ -116,11 +117,11 @@ def refuse_message(message: Message) -> None:
     allowed = EXTENSIONS.get(message.type)
     if allowed is None:
         return
-    for exttype in ExtType:
-        if exttype not in allowed and message.ext(exttype) is not None:
-            where = f"extension {exttype.name} in {MsgType(message.type).name}"
-            meaning = MEANINGS.get(exttype, "")
-            raise SadbError(EOPNOTSUPP, f"{where} is not done{meaning}")
+    for extension in message.extensions:
+        if extension.exttype in LINUX.extensions and extension.exttype not in allowed:
+            kind = ExtType(extension.exttype)
+            where = f"extension {kind.name} in {MsgType(message.type).name}"
+            raise SadbError(EOPNOTSUPP, f"{where} is not done{MEANINGS.get(kind, '')}")
 
 
 def refuse_flags(flags: int) -> None:

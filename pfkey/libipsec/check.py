@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from pfkey.base import SADB_MSG, family_in, walk
+from pfkey.base import SADB_MSG, walk
 from pfkey.const import (
     AF_INET,
     AF_INET6,
@@ -13,6 +13,7 @@ from pfkey.const import (
     MsgType,
     SaType,
 )
+from pfkey.dialect import LINUX, is_own
 from pfkey.errors import WireError
 from pfkey.libipsec.errors import (
     EIPSEC_FAMILY_MISMATCH,
@@ -30,9 +31,12 @@ from pfkey.libipsec.errors import (
 )
 from pfkey.libipsec.sockets import Octets
 from pfkey.message import Message
+from pfkey.sockaddr import family_in
 
 # A Linux build of libipsec knows no KMPRIVATE and no FILTER.
-_KNOWN = frozenset(ExtType) - {ExtType.X_KMPRIVATE, ExtType.X_FILTER}
+_KNOWN = {kind for kind in LINUX.extensions.named.values() if not is_own(kind)} - {
+    ExtType.X_KMPRIVATE, ExtType.X_FILTER,
+}  # fmt: skip
 _OF_SAS = frozenset(
     {
         MsgType.GETSPI, MsgType.UPDATE, MsgType.ADD, MsgType.DELETE, MsgType.GET,
@@ -89,7 +93,7 @@ def pfkey_check(mhp: Mapping[int, bytes]) -> None:
     base = SADB_MSG.parse(mhp[0][:HEADER_OCTETS])
     if base["version"] != PF_KEY_V2:
         raise IpsecError(EIPSEC_INVAL_VERSION, str(base["version"]))
-    if base["type"] > max(MsgType):
+    if base["type"] > LINUX.messages.highest:
         raise IpsecError(EIPSEC_INVAL_MSGTYPE, str(base["type"]))
     _check_satype(base["type"], base["satype"])
     src, dst = mhp.get(ExtType.ADDRESS_SRC), mhp.get(ExtType.ADDRESS_DST)

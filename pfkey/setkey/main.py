@@ -13,6 +13,7 @@ from pfkey.blocking import Client
 from pfkey.const import MsgType
 from pfkey.errors import ConfError, PfkeyError, ShellError, WireError
 from pfkey.message import Message
+from pfkey.monitor import reason
 from pfkey.setkey import dump, grammar, messages
 from pfkey.setkey.lexer import Feed, Lexed, Source, printable
 from pfkey.setkey.options import HELP, USAGE, Mode, Options, UsageError, parse
@@ -223,7 +224,7 @@ def _decode(options: Options) -> int:
             status = FAILED
             continue
         try:
-            for found in dump.split(octets):
+            for found in dump.split(octets, options.dialect):
                 _print(_decoded(found, has_ports=options.has("-p")))
         except WireError as error:
             _complain(f"{file}: octet {error.offset}: {error.part}: {error.rule}")
@@ -233,8 +234,8 @@ def _decode(options: Options) -> int:
 
 def _decoded(found: Message, *, has_ports: bool) -> str:
     if found.errno:  # a refusal, or a dump of nothing: a header alone
-        return f"{refused(found.type, found.errno, os.strerror)}.\n"
-    return dump.record(found, now=time.time(), has_ports=has_ports)
+        return f"{refused(found.type, found.errno, reason)}.\n"
+    return dump.entry(found, now=time.time(), has_ports=has_ports)
 
 
 def _version() -> int:

@@ -12,6 +12,7 @@ from pfkey.const import ExtType, Mode, MsgType, SaType
 from pfkey.entries import Limits, NatT, SadEntry, SpdEntry
 from pfkey.errors import MisuseError, UnsupportedAlgorithmError, WireError
 from pfkey.ext_x_linux import SecCtx
+from pfkey.hot_parts import Place
 from pfkey.message import Message
 from pfkey.policy import parse
 from pfkey.requests import authenticator, cipher, compressor, sa, spd
@@ -80,7 +81,7 @@ def test_a_dumped_sa_is_read_alike_by_both_ways(
     entry: SadEntry, current: tuple[int, int, int, int]
 ) -> None:
     place = [
-        hot.Place(parse_address(one)[0], 8 * len(parse_address(one)[0]), entry.proto, port)
+        Place(parse_address(one)[0], 8 * len(parse_address(one)[0]), entry.proto, port)
         for one, port in ((entry.src, entry.src_port), (entry.dst, entry.dst_port))
     ]
     record = hot.SaRecord(
