@@ -29,6 +29,7 @@ from keyd.engine.handle_update import update
 from keyd.engine.handle_x_spd import spd_add, spd_delete, spd_delete_id, spd_flush, spd_get
 from keyd.engine.lifetimes import Schedule
 from keyd.engine.public import without_keys
+from keyd.engine.reqids import Reqids
 from keyd.engine.sad import Sad
 from keyd.engine.spd import Spd
 from keyd.engine.state import Limits, Request, State
@@ -81,9 +82,11 @@ class Engine:
         limits: Limits | None = None,
     ) -> None:
         bounds = limits or Limits()
+        reqids = Reqids()
         self._state = State(
-            clients=Clients(bounds.clients), sad=Sad(bounds.sas), spd=Spd(bounds.policies),
-            schedule=Schedule(), limits=bounds, usable=supported, usage=usage, pick=pick,
+            clients=Clients(bounds.clients), sad=Sad(bounds.sas, reqids),
+            spd=Spd(bounds.policies, reqids), reqids=reqids, schedule=Schedule(), limits=bounds,
+            usable=supported, usage=usage, pick=pick,
         )  # fmt: skip
         self._requests = 0
         self._refused = 0

@@ -41,7 +41,7 @@ def spd_add(state: State, request: ClientRequest) -> list[Effect]:
         SadbError: EEXIST for an equal policy unless it may be replaced; EINVAL, ELOOP and
             EOPNOTSUPP for what the request says; ENOBUFS when the database is full.
     """
-    spec = _spec(request.message)
+    spec = _spec(state, request.message)
     may_replace = request.message.type == MsgType.X_SPDUPDATE
     policy, old, hold = state.spd.add(spec, request.now.wall, may_replace=may_replace)
     replaced = () if old is None else (old,)
@@ -133,7 +133,7 @@ def _key(message: Message) -> Key:
     return Dir(direction), selector
 
 
-def _spec(message: Message) -> PolicySpec:
+def _spec(state: State, message: Message) -> PolicySpec:
     direction, selector = _key(message)
     policy = _policy(message)
     if policy.type > PolicyType.IPSEC:
@@ -151,13 +151,18 @@ def _spec(message: Message) -> PolicySpec:
         dir=direction,
         type=PolicyType(policy.type),
         selector=selector,
-        requests=tuple(map(_request, policy.requests)) if is_ipsec else (),
+        requests=tuple(_request(state, r) for r in policy.requests) if is_ipsec else (),
         priority=policy.priority,
     )
 
 
-def _request(given: IpsecRequest) -> Request:
+def _request(state: State, given: IpsecRequest) -> Request:
     """One request, checked. Level default is require, which Linux means by it.
+
+    Level unique without a number gets one that nobody has.
+    DEVIATION from Linux, which also replaces a number above 0x3fff that is given, though on SAs it
+    keeps those: charon numbers both so, and neither would ever fit the other
+    (test_a_reqid_of_a_daemon_is_kept_as_given).
 
     A tunnel has its end points, which may be of another family than what goes through it.
     Transport mode takes no addresses, yet iked sends some: they say nothing, as on Linux.
@@ -172,12 +177,13 @@ def _request(given: IpsecRequest) -> Request:
         raise SadbError(EINVAL, f"request of level {given.level}: use is 1, require 2, unique 3")
     unsupported.refuse(unsupported.REQUEST_PROTOS, given.proto)
     unsupported.refuse(unsupported.REQUEST_MODES, given.mode)
-    unsupported.refuse(unsupported.LEVELS, given.level)
-    if given.reqid:
+    is_unique = given.level == Level.UNIQUE
+    if given.reqid and not is_unique:
         raise SadbError(EINVAL, f"reqid {given.reqid} without level unique")
-    level = Level.USE if given.level == Level.USE else Level.REQUIRE
+    level = Level.REQUIRE if given.level == Level.DEFAULT else Level(given.level)
     is_tunnel = given.mode == Mode.TUNNEL
     return Request(
         proto=given.proto, mode=Mode(given.mode), level=level,
+        reqid=given.reqid or state.reqids.new() if is_unique else 0,
         src=given.src if is_tunnel else None, dst=given.dst if is_tunnel else None,
     )  # fmt: skip

@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from keyd.engine.lifetimes import Limit
+from keyd.engine.reqids import Reqids
 from keyd.model import SaSpec, Usage
 from pfkey.const import SATYPE_OF_PROTO, SaState, SaType
 from pfkey.errors import SadbError
@@ -68,10 +69,11 @@ class SaRecord:
 class Sad:
     """All SAs, in the order in which they were added."""
 
-    __slots__ = ("_free_slots", "_next_slot", "_order", "_records", "limit")
+    __slots__ = ("_free_slots", "_next_slot", "_order", "_records", "_reqids", "limit")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, reqids: Reqids) -> None:
         self.limit = limit
+        self._reqids = reqids
         self._records: dict[SaKey, SaRecord] = {}
         self._free_slots: list[int] = []  # a heap: the lowest free slot is used first
         self._next_slot = 0
@@ -113,10 +115,12 @@ class Sad:
         self._order += 1
         record.spec = replace(record.spec, slot=slot, order=self._order)
         self._records[key] = record
+        self._reqids.hold(record.spec.reqid)
 
     def remove(self, record: SaRecord, usage: Usage) -> None:
         """Take an SA out: it is dead, keeps its last `usage`, and its slot is free."""
         del self._records[record.key]
+        self._reqids.release(record.spec.reqid)
         record.state = SaState.DEAD
         record.final_usage = usage
         heapq.heappush(self._free_slots, record.spec.slot)

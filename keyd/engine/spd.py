@@ -18,6 +18,7 @@ from itertools import islice
 from operator import attrgetter
 
 from keyd.engine.effects import PoliciesChanged
+from keyd.engine.reqids import Reqids
 from keyd.model import PolicySpec
 from pfkey.const import Dir
 from pfkey.errors import SadbError
@@ -55,11 +56,12 @@ class Spd:
 
     __slots__ = (
         "_by_id", "_by_key", "_held_ids", "_holds", "_last_id", "_order", "_owed", "_refused",
-        "_sorted", "_undo", "limit",
+        "_reqids", "_sorted", "_undo", "limit",
     )  # fmt: skip
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, reqids: Reqids) -> None:
         self.limit = limit
+        self._reqids = reqids
         self._holds: dict[Key, PolicySpec] = {}
         self._held_ids: set[int] = set()  # never given again, even when the hold is lifted
         self._by_key: dict[Key, PolicyRecord] = {}
@@ -152,9 +154,8 @@ class Spd:
         """Take all policies out and lift all holds; returns the policies."""
         records = tuple(self._sorted)
         self._holds.clear()
-        self._by_key.clear()
-        self._by_id.clear()
-        self._sorted.clear()
+        for record in reversed(records):
+            self._take_out(record)
         return records
 
     def note(self, change: PoliciesChanged, removed: tuple[PolicyRecord, ...]) -> None:
@@ -200,11 +201,15 @@ class Spd:
     def _put_in(self, record: PolicyRecord) -> None:
         self._by_key[record.spec.key] = record
         self._by_id[record.spec.id] = record
+        for request in record.spec.requests:
+            self._reqids.hold(request.reqid)
         insort(self._sorted, record, key=_RANK)
 
     def _take_out(self, record: PolicyRecord) -> None:
         del self._by_key[record.spec.key]
         del self._by_id[record.spec.id]
+        for request in record.spec.requests:
+            self._reqids.release(request.reqid)
         del self._sorted[bisect_left(self._sorted, record.rank, key=_RANK)]
 
     def _new_id(self, direction: Dir) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from keyd.engine.clients import Clients
 from keyd.engine.effects import ClientId, Now, Send
 from keyd.engine.lifetimes import Schedule
+from keyd.engine.reqids import Reqids
 from keyd.engine.sad import Sad, SaRecord
 from keyd.engine.spd import Spd
 from keyd.model import Usage
@@ -29,6 +30,7 @@ class State:
     clients: Clients
     sad: Sad
     spd: Spd
+    reqids: Reqids
     schedule: Schedule
     limits: Limits
     usable: Container[tuple[str, int]]  # (kind, number) of what this machine does

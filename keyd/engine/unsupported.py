@@ -13,7 +13,6 @@ from pfkey.const import (
     AF_INET6,
     IPPROTO_COMP,
     ExtType,
-    Level,
     Mode,
     MsgType,
     SaFlag,
@@ -44,7 +43,6 @@ REQUEST_PROTOS: dict[int, str] = {
 REQUEST_MODES: dict[int, str] = {
     Mode.BEET: "BEET requests are not done",
 }
-LEVELS: dict[int, str] = {Level.UNIQUE: "level unique is not done yet"}
 FAMILIES: dict[int, str] = {AF_INET6: "IPv6 is not done yet"}
 FLAGS: dict[int, str] = {
     0x010: "ESP with a 32-bit IV (flag 0x10) is not done",

@@ -95,7 +95,6 @@ EXTRA: list[Extension] = [
         *((add(extra), ExtType(extra.exttype).name) for extra in EXTRA),
         (policy(requests=(step(proto=108),)), "IPComp requests"),
         (policy(requests=(step(mode=Mode.BEET),)), "BEET requests"),
-        (policy(requests=(step(level=Level.UNIQUE),)), "unique"),
         (policy(requests=(step(), step(proto=108))), "IPComp requests"),
         (v6(policy()), "IPv6"),
         (replace(policy(), extensions=(*policy().extensions, CONTEXT)), "X_SEC_CTX"),
