@@ -23,6 +23,7 @@ from keyd.engine.handle_dump import dump, spd_dump
 from keyd.engine.handle_expire import expire
 from keyd.engine.handle_flush import flush
 from keyd.engine.handle_get import get
+from keyd.engine.handle_getspi import getspi
 from keyd.engine.handle_promisc import promisc
 from keyd.engine.handle_register import register
 from keyd.engine.handle_update import update
@@ -33,6 +34,7 @@ from keyd.engine.reqids import Reqids
 from keyd.engine.sad import Sad
 from keyd.engine.spd import Spd
 from keyd.engine.state import Limits, Request, State
+from keyd.engine.sysctl import Sysctls
 from keyd.model import PolicySpec, SaSpec, Usage
 from pfkey.const import HEADER_OCTETS, MsgType
 from pfkey.errors import SadbError, WireError
@@ -41,6 +43,7 @@ from pfkey.message import Message, error_reply, header
 __all__ = ["Engine", "Limits"]
 
 HANDLERS: dict[int, Callable[[State, Request], list[Effect]]] = {
+    MsgType.GETSPI: getspi,
     MsgType.UPDATE: update,
     MsgType.ADD: add,
     MsgType.DELETE: delete,
@@ -84,9 +87,9 @@ class Engine:
         bounds = limits or Limits()
         reqids = Reqids()
         self._state = State(
-            clients=Clients(bounds.clients), sad=Sad(bounds.sas, reqids),
+            clients=Clients(bounds.clients), sad=Sad(bounds.sas, bounds.larvals, reqids),
             spd=Spd(bounds.policies, reqids), reqids=reqids, schedule=Schedule(), limits=bounds,
-            usable=supported, usage=usage, pick=pick,
+            sysctl=Sysctls(), usable=supported, usage=usage, pick=pick,
         )  # fmt: skip
         self._requests = 0
         self._refused = 0
@@ -162,14 +165,15 @@ class Engine:
         return self._state.spd.policies()
 
     def sas(self) -> tuple[SaSpec, ...]:
-        """All SAs, the oldest first."""
-        return tuple(sa.spec for sa in self._state.sad)
+        """All SAs that have keys, the oldest first."""
+        return tuple(sa.spec for sa in self._state.sad if not sa.is_larval)
 
     def stats(self) -> dict[str, int]:
         """What there is, and what has happened since the start."""
         clients = list(self._state.clients)
         return {
             "sas": len(self._state.sad),
+            "larvals": self._state.sad.larvals,
             "policies": len(self._state.spd),
             "holds": len(self._state.spd.holds),
             "clients": len(clients),

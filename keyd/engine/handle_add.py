@@ -9,12 +9,12 @@ from keyd.engine import unsupported
 from keyd.engine.effects import Effect, InstallSa
 from keyd.engine.keying import keying, warnings
 from keyd.engine.lifetimes import NO_LIMIT, Limit
-from keyd.engine.parts import addresses
+from keyd.engine.parts import addresses, sa_mode, sa_proto
 from keyd.engine.records import sa_record
 from keyd.engine.sad import SaRecord, describe
 from keyd.engine.state import Request, State
 from keyd.model import SaSpec
-from pfkey.const import PROTO_OF_SATYPE, Mode, MsgType, SaType
+from pfkey.const import MsgType
 from pfkey.errors import SadbError
 from pfkey.ext_lifetime import Lifetime
 
@@ -23,10 +23,19 @@ def add(state: State, request: Request) -> list[Effect]:
     """Insert the SA, give it to the data path, tell everybody.
 
     Raises:
-        SadbError: EEXIST when destination, protocol and SPI name an SA already; EINVAL, ENOSYS
+        SadbError: EEXIST when destination, protocol and SPI name an SA already, be it a larval
+            one, which UPDATE is for, or DELETE before this; EINVAL, ENOSYS
             and EOPNOTSUPP for what the request says; ENOBUFS when the database is full.
     """
-    sa = requested_sa(state, request)
+    return install(state, request, requested_sa(state, request))
+
+
+def install(state: State, request: Request, sa: SaRecord) -> list[Effect]:
+    """Put an SA into the database and the data path, and tell everybody.
+
+    Raises:
+        SadbError: EEXIST, ENOBUFS as `add`.
+    """
     state.sad.insert(sa)
     state.schedule.add(sa, request.now)
     logs = warnings(sa.spec, describe(sa.key), state.warned)
@@ -55,21 +64,18 @@ def requested_sa(state: State, request: Request) -> SaRecord:
     if message.sa is None:
         raise SadbError(EINVAL, "extension SA must be there", "3.1.3")
     src, dst = addresses(message)
-    unsupported.refuse(unsupported.SATYPES, message.satype)
-    if message.satype not in PROTO_OF_SATYPE:
-        raise SadbError(EINVAL, f"no SA is of satype {message.satype}", "3.1.3")
+    proto = sa_proto(message)
     unsupported.refuse(unsupported.FAMILIES, dst.family)
     if (message.hard is None) != (message.soft is None):
         raise SadbError(EINVAL, "give LIFETIME_HARD and LIFETIME_SOFT both, or none", "3.1.3")
     if message.sa.spi == 0:
         raise SadbError(EINVAL, "SPI 0 is for local use (RFC 4303 section 2.1)")
     unsupported.refuse_flags(message.sa.flags)
-    mode = _mode(0 if message.sa2 is None else message.sa2.mode)
+    mode = sa_mode(message)
     hard = limit(message.hard)
     chosen = keying(message, state.usable)
     spec = SaSpec(
-        slot=-1, proto=PROTO_OF_SATYPE[SaType(message.satype)], spi=message.sa.spi,
-        src=src.address, dst=dst.address, mode=mode,
+        slot=-1, proto=proto, spi=message.sa.spi, src=src.address, dst=dst.address, mode=mode,
         reqid=0 if message.sa2 is None else message.sa2.reqid,
         auth=chosen.auth, auth_key=chosen.auth_key,
         encrypt=chosen.encrypt, encrypt_key=chosen.encrypt_key,
@@ -86,12 +92,3 @@ def limit(lifetime: Lifetime | None) -> Limit:
     if lifetime is None:
         return NO_LIMIT
     return Limit(lifetime.allocations, lifetime.octets, lifetime.addtime, lifetime.usetime)
-
-
-def _mode(number: int) -> Mode:
-    try:
-        mode = Mode(number)
-    except ValueError:
-        raise SadbError(EINVAL, f"mode {number} is none") from None
-    unsupported.refuse(unsupported.SA_MODES, mode)
-    return mode

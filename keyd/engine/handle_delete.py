@@ -1,4 +1,4 @@
-"""SADB_DELETE (RFC 2367 section 3.1.4): by destination, protocol and SPI."""
+"""SADB_DELETE (RFC 2367 section 3.1.4): by destination, protocol and SPI, larval or not."""
 
 from keyd.engine.effects import Effect, RemoveSa
 from keyd.engine.handle_add import echo
@@ -14,12 +14,13 @@ def delete(state: State, request: Request) -> list[Effect]:
         SadbError: EINVAL when its name is not whole; ESRCH when there is none.
     """
     sa = state.sad.find(sa_key(request.message))
-    return [end(state, sa), *echo(state, request, sa)]
+    return [*end(state, sa), *echo(state, request, sa)]
 
 
-def end(state: State, sa: SaRecord) -> RemoveSa:
+def end(state: State, sa: SaRecord) -> list[Effect]:
     """Take an SA out of the database, the schedule and the data path."""
+    was_larval = sa.is_larval
     state.sad.remove(sa, state.usage_of(sa))
     state.schedule.forget(sa)
     state.schedule.compact(len(state.sad))
-    return RemoveSa(sa.spec)
+    return [] if was_larval else [RemoveSa(sa.spec)]

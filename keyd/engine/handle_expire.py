@@ -16,12 +16,12 @@ from pfkey.const import SaState
 
 def expire(state: State, sa: SaRecord, *, is_hard: bool) -> list[Effect]:
     """Age or end one SA. The message names the lifetime that fired, and no other."""
-    change: Effect
+    changes: list[Effect]
     if is_hard:
-        change = end(state, sa)
+        changes = end(state, sa)
     else:
         sa.state = SaState.DYING
         sa.spec = replace(sa.spec, is_dying=True)
-        change = InstallSa(sa.spec)
+        changes = [InstallSa(sa.spec)]
     record = expire_record(sa, state.usage_of(sa), is_hard=is_hard)
-    return [change, *state.clients.registered(record)]
+    return [*changes, *state.clients.registered(record)]

@@ -15,7 +15,7 @@ def flush(state: State, request: Request) -> list[Effect]:
     """
     proto = proto_filter(request.message)
     ended = [sa for sa in state.sad if proto in (None, sa.spec.proto)]
-    removals: list[Effect] = [end(state, sa) for sa in ended]
+    removals = [effect for sa in ended for effect in end(state, sa)]
     return [*removals, *notice(request, bare(request.message), was_empty=not ended)]
 
 

@@ -2,8 +2,9 @@
 
 from errno import EINVAL, ESRCH
 
+from keyd.engine import unsupported
 from keyd.engine.sad import SaKey
-from pfkey.const import PROTO_OF_SATYPE, SaType
+from pfkey.const import PROTO_OF_SATYPE, Mode, SaType
 from pfkey.errors import SadbError
 from pfkey.ext_address import Address
 from pfkey.message import Message
@@ -20,6 +21,33 @@ def addresses(message: Message) -> tuple[Address, Address]:
     if message.src.family != message.dst.family:
         raise SadbError(EINVAL, "ADDRESS_SRC and ADDRESS_DST are of two families", "3.1")
     return message.src, message.dst
+
+
+def sa_proto(message: Message) -> int:
+    """The protocol of the SA that a request is to make.
+
+    Raises:
+        SadbError: EINVAL for an SA type that no SA has; EOPNOTSUPP for one not done yet.
+    """
+    unsupported.refuse(unsupported.SATYPES, message.satype)
+    if message.satype not in _SATYPES:
+        raise SadbError(EINVAL, f"no SA is of satype {message.satype}", "3.1.3")
+    return PROTO_OF_SATYPE[SaType(message.satype)]
+
+
+def sa_mode(message: Message) -> Mode:
+    """Its mode; ANY, which matches transport and tunnel, where nothing is said.
+
+    Raises:
+        SadbError: EINVAL for a number that is none; EOPNOTSUPP for a mode not done.
+    """
+    number = 0 if message.sa2 is None else message.sa2.mode
+    try:
+        mode = Mode(number)
+    except ValueError:
+        raise SadbError(EINVAL, f"mode {number} is none") from None
+    unsupported.refuse(unsupported.SA_MODES, mode)
+    return mode
 
 
 def sa_key(message: Message) -> SaKey:

@@ -9,6 +9,7 @@ from keyd.engine.lifetimes import Schedule
 from keyd.engine.reqids import Reqids
 from keyd.engine.sad import Sad, SaRecord
 from keyd.engine.spd import Spd
+from keyd.engine.sysctl import Sysctls
 from keyd.model import Usage
 from pfkey.message import Message, error_reply
 
@@ -19,6 +20,7 @@ class Limits:
 
     clients: int = 1024
     sas: int = 1_000_000
+    larvals: int = 65_536  # of them
     policies: int = 65_536
     promiscuous_dump: int = 1024  # records of another client's dump that are copied
 
@@ -33,6 +35,7 @@ class State:
     reqids: Reqids
     schedule: Schedule
     limits: Limits
+    sysctl: Sysctls
     usable: Container[tuple[str, int]]  # (kind, number) of what this machine does
     usage: Callable[[int], Usage]
     pick: Callable[[int, int], int]

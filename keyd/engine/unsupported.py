@@ -23,7 +23,6 @@ from pfkey.message import Message
 
 # Message types that end in a refusal. The last five are the kernel's own, never a client's.
 MESSAGES: dict[int, tuple[int, str]] = {
-    MsgType.GETSPI: (EOPNOTSUPP, "larval SAs are not done yet; choose an SPI and ADD"),
     MsgType.X_MIGRATE: (ENOPROTOOPT, "MIGRATE is not done"),
     MsgType.EXPIRE: (EOPNOTSUPP, "EXPIRE goes from the engine to clients"),
     MsgType.X_PCHANGE: (EOPNOTSUPP, "X_PCHANGE is obsolete"),
@@ -64,6 +63,7 @@ _ADD = _SA | {
 _SPD = _ADDRESSES | {ExtType.X_POLICY, ExtType.X_SA2}  # iked sends an empty SA2
 # What a request of each type may carry; a known extension that is not here is refused.
 EXTENSIONS: dict[int, set[ExtType]] = {
+    MsgType.GETSPI: _SA | {ExtType.SPIRANGE},
     MsgType.ADD: _ADD,
     MsgType.UPDATE: _ADD,
     MsgType.DELETE: _SA,

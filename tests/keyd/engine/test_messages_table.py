@@ -36,6 +36,8 @@ def request(desk: Desk, type: MsgType) -> Message:
     match type:
         case MsgType.ADD | MsgType.UPDATE:
             return add(type=type)
+        case MsgType.GETSPI:
+            return message(type, src(), dst(), satype=ESP)
         case MsgType.DELETE | MsgType.GET:
             return named(type)
         case MsgType.X_SPDADD | MsgType.X_SPDUPDATE | MsgType.X_SPDSETIDX | MsgType.X_SPDDELETE:

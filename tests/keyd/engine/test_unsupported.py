@@ -13,21 +13,18 @@ from pfkey.ext_address import Address
 from pfkey.ext_ident import Ident
 from pfkey.ext_lifetime import Lifetime
 from pfkey.ext_sens import Sensitivity
-from pfkey.ext_spirange import SpiRange
 from pfkey.ext_x_linux import SecCtx
 from pfkey.ext_x_natt import NatTPort, NatTType
 from pfkey.ext_x_policy import IpsecRequest
 from pfkey.ext_x_sa2 import Sa2
 from pfkey.message import Extension, Message
 from tests.keyd.engine.desk import (
-    ESP,
     HERE,
     THERE,
     A,
     B,
     Desk,
     add,
-    dst,
     hard,
     message,
     policy,
@@ -76,7 +73,6 @@ EXTRA: list[Extension] = [
 @pytest.mark.parametrize(
     ("request_", "reason"),
     [
-        (message(MsgType.GETSPI, src(), dst(), SpiRange(min=256, max=999), satype=ESP), "larval"),
         (message(MsgType.EXPIRE), "EXPIRE"),
         (message(MsgType.X_PCHANGE), "PCHANGE"),
         (message(MsgType.X_SPDACQUIRE), "SPDACQUIRE"),
