@@ -1,10 +1,10 @@
-"""The values that engine, data path and steering share: SAs and policies, immutable, with JSON.
+"""The values that engine, data path and steering share, immutable, with JSON.
 
 Addresses are packed, in network order. JSON is the form on the workers' channels; keys travel
 there as hexadecimal, and nowhere else.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from pfkey.const import Dir, Level, Mode, PolicyType
@@ -150,3 +150,63 @@ class Usage:
     octets: int = 0
     first_use: float = 0.0
     last_use: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """An SA that packets want and that is not there: one request of one outbound policy.
+
+    `mode` is transport or tunnel. Two needs of different policies are equal when the same SA ends
+    both.
+    """
+
+    policy: int = field(compare=False)
+    proto: int
+    mode: Mode
+    reqid: int
+    src: bytes
+    dst: bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a worker's channel."""
+        return asdict(self) | {"src": self.src.hex(), "dst": self.dst.hex()}
+
+    @classmethod
+    def from_json(cls, o: dict[str, Any]) -> Self:
+        """The inverse of `to_json`; a worker may say anything.
+
+        Raises:
+            ValueError: KeyError, TypeError: it is none.
+        """
+        src, dst = bytes.fromhex(o["src"]), bytes.fromhex(o["dst"])
+        numbers = (o["policy"], o["proto"], o["mode"], o["reqid"])
+        if len(src) != len(dst) or len(src) not in (4, 16):
+            raise ValueError("two addresses of one family make a need")
+        if not all(isinstance(n, int) and 0 <= n < 2**32 for n in numbers):
+            raise ValueError("a need's numbers have 32 bits")
+        return cls(
+            policy=o["policy"], proto=o["proto"], mode=Mode(o["mode"]), reqid=o["reqid"],
+            src=src, dst=dst,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the engine tells the data path beside SAs and policies.
+
+    Attributes:
+        is_asking: somebody answers ACQUIREs, so packets may wait for an SA.
+        wait_seconds: how long one waits at most.
+    """
+
+    is_asking: bool = False
+    wait_seconds: int = 20
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a worker's channel."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, o: dict[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        return cls(**o)

@@ -14,9 +14,10 @@ from collections.abc import Callable, Container, Iterable
 from errno import EINVAL, ENOSYS, EOPNOTSUPP
 
 from keyd.engine import unsupported
+from keyd.engine.acquires import Acquires
 from keyd.engine.clients import Clients
 from keyd.engine.effects import ClientId, Dump, Effect, Log, Now, PoliciesChanged, Send
-from keyd.engine.handle_acquire import acquire
+from keyd.engine.handle_acquire import acquire, need
 from keyd.engine.handle_add import add
 from keyd.engine.handle_delete import delete
 from keyd.engine.handle_dump import dump, spd_dump
@@ -29,13 +30,15 @@ from keyd.engine.handle_register import register
 from keyd.engine.handle_update import update
 from keyd.engine.handle_x_spd import spd_add, spd_delete, spd_delete_id, spd_flush, spd_get
 from keyd.engine.lifetimes import Schedule
+from keyd.engine.proposal import Proposals
 from keyd.engine.public import without_keys
 from keyd.engine.reqids import Reqids
 from keyd.engine.sad import Sad
 from keyd.engine.spd import Spd
 from keyd.engine.state import Limits, Request, State
 from keyd.engine.sysctl import Sysctls
-from keyd.model import PolicySpec, SaSpec, Usage
+from keyd.engine.tuning import retune
+from keyd.model import Need, PolicySpec, SaSpec, Settings, Usage
 from pfkey.const import HEADER_OCTETS, MsgType
 from pfkey.errors import SadbError, WireError
 from pfkey.message import Message, error_reply, header
@@ -89,7 +92,8 @@ class Engine:
         self._state = State(
             clients=Clients(bounds.clients), sad=Sad(bounds.sas, bounds.larvals, reqids),
             spd=Spd(bounds.policies, reqids), reqids=reqids, schedule=Schedule(), limits=bounds,
-            sysctl=Sysctls(), usable=supported, usage=usage, pick=pick,
+            sysctl=Sysctls(), acquires=Acquires(bounds.acquires),
+            proposals=Proposals(supported), usable=supported, usage=usage, pick=pick,
         )  # fmt: skip
         self._requests = 0
         self._refused = 0
@@ -106,7 +110,8 @@ class Engine:
     def disconnect(self, client: ClientId) -> list[Effect]:
         """Forget a client; what it put into the databases stays."""
         self._state.clients.disconnect(client)
-        return []
+        self._state.acquires.leave(client)
+        return retune(self._state)
 
     def receive(self, client: ClientId, record: bytes, now: Now) -> list[Effect]:
         """Answer one record of a connected client, whatever its octets are."""
@@ -134,6 +139,10 @@ class Engine:
             return self._refuse(client, record, copies, error)
         changes = [effect for effect in effects if not isinstance(effect, Send | Dump)]
         return [*changes, *copies, *effects[len(changes) :]]
+
+    def need(self, wanted: Need, packets: int, now: Now) -> list[Effect]:
+        """The data path lacks an SA; so many packets have asked for it since it last said so."""
+        return need(self._state, wanted, packets, now)
 
     def tick(self, now: Now) -> list[Effect]:
         """Age and end SAs whose limits are reached; call it when `next_deadline` has come."""
@@ -168,6 +177,10 @@ class Engine:
         """All SAs that have keys, the oldest first."""
         return tuple(sa.spec for sa in self._state.sad if not sa.is_larval)
 
+    def settings(self) -> Settings:
+        """What the data path is to know beside SAs and policies."""
+        return self._state.told
+
     def stats(self) -> dict[str, int]:
         """What there is, and what has happened since the start."""
         clients = list(self._state.clients)
@@ -176,6 +189,8 @@ class Engine:
             "larvals": self._state.sad.larvals,
             "policies": len(self._state.spd),
             "holds": len(self._state.spd.holds),
+            "acquires": len(self._state.acquires),
+            "acquires_limited": self._state.acquires.limited,
             "clients": len(clients),
             "registered": sum(bool(client.registered) for client in clients),
             "promiscuous": sum(client.is_promiscuous for client in clients),

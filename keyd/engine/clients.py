@@ -32,11 +32,12 @@ class Client:
 class Clients:
     """The connected clients, in the order in which they came."""
 
-    __slots__ = ("_clients", "limit")
+    __slots__ = ("_clients", "_registered", "limit")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._clients: dict[ClientId, Client] = {}
+        self._registered: frozenset[ClientId] = frozenset()
 
     def __contains__(self, client: object) -> bool:
         return client in self._clients
@@ -55,6 +56,18 @@ class Clients:
         """Whether anybody hears everything."""
         return any(client.is_promiscuous for client in self._clients.values())
 
+    @property
+    def has_registered(self) -> bool:
+        """Whether anybody hears notices."""
+        return any(client.registered for client in self._clients.values())
+
+    def registered_names(self) -> frozenset[ClientId]:
+        """Who does; the same object until that changes."""
+        names = frozenset(name for name, client in self._clients.items() if client.registered)
+        if names != self._registered:
+            self._registered = names
+        return self._registered
+
     def connect(self, client: ClientId) -> None:
         """Add a client.
 
@@ -69,8 +82,10 @@ class Clients:
         """Forget a client and all it asked for."""
         self._clients.pop(client, None)
 
-    def register(self, client: ClientId, satype: int) -> None:
-        """Note that the client wants notices. SA type 0 only asks for the lists.
+    def register(self, client: ClientId, satype: int) -> bool:
+        """Note that the client wants notices; whether it did not until now.
+
+        SA type 0 only asks for the lists.
 
         Raises:
             SadbError: EINVAL for no SA type; EEXIST for a second time.
@@ -78,11 +93,12 @@ class Clients:
         if satype > SATYPE_MAX:
             raise SadbError(EINVAL, f"satype {satype} is none", "3.1.7")
         if satype == SaType.UNSPEC:
-            return
+            return False
         registered = self._clients[client].registered
         if satype in registered:
             raise SadbError(EEXIST, f"satype {satype} is registered already", "3.1.7")
         registered.add(satype)
+        return len(registered) == 1
 
     def copies(self, sender: ClientId, private: bytes, public: bytes) -> list[Send]:
         """Raw copies of a message for the promiscuous, whoever it is for."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NewType
 
-from keyd.model import PolicySpec, SaSpec
+from keyd.model import Need, PolicySpec, SaSpec, Settings
 
 ClientId = NewType("ClientId", int)
 
@@ -73,6 +73,20 @@ class PoliciesChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class SettingsChanged:
+    """Tell the data path."""
+
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class EndWait:
+    """No SA will come: packets that wait for it are to be dropped."""
+
+    need: Need
+
+
+@dataclass(frozen=True, slots=True)
 class Log:
     """One line for the log: `level` as in the logging module, `text` without any key."""
 
@@ -80,4 +94,4 @@ class Log:
     text: str
 
 
-Effect = Send | Dump | InstallSa | RemoveSa | PoliciesChanged | Log
+Effect = Send | Dump | InstallSa | RemoveSa | PoliciesChanged | SettingsChanged | EndWait | Log

@@ -6,15 +6,14 @@ The state that the request names is ignored, as on Linux: setkey says LARVAL, th
 from errno import EINVAL
 
 from keyd.engine import unsupported
-from keyd.engine.effects import Effect, InstallSa
-from keyd.engine.keying import keying, warnings
+from keyd.engine.effects import Effect
+from keyd.engine.keying import keying
+from keyd.engine.life import begin
 from keyd.engine.lifetimes import NO_LIMIT, Limit
 from keyd.engine.parts import addresses, sa_mode, sa_proto
-from keyd.engine.records import sa_record
-from keyd.engine.sad import SaRecord, describe
+from keyd.engine.sad import SaRecord
 from keyd.engine.state import Request, State
 from keyd.model import SaSpec
-from pfkey.const import MsgType
 from pfkey.errors import SadbError
 from pfkey.ext_lifetime import Lifetime
 
@@ -27,30 +26,7 @@ def add(state: State, request: Request) -> list[Effect]:
             one, which UPDATE is for, or DELETE before this; EINVAL, ENOSYS
             and EOPNOTSUPP for what the request says; ENOBUFS when the database is full.
     """
-    return install(state, request, requested_sa(state, request))
-
-
-def install(state: State, request: Request, sa: SaRecord) -> list[Effect]:
-    """Put an SA into the database and the data path, and tell everybody.
-
-    Raises:
-        SadbError: EEXIST, ENOBUFS as `add`.
-    """
-    state.sad.insert(sa)
-    state.schedule.add(sa, request.now)
-    logs = warnings(sa.spec, describe(sa.key), state.warned)
-    return [*logs, InstallSa(sa.spec), *echo(state, request, sa)]
-
-
-def echo(state: State, request: Request, sa: SaRecord) -> list[Effect]:
-    """The SA for everybody; its keys only for the sender, who brought them."""
-    used, message = state.usage_of(sa), request.message
-    type, seq, pid = MsgType(message.type), message.seq, message.pid
-    private = sa_record(sa, used, type=type, seq=seq, pid=pid)
-    if len(state.clients) == 1:
-        return [*state.clients.all(private)]
-    public = sa_record(sa, used, type=type, seq=seq, pid=pid, keys=False)
-    return [*state.clients.all(private, public, request.client)]
+    return begin(state, request, requested_sa(state, request))
 
 
 def requested_sa(state: State, request: Request) -> SaRecord:

@@ -7,7 +7,7 @@ keys: a soft one makes the SA DYING, still in use; a hard one ends it.
 from dataclasses import replace
 
 from keyd.engine.effects import Effect, InstallSa
-from keyd.engine.handle_delete import end
+from keyd.engine.life import end
 from keyd.engine.records import expire_record
 from keyd.engine.sad import SaRecord
 from keyd.engine.state import State

@@ -7,14 +7,15 @@ net.key.larval_lifetime seconds it ends, and that is told like any hard end, as 
 from errno import EINVAL, ENOENT
 
 from keyd.engine import unsupported
+from keyd.engine.acquires import Asked
 from keyd.engine.effects import Effect
 from keyd.engine.lifetimes import NO_LIMIT, Limit
 from keyd.engine.parts import addresses, sa_mode, sa_proto
 from keyd.engine.records import sa_record
 from keyd.engine.sad import SaKey, SaRecord
 from keyd.engine.state import Request, State
-from keyd.model import SaSpec, Usage
-from pfkey.const import IPPROTO_COMP, MsgType
+from keyd.model import Need, SaSpec
+from pfkey.const import IPPROTO_COMP, Mode, MsgType
 from pfkey.errors import SadbError
 from pfkey.message import Message
 
@@ -33,18 +34,45 @@ def getspi(state: State, request: Request) -> list[Effect]:
     proto = sa_proto(message)
     unsupported.refuse(unsupported.FAMILIES, dst.family)
     low, high = _range(state, message, proto)
+    mode, reqid = sa_mode(message), 0 if message.sa2 is None else message.sa2.reqid
+    wanted = Need(
+        policy=0, proto=proto, mode=mode or Mode.TRANSPORT, reqid=reqid, src=src.address,
+        dst=dst.address,
+    )  # fmt: skip
+    asked = _asked(state, wanted, message.seq, request.now.mono)
+    if asked is not None and asked.larval is not None and asked.larval.is_larval:
+        return _reply(state, request, asked.larval)
     spec = SaSpec(
         slot=-1, proto=proto, spi=_free(state, dst.address, proto, low, high),
-        src=src.address, dst=dst.address, mode=sa_mode(message),
-        reqid=0 if message.sa2 is None else message.sa2.reqid,
+        src=src.address, dst=dst.address, mode=mode, reqid=reqid,
     )  # fmt: skip
     hard = Limit(addtime=state.sysctl["net.key.larval_lifetime"])
     larval = SaRecord(spec, hard, NO_LIMIT, request.now.mono, request.now.wall)
     state.sad.reserve(larval, message.pid)
     state.schedule.add(larval, request.now)
-    record = sa_record(
-        larval, Usage(), type=MsgType.GETSPI, seq=message.seq, pid=message.pid
-    )  # fmt: skip
+    if asked is not None:
+        asked.larval = larval
+    return _reply(state, request, larval)
+
+
+def _asked(state: State, wanted: Need, seq: int, now: float) -> Asked | None:
+    """The ACQUIRE that this SPI is for, if it is for one.
+
+    That is seldom, for an IKE daemon chooses SPIs for what comes in, and ACQUIREs ask for what goes
+    out. By sequence number it may have an SPI already, which is then told again, as on Linux; by
+    mode, reqid and addresses only one without is meant.
+    """
+    named = state.acquires.find_seq(seq, now)
+    if named is not None and (named.need.proto, named.need.dst) == (wanted.proto, wanted.dst):
+        return named
+    same = state.acquires.find(wanted, now)
+    is_reserved = same is not None and same.larval is not None and same.larval.is_larval
+    return None if is_reserved else same
+
+
+def _reply(state: State, request: Request, larval: SaRecord) -> list[Effect]:
+    seq, pid = request.message.seq, request.message.pid
+    record = sa_record(larval, state.usage_of(larval), type=MsgType.GETSPI, seq=seq, pid=pid)
     return [*state.clients.one(request.client, record)]
 
 

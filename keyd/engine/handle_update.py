@@ -10,8 +10,8 @@ from dataclasses import replace
 from errno import EINVAL, EOPNOTSUPP
 
 from keyd.engine.effects import Effect, InstallSa
-from keyd.engine.handle_add import echo, install, requested_sa
-from keyd.engine.handle_delete import end
+from keyd.engine.handle_add import requested_sa
+from keyd.engine.life import begin, echo, end
 from keyd.engine.records import SHOWN_FLAGS
 from keyd.engine.sad import SaRecord
 from keyd.engine.state import Request, State
@@ -63,7 +63,7 @@ def _mature(state: State, request: Request, larval: SaRecord, wanted: SaRecord) 
         why = f"the SPI was reserved by pid {larval.reserved_by}, not by {pid}"
         raise SadbError(EINVAL, why, "3.1.2")
     end(state, larval)
-    return install(state, request, wanted)
+    return begin(state, request, wanted)
 
 
 def _changed(old: SaSpec, new: SaSpec) -> list[str]:

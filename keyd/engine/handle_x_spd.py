@@ -89,6 +89,7 @@ def spd_flush(state: State, request: ClientRequest) -> list[Effect]:
     if not policies and not holds:
         return [*echo]
     removed = (*holds, *(policy.spec for policy in policies))
+    state.acquires.forget_policies(policy.spec.id for policy in policies)
     change = PoliciesChanged((), removed, request.refusal(ENOBUFS))
     state.spd.note(change, policies)
     return [change, *echo]
@@ -96,6 +97,7 @@ def spd_flush(state: State, request: ClientRequest) -> list[Effect]:
 
 def _remove(state: State, request: ClientRequest, policy: PolicyRecord) -> list[Effect]:
     state.spd.remove(policy)
+    state.acquires.forget_policies((policy.spec.id,))
     change = PoliciesChanged((), (policy.spec,), request.refusal(ENOBUFS))
     state.spd.note(change, (policy,))
     return [change, *_echo(state, request, policy)]

@@ -12,12 +12,13 @@ from keyd.engine.lifetimes import NO_LIMIT
 from keyd.engine.sad import SaRecord
 from keyd.engine.spd import PolicyRecord
 from keyd.engine.state import State
-from keyd.model import Usage
+from keyd.model import Need, PolicySpec, Usage
 from pfkey import hot
 from pfkey.base import Header, error_reply
-from pfkey.const import ExtType, Level, Mode, MsgType, SaFlag
+from pfkey.const import SATYPE_OF_PROTO, ExtType, Level, Mode, MsgType, SaFlag
 from pfkey.ext_x_policy import IpsecRequest
 from pfkey.hot import Place
+from pfkey.hot_events import Acquire
 from pfkey.message import Message
 from pfkey.selector import Range
 
@@ -49,6 +50,16 @@ def expire_record(sa: SaRecord, used: Usage, *, is_hard: bool) -> bytes:
         satype=whole.satype,
         extensions=tuple(e for e in whole.extensions if e.exttype != left_out),
     ).encode()
+
+
+def acquire_record(need: Need, seq: int, policy: PolicySpec, proposal: bytes) -> bytes:
+    """What is asked of the registered: one SA, for one request of a policy."""
+    bits = 8 * len(need.src)
+    return Acquire(
+        satype=SATYPE_OF_PROTO[need.proto], seq=seq, src=Place(need.src, bits),
+        dst=Place(need.dst, bits), policy_id=policy.id, priority=policy.priority,
+        policy_type=policy.type, dir=policy.dir, proposal=proposal,
+    ).encode()  # fmt: skip
 
 
 def policy_record(policy: PolicyRecord, *, type: MsgType, seq: int = 0, pid: int = 0) -> bytes:

@@ -108,6 +108,10 @@ class Spd:
         except KeyError:
             raise SadbError(ENOENT, f"no {key[0].name.lower()} policy of this selector") from None
 
+    def get_id(self, policy_id: int) -> PolicyRecord | None:
+        """The policy of this id, if there is one."""
+        return self._by_id.get(policy_id)
+
     def find_id(self, policy_id: int) -> PolicyRecord:
         """The policy of this id.
 

@@ -23,6 +23,11 @@ ROWS: tuple[Row, ...] = (
     Row("net.key.spi_min_value", 0x100, 1, _U32),
     Row("net.key.spi_max_value", 0x0FFFFFFF, 1, _U32),
     Row("net.key.larval_lifetime", 30, 1, _YEAR),
+    Row("net.key.blockacq_count", 10, 0, 1_000_000),
+    Row("net.key.blockacq_lifetime", 20, 1, _YEAR),
+    Row("net.key.esp_keymin", 256, 0, 0xFFFF),
+    Row("net.key.esp_auth", 0, 0, 1),
+    Row("net.key.ah_keymin", 128, 0, 0xFFFF),
 )
 
 

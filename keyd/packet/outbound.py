@@ -5,7 +5,8 @@ in `Batch`. RFC 4301 section 5.1. The steps, in the order of the functions:
 
 1. `process`: read one frame, well formed or dropped; only tunnels take fragments.
 2. `_flow`: the flow cache, by header octets; emptied whenever policies or SAs change.
-3. `_decide`: the first matching policy, then an SA for each of its requests.
+3. `_decide`: the first matching policy, then an SA for each of its requests; a flow that lacks
+   one waits for it (`keyd.packet.waiting`) while somebody is asked, and `resume`s.
 4. `_cut`: into packets that fit the path after sealing; what may not be cut is answered by ICMP.
 5. `_protect`: through all layers (`keyd.packet.sealer`); what is too long is fragmented before
    the first tunnel, else at the end (transport mode protects datagrams, not fragments).
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from keyd.model import PolicySpec, Request
+from keyd.model import Need, PolicySpec, Request, Settings
 from keyd.packet import counters as count
 from keyd.packet import datagram, icmp, ip, ip6, layers, segment, tunnel
 from keyd.packet.association import OutSa
@@ -28,6 +29,7 @@ from keyd.packet.icmp import PathMtu
 from keyd.packet.layers import Layer, Stream
 from keyd.packet.sealer import Sealer
 from keyd.packet.segment import Frame, Payload
+from keyd.packet.waiting import Waiting, can_be_met, need_of
 from pfkey.const import IPPROTO_AH, IPPROTO_ESP, Level, Mode, PolicyType
 
 FLOWS_MAX = 8192
@@ -57,15 +59,24 @@ class _Cut(Enum):
 
 
 class _Flow:
-    """What to do with a flow's packets: drop and count, seal, or, without layers, let out."""
+    """What to do with a flow's packets: drop and count, seal, or, without layers, let out.
 
-    __slots__ = ("drop", "layers", "takes_fragments")
+    `needs` are the SAs it lacks: with `drop` it cannot do without, else it can.
+    """
+
+    __slots__ = ("drop", "layers", "needs", "takes_fragments")
 
     def __init__(
-        self, layers: tuple[Layer, ...] = (), drop: int = -1, *, takes_fragments: bool = False
+        self,
+        layers: tuple[Layer, ...] = (),
+        drop: int = -1,
+        *,
+        needs: tuple[Need, ...] = (),
+        takes_fragments: bool = False,
     ) -> None:
         self.layers = layers
         self.drop = drop
+        self.needs = needs
         self.takes_fragments = takes_fragments
 
 
@@ -96,6 +107,7 @@ class Outbound:
         self._flows: dict[bytes, _Flow] = {}
         self._paths = PathMtu()
         self._now = 0.0
+        self.waiting = Waiting(counters)
         self.batch = Batch()
 
     # ---------------------------------------------------------------- databases
@@ -108,6 +120,7 @@ class Outbound:
         pair.append(sa)
         pair.sort(key=lambda one: (one.spec.is_dying, -one.spec.order))
         self._flows.clear()
+        self.waiting.stir((sa.spec.src, sa.spec.dst))
 
     def remove(self, slot: int) -> None:
         """Take out the SA with this slot, if it is there."""
@@ -123,14 +136,35 @@ class Outbound:
         """Follow a change of the outbound policies."""
         self._policies.update(added, removed)
         self._flows.clear()
+        self.waiting.stir_all()
+
+    def tune(self, settings: Settings) -> None:
+        """Follow a change of what the engine says beside SAs and policies."""
+        self.waiting.tune(settings)
 
     # ---------------------------------------------------------------- the pipeline
 
     def process(self, octets: bytes, now_us: int) -> None:
         """Handle one read from the TUN device; results are added to `batch`."""
-        counters = self._counters
-        counters[count.TUN_READS] += 1
+        self._counters[count.TUN_READS] += 1
         self._now = now_us / 1e6
+        self._handle(octets, now_us)
+
+    def resume(self, now_us: int) -> None:
+        """Send what waited and may go now, after changes; drop what waited too long."""
+        self._now = now_us / 1e6
+        for key, octets in self.waiting.ripe():
+            frame = segment.read(octets)
+            flow = self._flow(frame) if frame else None
+            if flow and flow.needs and flow.drop == count.OUT_NOSA:
+                self.waiting.keep(key, flow.needs)
+                continue
+            for packet in self.waiting.take(key):
+                self._handle(packet, now_us)
+        self.waiting.expire(self._now)
+
+    def _handle(self, octets: bytes, now_us: int) -> None:
+        counters = self._counters
         frame = segment.read(octets)
         if frame is None:
             counters[count.TUN_SHORT] += 1
@@ -139,6 +173,11 @@ class Outbound:
         drop = flow.drop
         if drop < 0 and frame.is_fragment and not flow.takes_fragments:
             drop = count.FRAG_DROPPED
+        if flow.needs and self.waiting.is_asking:
+            self.waiting.needs.note(flow.needs, self._now)
+            if drop == count.OUT_NOSA:
+                self.waiting.put(_flow_key(frame), flow.needs, octets, self._now)
+                return
         if drop >= 0:
             counters[count.TUN_SEGMENTS] += 1
             counters[drop] += 1
@@ -149,9 +188,7 @@ class Outbound:
 
     def _flow(self, frame: Frame) -> _Flow:
         self._counters[count.SPDCACHELOOKUP] += 1
-        key = datagram.flow_key(frame.packet)
-        if frame.is_fragment:  # a later one shows no ports, which is not the same as port 0
-            key += b"f"
+        key = _flow_key(frame)
         flow = self._flows.get(key)
         if flow is None:
             self._counters[count.SPDCACHEMISS] += 1
@@ -175,6 +212,8 @@ class Outbound:
         if policy.type != PolicyType.IPSEC:
             return _Flow(drop=count.OUT_POLVIO)
         chosen: list[Layer] = []
+        needs: list[Need] = []
+        required: list[Need] = []
         for request in policy.requests:
             is_tunnel = request.mode == Mode.TUNNEL
             if is_tunnel and (not request.src or not request.dst):
@@ -183,11 +222,19 @@ class Outbound:
             sa = self._choose(request, *(ends if is_tunnel else (src, dst)))
             if sa is not None:
                 chosen.append(Layer(sa, *ends))
-                src, dst = ends if is_tunnel else (src, dst)
-            elif request.level != Level.USE:
-                return _Flow(drop=count.OUT_NOSA)
+            else:
+                needs.append(need_of(policy, request, *(ends if is_tunnel else (src, dst))))
+                if request.level == Level.USE:
+                    continue
+                required.append(needs[-1])
+            src, dst = ends if is_tunnel else (src, dst)
         first = chosen[0].is_tunnel if chosen else policy.requests[0].mode == Mode.TUNNEL
-        return _Flow(tuple(chosen), takes_fragments=first)
+        lacking = tuple(need for need in needs if can_be_met(need, self._is_local))
+        if not required:
+            return _Flow(tuple(chosen), needs=lacking, takes_fragments=first)
+        if not set(required) <= set(lacking):
+            return _Flow(drop=count.OUT_NOSA)
+        return _Flow(drop=count.OUT_NOSA, needs=lacking, takes_fragments=first)
 
     def _choose(self, request: Request, src: bytes, dst: bytes) -> OutSa | None:
         """The newest SA that serves a request; one past its soft limit only for want of others."""
@@ -320,3 +367,9 @@ class Outbound:
 
 # type and code that tell of a path's MTU, by the octets of an address
 _TOO_BIG = {4: (icmp.UNREACHABLE, icmp.FRAGMENTATION_NEEDED), 16: (icmp.PACKET_TOO_BIG, 0)}
+
+
+def _flow_key(frame: Frame) -> bytes:
+    key = datagram.flow_key(frame.packet)
+    # a later fragment shows no ports, which is not the same as port 0
+    return key + b"f" if frame.is_fragment else key

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from keyd.engine.effects import ClientId, Effect, Now, PoliciesChanged
-from keyd.model import PolicySpec, SaSpec
+from keyd.model import Need, PolicySpec, SaSpec, Settings
 
 
 class KeyEngine(Protocol):
@@ -18,6 +18,9 @@ class KeyEngine(Protocol):
 
     def receive(self, client: ClientId, record: bytes, now: Now) -> list[Effect]:
         """Answer any octets."""
+
+    def need(self, wanted: Need, packets: int, now: Now) -> list[Effect]:
+        """Packets lack an SA."""
 
     def tick(self, now: Now) -> list[Effect]:
         """Do what is due."""
@@ -39,6 +42,9 @@ class KeyEngine(Protocol):
 
     def sas(self) -> tuple[SaSpec, ...]:
         """All SAs that the data path has."""
+
+    def settings(self) -> Settings:
+        """What the data path is to know beside them."""
 
     def stats(self) -> dict[str, int]:
         """How many of what."""
@@ -75,6 +81,12 @@ class DataPath(Protocol):
     def change(self, added: Sequence[PolicySpec], removed: Sequence[int]) -> None:
         """Tell them of policies."""
 
+    def tune(self, settings: Settings) -> None:
+        """Tell them of settings."""
+
+    def end_wait(self, need: Need) -> None:
+        """Tell them that nothing is to wait for an SA any longer."""
+
 
 class NoDataPath:
     """What `--no-dataplane` has for workers."""
@@ -92,3 +104,9 @@ class NoDataPath:
 
     def change(self, added: Sequence[PolicySpec], removed: Sequence[int]) -> None:
         """Nothing to do."""
+
+    def tune(self, settings: Settings) -> None:
+        """Nothing to do."""
+
+    def end_wait(self, need: Need) -> None:
+        """Nothing waits."""

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
-from keyd.model import PolicySpec, SaSpec
+from keyd.model import Need, PolicySpec, SaSpec, Settings
 from keyd.packet import counters as count
 from keyd.packet.association import InSa, OutSa
 from keyd.packet.inbound import Inbound
@@ -95,6 +95,12 @@ class Worker:
                 self.links.forget()
                 self.update_policies(added, removed)
 
+        elif op == "settings":
+            del record["op"]
+            self.tune(Settings.from_json(record))
+        elif op == "wait-":
+            self.end_wait(Need.from_json(record["need"]))
+
     def _install(self, spec: SaSpec, record: int) -> None:
         try:
             if not self.state.is_record_of(record, spec):
@@ -118,6 +124,12 @@ class Worker:
     def update_policies(self, added: list[PolicySpec], removed: list[int]) -> None:
         """Follow a change of policies of this direction."""
         raise NotImplementedError
+
+    def tune(self, settings: Settings) -> None:
+        """Follow a change of settings."""
+
+    def end_wait(self, need: Need) -> None:
+        """Nothing waits but what goes out."""
 
     def guarded(self, handle: Callable[[bytes, int], None], octets: bytes, now_us: int) -> None:
         """Handle one packet. A fault of ours costs that packet and a counter, not the worker."""
@@ -178,11 +190,20 @@ class OutWorker(Worker):
         """Follow a change of the outbound policies."""
         self._pipeline.update_policies(added, removed)
 
+    def tune(self, settings: Settings) -> None:
+        """Follow a change of settings."""
+        self._pipeline.tune(settings)
+
+    def end_wait(self, need: Need) -> None:
+        """Drop what waits for this."""
+        self._pipeline.waiting.end(need)
+
     def run(self) -> None:
         """Until the control process is gone."""
         pipeline = self._pipeline
+        waiting = pipeline.waiting
         while True:
-            events = dict(self.poll.poll())
+            events = dict(self.poll.poll(waiting.patience(time.time())))
             frames = self._read() if self.tun in events else []
             if not self.obey():
                 return
@@ -190,11 +211,18 @@ class OutWorker(Worker):
             if self._esp.fileno() in events:
                 for error in raw.errors(self._esp):
                     pipeline.icmp_error(error.type, error.code, error.mtu, error.quoted, now_us)
+            self.guarded(self._resume, b"", now_us)
             for octets in frames:
                 self.guarded(pipeline.process, octets, now_us)
                 if len(pipeline.batch.sealed) >= SEALED_MAX:
                     self._flush()
             self._flush()
+            for need, packets in waiting.needs.take(now_us / 1e6).items():
+                self.channel.post({"op": "need", "need": need.to_json(), "packets": packets})
+
+    def _resume(self, _: bytes, now_us: int) -> None:
+        self._pipeline.resume(now_us)
+        self._flush()
 
     def _read(self) -> list[bytes]:
         frames = []
