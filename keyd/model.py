@@ -197,10 +197,12 @@ class Settings:
     Attributes:
         is_asking: somebody answers ACQUIREs, so packets may wait for an SA.
         wait_seconds: how long one waits at most.
+        prefers_old_sa: of several SAs that fit, output takes the oldest and not the newest.
     """
 
     is_asking: bool = False
     wait_seconds: int = 20
+    prefers_old_sa: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a worker's channel."""

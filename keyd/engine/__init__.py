@@ -37,7 +37,7 @@ from keyd.engine.sad import Sad
 from keyd.engine.spd import Spd
 from keyd.engine.state import Limits, Request, State
 from keyd.engine.sysctl import Sysctls
-from keyd.engine.tuning import retune
+from keyd.engine.tuning import retune, tune
 from keyd.model import Need, PolicySpec, SaSpec, Settings, Usage
 from pfkey.const import HEADER_OCTETS, MsgType
 from pfkey.errors import SadbError, WireError
@@ -176,6 +176,14 @@ class Engine:
     def sas(self) -> tuple[SaSpec, ...]:
         """All SAs that have keys, the oldest first."""
         return tuple(sa.spec for sa in self._state.sad if not sa.is_larval)
+
+    def tune(self, name: str, value: int) -> list[Effect]:
+        """Turn a knob of `keyd.engine.sysctl`.
+
+        Raises:
+            SadbError: ENOENT for a name that is none, EINVAL for a value out of its range.
+        """
+        return tune(self._state, name, value)
 
     def settings(self) -> Settings:
         """What the data path is to know beside SAs and policies."""

@@ -25,6 +25,7 @@ ROWS: tuple[Row, ...] = (
     Row("net.key.larval_lifetime", 30, 1, _YEAR),
     Row("net.key.blockacq_count", 10, 0, 1_000_000),
     Row("net.key.blockacq_lifetime", 20, 1, _YEAR),
+    Row("net.key.prefered_oldsa", 0, 0, 1),
     Row("net.key.esp_keymin", 256, 0, 0xFFFF),
     Row("net.key.esp_auth", 0, 0, 1),
     Row("net.key.ah_keymin", 128, 0, 0xFFFF),

@@ -10,7 +10,18 @@ def settings(state: State) -> Settings:
     return Settings(
         is_asking=state.clients.has_registered,
         wait_seconds=state.sysctl["net.key.blockacq_lifetime"],
+        prefers_old_sa=bool(state.sysctl["net.key.prefered_oldsa"]),
     )
+
+
+def tune(state: State, name: str, value: int) -> list[Effect]:
+    """Turn a knob.
+
+    Raises:
+        SadbError: ENOENT for a name that is none, EINVAL for a value out of its range.
+    """
+    state.sysctl.set(name, value)
+    return retune(state)
 
 
 def retune(state: State) -> list[Effect]:

@@ -107,6 +107,7 @@ class Outbound:
         self._flows: dict[bytes, _Flow] = {}
         self._paths = PathMtu()
         self._now = 0.0
+        self._prefers_old = False
         self.waiting = Waiting(counters)
         self.batch = Batch()
 
@@ -118,7 +119,7 @@ class Outbound:
         self._by_slot[sa.spec.slot] = sa
         pair = self._by_pair.setdefault((sa.spec.src, sa.spec.dst), [])
         pair.append(sa)
-        pair.sort(key=lambda one: (one.spec.is_dying, -one.spec.order))
+        pair.sort(key=self._preference)
         self._flows.clear()
         self.waiting.stir((sa.spec.src, sa.spec.dst))
 
@@ -141,6 +142,17 @@ class Outbound:
     def tune(self, settings: Settings) -> None:
         """Follow a change of what the engine says beside SAs and policies."""
         self.waiting.tune(settings)
+        self._prefers_old = settings.prefers_old_sa
+        for pair in self._by_pair.values():
+            pair.sort(key=self._preference)
+        self._flows.clear()
+
+    def _preference(self, sa: OutSa) -> tuple[bool, int]:
+        """NetBSD's: the newest, past its soft limit only for want of others; or turned round."""
+        spec = sa.spec
+        if self._prefers_old:
+            return (not spec.is_dying, spec.order)
+        return (spec.is_dying, -spec.order)
 
     # ---------------------------------------------------------------- the pipeline
 
@@ -237,7 +249,7 @@ class Outbound:
         return _Flow(drop=count.OUT_NOSA, needs=lacking, takes_fragments=first)
 
     def _choose(self, request: Request, src: bytes, dst: bytes) -> OutSa | None:
-        """The newest SA that serves a request; one past its soft limit only for want of others."""
+        """The first SA, in the order of preference, that serves a request."""
         if request.proto not in _PROTOS or request.mode == Mode.BEET:
             return None
         mode = request.mode or Mode.TRANSPORT

@@ -111,17 +111,14 @@ class KeyManager:
         self.engine.send(replace(self.message(MsgType.ACQUIRE, seq=seq), errno=errno).encode())
 
 
-def negotiate(here: KeyManager, there: KeyManager, wanted: Message) -> None:
-    """What IKE does after an ACQUIRE, as racoon installs it: SAs for both directions.
-
-    `there` does not say anything before it has both, so the first packet finds an answer's way.
-    """
+def negotiate(here: KeyManager, there: KeyManager, wanted: Message, *lives: Lifetime) -> None:
+    """What IKE does after an ACQUIRE: SAs for both directions, first those for what comes in."""
     assert wanted.src is not None
     assert wanted.dst is not None
     src, dst, satype, seq = wanted.src.address, wanted.dst.address, wanted.satype, wanted.seq
     into_there = there.getspi(src, dst, satype=satype)
     into_here = here.getspi(dst, src, satype=satype, seq=seq)
-    there.install(MsgType.UPDATE, src, dst, into_there, satype=satype)
-    there.install(MsgType.ADD, dst, src, into_here, satype=satype)
-    here.install(MsgType.UPDATE, dst, src, into_here, satype=satype, seq=seq)
-    here.install(MsgType.ADD, src, dst, into_there, satype=satype, seq=seq)
+    there.install(MsgType.UPDATE, src, dst, into_there, *lives, satype=satype)
+    here.install(MsgType.UPDATE, dst, src, into_here, *lives, satype=satype, seq=seq)
+    there.install(MsgType.ADD, dst, src, into_here, *lives, satype=satype)
+    here.install(MsgType.ADD, src, dst, into_there, *lives, satype=satype, seq=seq)

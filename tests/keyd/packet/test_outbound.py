@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyd.model import PolicySpec, Request, SaSpec
+from keyd.model import PolicySpec, Request, SaSpec, Settings
 from keyd.packet import counters as count
 from keyd.packet.association import OutSa
 from keyd.packet.counters import EDGE, FIRST_USE, LAST_USE, OCTETS, PACKETS
@@ -244,6 +244,29 @@ def test_the_newest_mature_sa_is_taken_and_a_dying_one_for_want_of_others() -> N
         rig.put(frame(ipv4(17, udp(b"x"))))
         spis.append(int.from_bytes(rig.sealed.pop()[20:24], "big"))
     assert spis == [256, 257, 258, 258]
+
+
+def test_the_oldest_sa_is_taken_where_the_knob_says_so() -> None:
+    rig = Rig([policy()])
+    rig.pipeline.tune(Settings(prefers_old_sa=True))
+    spis = []
+
+    def put() -> None:
+        rig.put(frame(ipv4(17, udp(b"x"))))
+        spis.append(int.from_bytes(rig.sealed.pop()[20:24], "big"))
+
+    for sa in (
+        spec(0, 256, order=3),
+        spec(1, 257, order=4),
+        spec(2, 258, order=5, is_dying=True),
+        spec(3, 259, order=2),
+    ):
+        rig.install(sa)
+        put()
+    assert spis == [256, 256, 258, 258]
+    rig.pipeline.tune(Settings())
+    put()
+    assert spis[-1] == 257
 
 
 def test_a_policys_reqid_chooses_the_sa() -> None:
