@@ -29,6 +29,7 @@ from keyd.engine.handle_promisc import promisc
 from keyd.engine.handle_register import register
 from keyd.engine.handle_update import update
 from keyd.engine.handle_x_spd import spd_add, spd_delete, spd_delete_id, spd_flush, spd_get
+from keyd.engine.handle_x_spdexpire import spd_expire
 from keyd.engine.lifetimes import Schedule
 from keyd.engine.proposal import Proposals
 from keyd.engine.public import without_keys
@@ -145,16 +146,24 @@ class Engine:
         return need(self._state, wanted, packets, now)
 
     def tick(self, now: Now) -> list[Effect]:
-        """Age and end SAs whose limits are reached; call it when `next_deadline` has come."""
+        """Age and end SAs and policies whose time is over; call it at `next_deadline`."""
         effects: list[Effect] = []
         for sa, is_hard in self._state.schedule.due(now, self._state.usage):
             self._expired[is_hard] += 1
             effects += expire(self._state, sa, is_hard=is_hard)
-        return effects
+        return effects + spd_expire(self._state, now)
+
+    def used(self, ids: Iterable[int], now: Now) -> None:
+        """The data path has had packets under these policies, within the last second or so."""
+        for policy_id in ids:
+            policy = self._state.spd.get_id(policy_id)
+            if policy is not None:
+                policy.used = now
 
     def next_deadline(self) -> float | None:
         """When to call `tick`, in monotonic seconds; a past time: at once; None: no need."""
-        return self._state.schedule.next_deadline()
+        deadlines = (self._state.schedule.next_deadline(), self._state.spd.times.next_deadline())
+        return min((when for when in deadlines if when is not None), default=None)
 
     def dump_done(self, client: ClientId) -> None:
         """The client's dump is sent, or cannot be."""

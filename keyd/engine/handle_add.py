@@ -9,13 +9,11 @@ from keyd.engine import unsupported
 from keyd.engine.effects import Effect
 from keyd.engine.keying import keying
 from keyd.engine.life import begin
-from keyd.engine.lifetimes import NO_LIMIT, Limit
-from keyd.engine.parts import addresses, sa_mode, sa_proto
+from keyd.engine.parts import addresses, limit, sa_mode, sa_proto
 from keyd.engine.sad import SaRecord
 from keyd.engine.state import Request, State
 from keyd.model import SaSpec
 from pfkey.errors import SadbError
-from pfkey.ext_lifetime import Lifetime
 
 
 def add(state: State, request: Request) -> list[Effect]:
@@ -61,10 +59,3 @@ def requested_sa(state: State, request: Request) -> SaRecord:
         hard_bytes=hard.octets, hard_packets=hard.allocations,
     )  # fmt: skip
     return SaRecord(spec, hard, limit(message.soft), request.now.mono, request.now.wall)
-
-
-def limit(lifetime: Lifetime | None) -> Limit:
-    """The limits that a lifetime extension sets."""
-    if lifetime is None:
-        return NO_LIMIT
-    return Limit(lifetime.allocations, lifetime.octets, lifetime.addtime, lifetime.usetime)

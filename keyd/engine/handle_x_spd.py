@@ -4,12 +4,13 @@ A change is answered after steering has made it; if steering cannot, only the se
 the database is as it was (`Spd.revert`).
 """
 
-from errno import EINVAL, ELOOP, ENOBUFS
+from errno import EINVAL, ELOOP, ENOBUFS, EOPNOTSUPP
 
 from keyd.engine import unsupported
 from keyd.engine.effects import Effect, PoliciesChanged
 from keyd.engine.handle_flush import notice
-from keyd.engine.parts import addresses
+from keyd.engine.lifetimes import NO_LIMIT, Limit
+from keyd.engine.parts import addresses, limit
 from keyd.engine.records import bare, policy_record
 from keyd.engine.spd import Key, PolicyRecord
 from keyd.engine.state import Request as ClientRequest
@@ -43,7 +44,8 @@ def spd_add(state: State, request: ClientRequest) -> list[Effect]:
     """
     spec = _spec(state, request.message)
     may_replace = request.message.type == MsgType.X_SPDUPDATE
-    policy, old, hold = state.spd.add(spec, request.now.wall, may_replace=may_replace)
+    life = _life(request.message, spec)
+    policy, old, hold = state.spd.add(spec, request.now, life, may_replace=may_replace)
     replaced = () if old is None else (old,)
     removed = (*(record.spec for record in replaced), *(() if hold is None else (hold,)))
     change = PoliciesChanged((policy.spec,), removed, request.refusal(ENOBUFS))
@@ -156,6 +158,24 @@ def _spec(state: State, message: Message) -> PolicySpec:
         requests=tuple(_request(state, r) for r in policy.requests) if is_ipsec else (),
         priority=policy.priority,
     )
+
+
+def _life(message: Message, spec: PolicySpec) -> Limit:
+    """How long the policy may live, and go unused.
+
+    DEVIATION from Linux, which takes limits of octets and packets and soft limits and makes nothing
+    of them, and measures the use of every policy: what nft decides alone is not seen
+    (test_a_lifetime_that_cannot_be_kept_is_refused).
+    """
+    hard, soft = limit(message.hard), limit(message.soft)
+    if soft != NO_LIMIT:
+        raise SadbError(EOPNOTSUPP, "a soft lifetime of a policy would be told to nobody")
+    if hard.allocations or hard.octets:
+        raise SadbError(EOPNOTSUPP, "a policy lives for seconds (addtime, usetime), not packets")
+    is_seen = spec.is_required if spec.dir != Dir.OUT else spec.type == PolicyType.IPSEC
+    if hard.usetime and not is_seen:
+        raise SadbError(EOPNOTSUPP, "the use of a policy that lets pass or discards is not seen")
+    return hard
 
 
 def _request(state: State, given: IpsecRequest) -> Request:

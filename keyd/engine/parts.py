@@ -3,10 +3,12 @@
 from errno import EINVAL, ESRCH
 
 from keyd.engine import unsupported
+from keyd.engine.lifetimes import NO_LIMIT, Limit
 from keyd.engine.sad import SaKey
 from pfkey.const import PROTO_OF_SATYPE, Mode, SaType
 from pfkey.errors import SadbError
 from pfkey.ext_address import Address
+from pfkey.ext_lifetime import Lifetime
 from pfkey.message import Message
 
 
@@ -21,6 +23,13 @@ def addresses(message: Message) -> tuple[Address, Address]:
     if message.src.family != message.dst.family:
         raise SadbError(EINVAL, "ADDRESS_SRC and ADDRESS_DST are of two families", "3.1")
     return message.src, message.dst
+
+
+def limit(lifetime: Lifetime | None) -> Limit:
+    """The limits that a lifetime extension sets."""
+    if lifetime is None:
+        return NO_LIMIT
+    return Limit(lifetime.allocations, lifetime.octets, lifetime.addtime, lifetime.usetime)
 
 
 def sa_proto(message: Message) -> int:

@@ -65,6 +65,7 @@ def acquire_record(need: Need, seq: int, policy: PolicySpec, proposal: bytes) ->
 def policy_record(policy: PolicyRecord, *, type: MsgType, seq: int = 0, pid: int = 0) -> bytes:
     """All that is known of a policy."""
     spec = policy.spec
+    last_use = policy.used.wall if policy.used else 0
     requests = tuple(
         IpsecRequest(
             proto=request.proto, mode=request.mode, reqid=request.reqid, src=request.src,
@@ -76,8 +77,8 @@ def policy_record(policy: PolicyRecord, *, type: MsgType, seq: int = 0, pid: int
         src=_place(spec.selector.src, spec.selector.proto),
         dst=_place(spec.selector.dst, spec.selector.proto),
         policy_type=spec.type, dir=spec.dir, id=spec.id, priority=spec.priority,
-        requests=requests, type=type, seq=seq, pid=pid, refcount=REFERENCES, hard=NO_LIMIT,
-        soft=NO_LIMIT, current=(0, 0, int(policy.created_wall), 0),
+        requests=requests, type=type, seq=seq, pid=pid, refcount=REFERENCES, hard=policy.hard,
+        soft=NO_LIMIT, current=(0, 0, int(policy.created.wall), int(last_use)),
     ).encode()  # fmt: skip
 
 

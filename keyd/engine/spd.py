@@ -17,7 +17,9 @@ from errno import EEXIST, EINVAL, ENOBUFS, ENOENT
 from itertools import islice
 from operator import attrgetter
 
-from keyd.engine.effects import PoliciesChanged
+from keyd.engine.effects import Now, PoliciesChanged
+from keyd.engine.lifetimes import NO_LIMIT, Limit
+from keyd.engine.policy_times import PolicyTimes
 from keyd.engine.reqids import Reqids
 from keyd.model import PolicySpec
 from pfkey.const import Dir
@@ -30,17 +32,38 @@ Key = tuple[Dir, Selector]
 ID_STEP = 8
 CODE_OF_DIR = {Dir.IN: 0, Dir.OUT: 1, Dir.FWD: 2}
 LAST_ID = 2**32 // ID_STEP - 1
-REVERTIBLE = 64  # changes whose dates can be brought back
+REVERTIBLE = 64  # changes whose records can be brought back
 
 
 class PolicyRecord:
-    """A policy, and when it was made."""
+    """A policy, when it was made and used, and how long it may live.
 
-    __slots__ = ("created_wall", "spec")
+    Attributes:
+        generation: of the schedule; entries of an older one are void.
+        tried_mono: when it was last to end; steering may have refused.
+    """
 
-    def __init__(self, spec: PolicySpec, created_wall: float) -> None:
+    __slots__ = (
+        "created", "generation", "hard", "spec", "tried_mono", "used",
+    )  # fmt: skip
+
+    def __init__(self, spec: PolicySpec, created: Now, hard: Limit = NO_LIMIT) -> None:
         self.spec = spec
-        self.created_wall = created_wall
+        self.created = created
+        self.hard = hard
+        self.used: Now | None = None  # the last time
+        self.generation = 0
+        self.tried_mono: float | None = None
+
+    @property
+    def ends(self) -> float | None:
+        """When its time is over, in monotonic seconds, if nothing uses it until then."""
+        ends = []
+        if self.hard.addtime:
+            ends.append(self.created.mono + self.hard.addtime)
+        if self.hard.usetime:
+            ends.append((self.used or self.created).mono + self.hard.usetime)
+        return min(ends, default=None)
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -56,11 +79,12 @@ class Spd:
 
     __slots__ = (
         "_by_id", "_by_key", "_held_ids", "_holds", "_last_id", "_order", "_owed", "_refused",
-        "_reqids", "_sorted", "_undo", "limit",
+        "_reqids", "_sorted", "_undo", "limit", "times",
     )  # fmt: skip
 
     def __init__(self, limit: int, reqids: Reqids) -> None:
         self.limit = limit
+        self.times = PolicyTimes()
         self._reqids = reqids
         self._holds: dict[Key, PolicySpec] = {}
         self._held_ids: set[int] = set()  # never given again, even when the hold is lifted
@@ -126,7 +150,7 @@ class Spd:
             raise SadbError(ENOENT, f"no policy of id {policy_id}") from None
 
     def add(
-        self, spec: PolicySpec, created_wall: float, *, may_replace: bool
+        self, spec: PolicySpec, created: Now, hard: Limit = NO_LIMIT, *, may_replace: bool
     ) -> tuple[PolicyRecord, PolicyRecord | None, PolicySpec | None]:
         """Insert a policy, giving it id and order; also returns what it replaced and lifted.
 
@@ -144,7 +168,7 @@ class Spd:
             self._order += 1
             order = self._order
         policy_id = old.spec.id if old is not None else self._new_id(spec.dir)
-        record = PolicyRecord(replace(spec, id=policy_id, order=order), created_wall)
+        record = PolicyRecord(replace(spec, id=policy_id, order=order), created, hard)
         if old is not None:
             self._take_out(old)
         self._put_in(record)
@@ -172,7 +196,7 @@ class Spd:
         Several changes may be on their way to the kernel: what a later one made of the same
         selector stays, and if that is refused as well, what was before both comes back.
         """
-        dates = self._dates_of(change)
+        records = self._records_of(change)
         for spec in change.added:
             record = self._by_id.get(spec.id)
             if record is not None and record.spec is spec:
@@ -181,32 +205,33 @@ class Spd:
                 self._refused.append(spec)
         for spec in change.removed:
             if not any(spec is refused for refused in self._refused):
-                self._restore(spec, dates)
+                self._restore(spec, records)
         for spec in change.added:
             if spec.key in self._owed and spec.key not in self._by_key:
-                self._restore(self._owed.pop(spec.key), dates)
+                self._restore(self._owed.pop(spec.key), records)
 
-    def _dates_of(self, change: PoliciesChanged) -> dict[int, float]:
+    def _records_of(self, change: PoliciesChanged) -> dict[int, PolicyRecord]:
         at = next(
             (n for n, (noted, _) in enumerate(self._undo) if noted is change), len(self._undo)
         )
         # An older change's records may be owed, and come back with this one.
         records = (record for _, some in islice(self._undo, at + 1) for record in some)
-        return {id(record.spec): record.created_wall for record in records}
+        return {id(record.spec): record for record in records}
 
-    def _restore(self, spec: PolicySpec, dates: dict[int, float]) -> None:
+    def _restore(self, spec: PolicySpec, records: dict[int, PolicyRecord]) -> None:
         if spec.is_hold:
             self._holds.setdefault(spec.key, spec)
         elif spec.key in self._by_key or spec.id in self._by_id:
             self._owed[spec.key] = spec
         else:
-            self._put_in(PolicyRecord(spec, dates.get(id(spec), 0.0)))
+            self._put_in(records.get(id(spec)) or PolicyRecord(spec, Now(0.0, 0.0)))
 
     def _put_in(self, record: PolicyRecord) -> None:
         self._by_key[record.spec.key] = record
         self._by_id[record.spec.id] = record
         for request in record.spec.requests:
             self._reqids.hold(request.reqid)
+        self.times.watch(record)
         insort(self._sorted, record, key=_RANK)
 
     def _take_out(self, record: PolicyRecord) -> None:
@@ -214,6 +239,7 @@ class Spd:
         del self._by_id[record.spec.id]
         for request in record.spec.requests:
             self._reqids.release(request.reqid)
+        self.times.forget(record)
         del self._sorted[bisect_left(self._sorted, record.rank, key=_RANK)]
 
     def _new_id(self, direction: Dir) -> int:

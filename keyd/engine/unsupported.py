@@ -60,7 +60,10 @@ _SA = {ExtType.SA, ExtType.X_SA2} | _ADDRESSES
 _ADD = _SA | {
     ExtType.LIFETIME_HARD, ExtType.LIFETIME_SOFT, ExtType.KEY_AUTH, ExtType.KEY_ENCRYPT,
 }  # fmt: skip
-_SPD = _ADDRESSES | {ExtType.X_POLICY, ExtType.X_SA2}  # iked sends an empty SA2
+# iked sends an empty SA2, libipsec a lifetime with SPDDELETE too, where it says nothing
+_SPD = _ADDRESSES | {
+    ExtType.X_POLICY, ExtType.X_SA2, ExtType.LIFETIME_HARD, ExtType.LIFETIME_SOFT,
+}  # fmt: skip
 # What a request of each type may carry; a known extension that is not here is refused.
 EXTENSIONS: dict[int, set[ExtType]] = {
     MsgType.GETSPI: _SA | {ExtType.SPIRANGE},

@@ -26,6 +26,7 @@ from keyd.packet.classify import Classifier
 from keyd.packet.coalesce import Coalescer, Frame
 from keyd.packet.datagram import Head
 from keyd.packet.drop import Drop
+from keyd.packet.used import Used
 from pfkey.const import IPPROTO_AH, IPPROTO_ESP, UNSPEC_PROTO, Dir, Level, Mode, PolicyType
 
 FLOWS_MAX = 8192
@@ -59,7 +60,8 @@ class Inbound:
         self._forwarded = Classifier()  # policies of direction fwd
         self._by_slot: dict[int, InSa] = {}
         self._by_spi: dict[tuple[bytes, int, int], InSa] = {}
-        self._flows: dict[tuple[bytes, ...], int] = {}
+        self._flows: dict[tuple[bytes, ...], tuple[int, tuple[int, ...]]] = {}
+        self.used = Used()
         self._believed: dict[int, frozenset[int]] = {}
         self._coalescer = Coalescer()
 
@@ -220,15 +222,19 @@ class Inbound:
         counters = self._counters
         counters[count.SPDCACHELOOKUP] += 1
         key = (flow, *(b"%d%d" % (is_tunnel, sa.spec.slot) for sa, is_tunnel in layers))
-        verdict = self._flows.get(key)
-        if verdict is None:
+        known = self._flows.get(key)
+        if known is None:
             counters[count.SPDCACHEMISS] += 1
             if len(self._flows) >= FLOWS_MAX:
                 self._flows.clear()
-            verdict = self._flows[key] = self._judge(packet, head, layers)
+            named: list[int] = []
+            verdict = self._judge(packet, head, layers, named)
+            known = self._flows[key] = verdict, tuple(named)
+        verdict, policies = known
+        self.used.ids.update(policies)
         return verdict
 
-    def _judge(self, packet: bytes, head: Head, layers: list[_Layer]) -> int:
+    def _judge(self, packet: bytes, head: Head, layers: list[_Layer], named: list[int]) -> int:
         has_tunnel = any(layer.is_tunnel for layer in layers)
         # on a link, hosts may protect what they say under their link-local addresses
         may_be_link_local = not has_tunnel and head.src[:1] == b"\xfe"
@@ -237,16 +243,19 @@ class Inbound:
             return count.SPOOFED
         if tunnel.is_discovery(packet):
             return count.ND_REFUSED
-        verdicts = [self._judge_by(self._policies, head, layers)]
+        verdicts = [self._judge_by(self._policies, head, layers, named)]
         if has_tunnel and not self._is_local(head.dst):
-            verdicts.append(self._judge_by(self._forwarded, head, layers))
+            verdicts.append(self._judge_by(self._forwarded, head, layers, named))
         refusals = [verdict for verdict in verdicts if verdict not in (_NAMED, _NAMELESS)]
         if refusals:
             return refusals[0]
         # transport mode asks for no policy; out of a tunnel comes only what one names
         return _REFUSED if has_tunnel and _NAMED not in verdicts else -1
 
-    def _judge_by(self, policies: Classifier, head: Head, layers: list[_Layer]) -> int:
+    def _judge_by(
+        self, policies: Classifier, head: Head, layers: list[_Layer], named: list[int]
+    ) -> int:
+        """By the first matching policy of a direction, whose id is added to `named`."""
         policy = policies.match(head.src, head.dst, head.proto, *head.ports)
         if head.is_later and policies.is_vague(head.src, head.dst, head.proto, policy):
             return _REFUSED
@@ -256,6 +265,7 @@ class Inbound:
             return count.HOLD_DROPPED
         if policy.type != PolicyType.IPSEC:
             return count.IN_POLVIO
+        named.append(policy.id)
         return _NAMED if _as_asked(policy, layers[::-1]) else _REFUSED
 
     def flush(self) -> list[tuple[int, Frame]]:

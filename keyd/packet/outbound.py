@@ -25,10 +25,12 @@ from keyd.packet import datagram, icmp, ip, ip6, layers, segment, tunnel
 from keyd.packet.association import OutSa
 from keyd.packet.classify import Classifier
 from keyd.packet.drop import Drop
+from keyd.packet.flow import Flow, flow_key
 from keyd.packet.icmp import PathMtu
 from keyd.packet.layers import Layer, Stream
 from keyd.packet.sealer import Sealer
 from keyd.packet.segment import Frame, Payload
+from keyd.packet.used import Used
 from keyd.packet.waiting import Waiting, can_be_met, need_of
 from pfkey.const import IPPROTO_AH, IPPROTO_ESP, Level, Mode, PolicyType
 
@@ -58,28 +60,6 @@ class _Cut(Enum):
     OUTSIDE = 2  # fragment what is sent: IPv6 asks a link for 1280 octets (RFC 2473 7.1)
 
 
-class _Flow:
-    """What to do with a flow's packets: drop and count, seal, or, without layers, let out.
-
-    `needs` are the SAs it lacks: with `drop` it cannot do without, else it can.
-    """
-
-    __slots__ = ("drop", "layers", "needs", "takes_fragments")
-
-    def __init__(
-        self,
-        layers: tuple[Layer, ...] = (),
-        drop: int = -1,
-        *,
-        needs: tuple[Need, ...] = (),
-        takes_fragments: bool = False,
-    ) -> None:
-        self.layers = layers
-        self.drop = drop
-        self.needs = needs
-        self.takes_fragments = takes_fragments
-
-
 class Outbound:
     """The outbound half of the data path.
 
@@ -104,10 +84,11 @@ class Outbound:
         self._policies = Classifier()
         self._by_slot: dict[int, OutSa] = {}
         self._by_pair: dict[tuple[bytes, bytes], list[OutSa]] = {}
-        self._flows: dict[bytes, _Flow] = {}
+        self._flows: dict[bytes, Flow] = {}
         self._paths = PathMtu()
         self._now = 0.0
         self._prefers_old = False
+        self.used = Used()
         self.waiting = Waiting(counters)
         self.batch = Batch()
 
@@ -182,13 +163,14 @@ class Outbound:
             counters[count.TUN_SHORT] += 1
             return
         flow = self._flow(frame)
+        self.used.ids.add(flow.policy)
         drop = flow.drop
         if drop < 0 and frame.is_fragment and not flow.takes_fragments:
             drop = count.FRAG_DROPPED
         if flow.needs and self.waiting.is_asking:
             self.waiting.needs.note(flow.needs, self._now)
             if drop == count.OUT_NOSA:
-                self.waiting.put(_flow_key(frame), flow.needs, octets, self._now)
+                self.waiting.put(flow_key(frame), flow.needs, octets, self._now)
                 return
         if drop >= 0:
             counters[count.TUN_SEGMENTS] += 1
@@ -198,9 +180,9 @@ class Outbound:
         else:
             self._clear(frame)
 
-    def _flow(self, frame: Frame) -> _Flow:
+    def _flow(self, frame: Frame) -> Flow:
         self._counters[count.SPDCACHELOOKUP] += 1
-        key = _flow_key(frame)
+        key = flow_key(frame)
         flow = self._flows.get(key)
         if flow is None:
             self._counters[count.SPDCACHEMISS] += 1
@@ -209,27 +191,33 @@ class Outbound:
             flow = self._flows[key] = self._decide(frame.packet)
         return flow
 
-    def _decide(self, packet: bytes) -> _Flow:
+    def _decide(self, packet: bytes) -> Flow:
         head = datagram.read(packet)
         if head is None:
-            return _Flow(drop=count.TUN_SHORT)
+            return Flow(drop=count.TUN_SHORT)
         src, dst = head.src, head.dst
         policy = self._policies.match(src, dst, head.proto, *head.ports)
         if head.is_fragment and self._policies.is_vague(src, dst, head.proto, policy):
-            return _Flow(drop=count.FRAG_DROPPED)
+            return Flow(drop=count.FRAG_DROPPED)
         if policy is None or policy.type in (PolicyType.NONE, PolicyType.BYPASS):
-            return _Flow(drop=count.FOREIGN)  # steering does not send such: somebody else did
+            return Flow(drop=count.FOREIGN)  # steering does not send such: somebody else did
         if policy.is_hold:
-            return _Flow(drop=count.HOLD_DROPPED)
+            return Flow(drop=count.HOLD_DROPPED)
         if policy.type != PolicyType.IPSEC:
-            return _Flow(drop=count.OUT_POLVIO)
+            return Flow(drop=count.OUT_POLVIO)
+        flow = self._bundle(policy, src, dst)
+        flow.policy = policy.id
+        return flow
+
+    def _bundle(self, policy: PolicySpec, src: bytes, dst: bytes) -> Flow:
+        """An SA for each request, as far as there is one."""
         chosen: list[Layer] = []
         needs: list[Need] = []
         required: list[Need] = []
         for request in policy.requests:
             is_tunnel = request.mode == Mode.TUNNEL
             if is_tunnel and (not request.src or not request.dst):
-                return _Flow(drop=count.OUT_INVAL)
+                return Flow(drop=count.OUT_INVAL)
             ends = (request.src or b"", request.dst or b"") if is_tunnel else (b"", b"")
             sa = self._choose(request, *(ends if is_tunnel else (src, dst)))
             if sa is not None:
@@ -243,10 +231,10 @@ class Outbound:
         first = chosen[0].is_tunnel if chosen else policy.requests[0].mode == Mode.TUNNEL
         lacking = tuple(need for need in needs if can_be_met(need, self._is_local))
         if not required:
-            return _Flow(tuple(chosen), needs=lacking, takes_fragments=first)
+            return Flow(tuple(chosen), needs=lacking, takes_fragments=first)
         if not set(required) <= set(lacking):
-            return _Flow(drop=count.OUT_NOSA)
-        return _Flow(drop=count.OUT_NOSA, needs=lacking, takes_fragments=first)
+            return Flow(drop=count.OUT_NOSA)
+        return Flow(drop=count.OUT_NOSA, needs=lacking, takes_fragments=first)
 
     def _choose(self, request: Request, src: bytes, dst: bytes) -> OutSa | None:
         """The first SA, in the order of preference, that serves a request."""
@@ -379,9 +367,3 @@ class Outbound:
 
 # type and code that tell of a path's MTU, by the octets of an address
 _TOO_BIG = {4: (icmp.UNREACHABLE, icmp.FRAGMENTATION_NEEDED), 16: (icmp.PACKET_TOO_BIG, 0)}
-
-
-def _flow_key(frame: Frame) -> bytes:
-    key = datagram.flow_key(frame.packet)
-    # a later fragment shows no ports, which is not the same as port 0
-    return key + b"f" if frame.is_fragment else key

@@ -22,6 +22,9 @@ class KeyEngine(Protocol):
     def need(self, wanted: Need, packets: int, now: Now) -> list[Effect]:
         """Packets lack an SA."""
 
+    def used(self, ids: Iterable[int], now: Now) -> None:
+        """Policies had packets."""
+
     def tick(self, now: Now) -> list[Effect]:
         """Do what is due."""
 

@@ -35,6 +35,9 @@ class Reports:
     def take(self, record: Record) -> None:
         """A record from a worker, other than a log line."""
         try:
+            if record["op"] == "used":
+                self._engine.used(map(int, record["policies"]), self._clock())
+                return
             if record["op"] != "need":
                 raise ValueError(record["op"])
             report = Need.from_json(record["need"]), int(record["packets"])

@@ -29,6 +29,7 @@ from keyd.packet import counters as count
 from keyd.packet.association import InSa, OutSa
 from keyd.packet.inbound import Inbound
 from keyd.packet.outbound import Outbound
+from keyd.packet.used import Used
 from keyd.shell import raw, sandbox
 from keyd.shell.channel import Record, WorkerEnd
 from keyd.shell.linkmtu import Links
@@ -40,6 +41,7 @@ from pfkey.errors import CryptoError
 READS_MAX = 16  # frames per wake-up before the channel gets its turn
 OPENED_MAX = 64  # packets per wake-up before what was opened is written
 SEALED_MAX = 64  # packets before what was sealed is sent
+IDS_MAX = 8192  # in one record
 _TUN_READ = 10 + 65536
 _PROTOS = (IPPROTO_ESP, IPPROTO_AH)
 _LOGS_PER_SECOND = 5
@@ -155,6 +157,12 @@ class Worker:
                 self.counters[count.INTERNAL] += 1
                 self.log(_ERROR, f"tun write failed error={error.strerror}")
 
+    def tell_used(self, used: Used, now_us: int) -> None:
+        """Tell the control process which policies had packets, when it is time."""
+        ids = used.take(now_us / 1e6)
+        for at in range(0, len(ids), IDS_MAX):
+            self.channel.post({"op": "used", "policies": ids[at : at + IDS_MAX]})
+
     def log(self, level: int, text: str) -> None:
         """A line for the control process's log, a few each second at most."""
         now = time.monotonic()
@@ -203,7 +211,7 @@ class OutWorker(Worker):
         pipeline = self._pipeline
         waiting = pipeline.waiting
         while True:
-            events = dict(self.poll.poll(waiting.patience(time.time())))
+            events = dict(self.poll.poll(_sooner(waiting.patience, pipeline.used.patience)))
             frames = self._read() if self.tun in events else []
             if not self.obey():
                 return
@@ -219,6 +227,7 @@ class OutWorker(Worker):
             self._flush()
             for need, packets in waiting.needs.take(now_us / 1e6).items():
                 self.channel.post({"op": "need", "need": need.to_json(), "packets": packets})
+            self.tell_used(pipeline.used, now_us)
 
     def _resume(self, _: bytes, now_us: int) -> None:
         self._pipeline.resume(now_us)
@@ -290,8 +299,9 @@ class InWorker(Worker):
 
     def run(self) -> None:
         """Until the control process is gone."""
+        used = self._pipeline.used
         while True:
-            events = self.poll.poll()
+            events = self.poll.poll(_sooner(used.patience))
             ready = {descriptor for descriptor, _ in events}
             if self._comp.fileno() in ready:  # nothing is done with IPComp yet
                 raw.drain(self._comp)
@@ -308,11 +318,18 @@ class InWorker(Worker):
                 # more came while these were opened: they join the same writes
                 if not packets or opened >= OPENED_MAX:
                     break
+            self.tell_used(used, now_us)
             for segments, buffers in self._pipeline.flush():
                 if segments > 1:
                     self.counters[count.COALESCED_WRITES] += 1
                     self.counters[count.COALESCED_SEGMENTS] += segments
                 self.write(*buffers)
+
+
+def _sooner(*patience: Callable[[float], float | None]) -> float | None:
+    """The least of several times to wait, in seconds; None: for ever."""
+    now = time.time()
+    return min((t for ask in patience if (t := ask(now)) is not None), default=None)
 
 
 def main(argv: list[str]) -> int:

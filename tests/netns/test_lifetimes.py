@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pfkey.const import ExtType, MsgType, SaState
+from pfkey.const import Dir, ExtType, Level, Mode, MsgType, PolicyType, SaState
 from pfkey.ext_lifetime import Lifetime
 from pfkey.ext_sa import Sa
+from pfkey.ext_x_policy import IpsecRequest, Policy
 from pfkey.lab.hosts import Net
 from pfkey.message import Message
 from tests.netns.test_conversation import Two
@@ -91,6 +92,24 @@ def test_a_soft_limit_is_told_and_a_hard_one_ends(keyed: Keyed) -> None:
     assert keyed.two.da.counter("pfkey", "expired") >= 1, "the ninth packet did not leave"
     assert "No SAD entries" in keyed.two.da.setkey("dump;")
     keyed.begin()
+
+
+def test_a_policy_lives_while_packets_use_it(keyed: Keyed) -> None:
+    """Both workers tell of it; idle for two seconds, the policies end and the registered hear."""
+    keyed.two.da.setkey("spdflush;")
+    step = IpsecRequest(proto=50, mode=Mode.TRANSPORT, level=Level.REQUIRE)
+    idle = Lifetime(exttype=ExtType.LIFETIME_HARD, usetime=2)
+    for way, pair in ((Dir.OUT, ends(A4, B4)), (Dir.IN, ends(B4, A4))):
+        policy = Policy(type=PolicyType.IPSEC, dir=way, requests=(step,))
+        keyed.here.ask(keyed.here.message(MsgType.X_SPDADD, policy, *pair, idle, satype=0))
+    keyed.begin()
+    keyed.two.a.run("ping", "-c9", "-i0.5", B)
+    shown = keyed.two.da.setkey("spddump;")
+    assert shown.count("validtime: 2(s)") == 2
+    assert len(re.findall(r"lastused: \w", shown)) == 2
+    notices = keyed.here.notices(MsgType.X_SPDEXPIRE)
+    assert {m.policy.dir for m in (next(notices), next(notices)) if m.policy} == {Dir.IN, Dir.OUT}
+    assert "No SPD entries" in keyed.two.da.setkey("spddump;")
 
 
 def test_keys_are_replaced_in_time_and_no_packet_is_lost(keyed: Keyed) -> None:

@@ -407,14 +407,14 @@ def test_several_changes_refused_one_after_the_other_leave_nothing(seed: int) ->
     for _ in range(dice.randrange(3)):
         one_change(desk, dice)
     before, records = desk.engine.policies(), list(desk.engine._state.spd)
-    dated = {(r.spec, r.created_wall) for r in records}
+    dated = {(r.spec, r.created) for r in records}
     desk.mono += 9
     changes = [one_change(desk, dice) for _ in range(dice.randrange(1, 6))]
     for change in changes:
         if change is not None:
             desk.engine.revert(change)
     assert desk.engine.policies() == before
-    assert {(r.spec, r.created_wall) for r in desk.engine._state.spd} == dated
+    assert {(r.spec, r.created) for r in desk.engine._state.spd} == dated
 
 
 @pytest.mark.parametrize("proto", [50, 51])

@@ -1,7 +1,7 @@
 """What workers tell the engine, and what they may not."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pytest
 import trio
@@ -30,6 +30,9 @@ class World:
         self.needs.append((wanted, packets))
         return [EndWait(wanted)]
 
+    def used(self, ids: Iterable[int], now: Now) -> None:
+        self.policies = list(ids)
+
     async def obey(self, effects: Sequence[Effect]) -> None:
         assert effects == [EndWait(NEED)]
         self.obeyed.set()
@@ -45,11 +48,19 @@ async def test_a_need_reaches_the_engine_and_its_effects_are_obeyed(
     assert world.needs == [(NEED, 3)]
 
 
+async def test_policies_in_use_reach_the_engine() -> None:
+    world = World()
+    world.reports.take({"op": "used", "policies": [9, 17]})
+    assert world.policies == [9, 17]
+
+
 @pytest.mark.parametrize(
     "record",
     [
         {"op": "shutdown"},
         {"op": "need"},
+        {"op": "used"},
+        {"op": "used", "policies": [9, "x"]},
         {**REPORT, "packets": "many"},
         {**REPORT, "need": None},
         *(
