@@ -28,13 +28,15 @@ from keyd.engine.handle_getspi import getspi
 from keyd.engine.handle_promisc import promisc
 from keyd.engine.handle_register import register
 from keyd.engine.handle_update import update
+from keyd.engine.handle_x_mapping import new_mapping
+from keyd.engine.handle_x_migrate import migrate
 from keyd.engine.handle_x_spd import spd_add, spd_delete, spd_delete_id, spd_flush, spd_get
 from keyd.engine.handle_x_spdexpire import spd_expire
 from keyd.engine.lifetimes import Schedule
 from keyd.engine.proposal import Proposals
 from keyd.engine.public import without_keys
 from keyd.engine.reqids import Reqids
-from keyd.engine.sad import Sad
+from keyd.engine.sad import Sad, SaKey
 from keyd.engine.spd import Spd
 from keyd.engine.state import Limits, Request, State
 from keyd.engine.sysctl import Sysctls
@@ -65,6 +67,7 @@ HANDLERS: dict[int, Callable[[State, Request], list[Effect]]] = {
     MsgType.X_SPDFLUSH: spd_flush,
     MsgType.X_SPDSETIDX: spd_add,
     MsgType.X_SPDDELETE2: spd_delete_id,
+    MsgType.X_MIGRATE: migrate,
 }
 # A refusal whose errno alone leaves the user guessing is in the log as it is usually read.
 _LEVELS = {EOPNOTSUPP: logging.WARNING, ENOSYS: logging.WARNING, EINVAL: logging.INFO}
@@ -144,6 +147,10 @@ class Engine:
     def need(self, wanted: Need, packets: int, now: Now) -> list[Effect]:
         """The data path lacks an SA; so many packets have asked for it since it last said so."""
         return need(self._state, wanted, packets, now)
+
+    def new_mapping(self, key: SaKey, ports: tuple[int, int], address: bytes) -> list[Effect]:
+        """The peer of an SA of ESP in UDP has moved: see `keyd.engine.handle_x_mapping`."""
+        return new_mapping(self._state, key, ports, address)
 
     def tick(self, now: Now) -> list[Effect]:
         """Age and end SAs and policies whose time is over; call it at `next_deadline`."""

@@ -60,6 +60,14 @@ class RemoveSa:
 
 
 @dataclass(frozen=True, slots=True)
+class MoveSa:
+    """The SA has other addresses now; slot, key, numbers and counts stay."""
+
+    old: SaSpec
+    new: SaSpec
+
+
+@dataclass(frozen=True, slots=True)
 class PoliciesChanged:
     """Make steering and data path equal to the SPD; one transaction for the whole change.
 
@@ -94,4 +102,6 @@ class Log:
     text: str
 
 
-Effect = Send | Dump | InstallSa | RemoveSa | PoliciesChanged | SettingsChanged | EndWait | Log
+Effect = (
+    Send | Dump | InstallSa | RemoveSa | MoveSa | PoliciesChanged | SettingsChanged | EndWait | Log
+)

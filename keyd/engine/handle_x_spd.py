@@ -10,7 +10,7 @@ from keyd.engine import unsupported
 from keyd.engine.effects import Effect, PoliciesChanged
 from keyd.engine.handle_flush import notice
 from keyd.engine.lifetimes import NO_LIMIT, Limit
-from keyd.engine.parts import addresses, limit
+from keyd.engine.parts import addresses, limit, policy_of
 from keyd.engine.records import bare, policy_record
 from keyd.engine.spd import Key, PolicyRecord
 from keyd.engine.state import Request as ClientRequest
@@ -28,7 +28,7 @@ from pfkey.const import (
     PolicyType,
 )
 from pfkey.errors import SadbError
-from pfkey.ext_x_policy import IpsecRequest, Policy
+from pfkey.ext_x_policy import IpsecRequest
 from pfkey.message import Message
 from pfkey.selector import Range, Selector
 
@@ -59,7 +59,7 @@ def spd_delete(state: State, request: ClientRequest) -> list[Effect]:
     Raises:
         SadbError: EINVAL when a part is missing or the direction none; ENOENT.
     """
-    return _remove(state, request, state.spd.find(_key(request.message)))
+    return _remove(state, request, state.spd.find(policy_key(request.message)))
 
 
 def spd_delete_id(state: State, request: ClientRequest) -> list[Effect]:
@@ -68,7 +68,7 @@ def spd_delete_id(state: State, request: ClientRequest) -> list[Effect]:
     Raises:
         SadbError: EINVAL when the id names no direction; ENOENT.
     """
-    return _remove(state, request, state.spd.find_id(_policy(request.message).id))
+    return _remove(state, request, state.spd.find_id(policy_of(request.message).id))
 
 
 def spd_get(state: State, request: ClientRequest) -> list[Effect]:
@@ -78,7 +78,7 @@ def spd_get(state: State, request: ClientRequest) -> list[Effect]:
         SadbError: EINVAL when the id names no direction; ENOENT.
     """
     message = request.message
-    policy = state.spd.find_id(_policy(message).id)
+    policy = state.spd.find_id(policy_of(message).id)
     record = policy_record(policy, type=MsgType.X_SPDGET, seq=message.seq, pid=message.pid)
     return [*state.clients.one(request.client, record)]
 
@@ -114,19 +114,16 @@ def _echo(state: State, request: ClientRequest, policy: PolicyRecord) -> list[Ef
     return [*state.clients.all(record)]
 
 
-def _policy(message: Message) -> Policy:
-    if message.policy is None:
-        raise SadbError(EINVAL, "extension X_POLICY must be there")
-    return message.policy
-
-
-def _key(message: Message) -> Key:
+def policy_key(message: Message) -> Key:
     """Direction and selector.
 
     The upper protocol is the destination's; 0 and 255 both mean any, as on Linux.
+
+    Raises:
+        SadbError: EINVAL when a part is missing or the direction none.
     """
     src, dst = addresses(message)
-    direction = _policy(message).dir
+    direction = policy_of(message).dir
     if direction not in (Dir.IN, Dir.OUT, Dir.FWD):
         raise SadbError(EINVAL, f"direction {direction}: in is 1, out 2, fwd 3")
     selector = Selector(
@@ -138,8 +135,8 @@ def _key(message: Message) -> Key:
 
 
 def _spec(state: State, message: Message) -> PolicySpec:
-    direction, selector = _key(message)
-    policy = _policy(message)
+    direction, selector = policy_key(message)
+    policy = policy_of(message)
     if policy.type > PolicyType.IPSEC:
         raise SadbError(EINVAL, f"policy type {policy.type} is for sockets, or none")
     unsupported.refuse(unsupported.FAMILIES, addresses(message)[0].family)

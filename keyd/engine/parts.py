@@ -9,6 +9,7 @@ from pfkey.const import PROTO_OF_SATYPE, Mode, SaType
 from pfkey.errors import SadbError
 from pfkey.ext_address import Address
 from pfkey.ext_lifetime import Lifetime
+from pfkey.ext_x_policy import Policy
 from pfkey.message import Message
 
 
@@ -23,6 +24,17 @@ def addresses(message: Message) -> tuple[Address, Address]:
     if message.src.family != message.dst.family:
         raise SadbError(EINVAL, "ADDRESS_SRC and ADDRESS_DST are of two families", "3.1")
     return message.src, message.dst
+
+
+def policy_of(message: Message) -> Policy:
+    """The policy extension.
+
+    Raises:
+        SadbError: EINVAL when it is missing.
+    """
+    if message.policy is None:
+        raise SadbError(EINVAL, "extension X_POLICY must be there")
+    return message.policy
 
 
 def limit(lifetime: Lifetime | None) -> Limit:

@@ -16,6 +16,9 @@ from keyd.model import Need, PolicySpec, Usage
 from pfkey import hot
 from pfkey.base import Header, error_reply
 from pfkey.const import SATYPE_OF_PROTO, ExtType, Level, Mode, MsgType, SaFlag
+from pfkey.ext_address import Address
+from pfkey.ext_sa import Sa
+from pfkey.ext_x_natt import NatTPort
 from pfkey.ext_x_policy import IpsecRequest
 from pfkey.hot import Place
 from pfkey.hot_events import Acquire
@@ -59,6 +62,31 @@ def acquire_record(need: Need, seq: int, policy: PolicySpec, proposal: bytes) ->
         satype=SATYPE_OF_PROTO[need.proto], seq=seq, src=Place(need.src, bits),
         dst=Place(need.dst, bits), policy_id=policy.id, priority=policy.priority,
         policy_type=policy.type, dir=policy.dir, proposal=proposal,
+    ).encode()  # fmt: skip
+
+
+def migrate_record(request: Message) -> bytes:
+    """What was asked, in the order of Linux: who moves, which policy, from where to where."""
+    order = (ExtType.X_KMADDRESS, ExtType.ADDRESS_SRC, ExtType.ADDRESS_DST, ExtType.X_POLICY)
+    found = (request.ext(exttype) for exttype in order)
+    return Message(
+        type=request.type, satype=request.satype, seq=request.seq, pid=request.pid,
+        extensions=tuple(extension for extension in found if extension is not None),
+    ).encode()  # fmt: skip
+
+
+def mapping_record(sa: SaRecord, ports: tuple[int, int], address: bytes) -> bytes:
+    """Where an SA's packets come from now; of the SA the SPI alone."""
+    spec, (old, new) = sa.spec, ports
+    return Message(
+        type=MsgType.X_NAT_T_NEW_MAPPING, satype=sa.satype,
+        extensions=(
+            Sa(spi=spec.spi),
+            _whole(ExtType.ADDRESS_SRC, spec.src),
+            NatTPort(exttype=ExtType.X_NAT_T_SPORT, port=old),
+            _whole(ExtType.ADDRESS_DST, address),
+            NatTPort(exttype=ExtType.X_NAT_T_DPORT, port=new),
+        ),
     ).encode()  # fmt: skip
 
 
@@ -117,6 +145,10 @@ def _sa(
         encrypt_key=spec.encrypt_key if has_encrypt else None,
         mode=MODE_SHOWN.get(spec.mode, spec.mode), reqid=spec.reqid,
     )  # fmt: skip
+
+
+def _whole(exttype: ExtType, address: bytes) -> Address:
+    return Address(exttype=exttype, address=address, prefixlen=8 * len(address))
 
 
 def _place(ends: Range, proto: int) -> Place:

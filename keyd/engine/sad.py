@@ -106,6 +106,10 @@ class Sad:
     def __iter__(self) -> Iterator[SaRecord]:
         return iter(self._records.values())
 
+    def get(self, key: SaKey) -> SaRecord | None:
+        """The SA of this name, if there is one."""
+        return self._records.get(key)
+
     def find(self, key: SaKey) -> SaRecord:
         """The SA of this name.
 
@@ -145,6 +149,13 @@ class Sad:
         record.state = SaState.LARVAL
         record.final_usage = Usage()
         record.reserved_by = pid
+
+    def move(self, record: SaRecord, src: bytes, dst: bytes) -> None:
+        """Give an SA other addresses, which must be free; it is the newest one then."""
+        del self._records[record.key]
+        self._order += 1
+        record.spec = replace(record.spec, src=src, dst=dst, order=self._order)
+        self._records[record.key] = record
 
     def remove(self, record: SaRecord, usage: Usage) -> None:
         """Take an SA out: it is dead, keeps its last `usage`, and its slot is free."""

@@ -174,6 +174,14 @@ class Spd:
         self._put_in(record)
         return record, old, self._holds.pop(spec.key, None)
 
+    def replace(self, record: PolicyRecord, spec: PolicySpec) -> PolicyRecord:
+        """Put another policy of the same selector, id and place; its life goes on."""
+        fresh = PolicyRecord(spec, record.created, record.hard)
+        fresh.used = record.used
+        self._take_out(record)
+        self._put_in(fresh)
+        return fresh
+
     def remove(self, record: PolicyRecord) -> None:
         """Take one policy out."""
         self._take_out(record)

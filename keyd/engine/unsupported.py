@@ -7,7 +7,7 @@ DEVIATION from Linux, which skips extensions that a handler does not use, and un
 (`test_what_cannot_be_honoured_is_refused`).
 """
 
-from errno import ENOPROTOOPT, EOPNOTSUPP
+from errno import EOPNOTSUPP
 
 from pfkey.const import (
     AF_INET6,
@@ -23,7 +23,6 @@ from pfkey.message import Message
 
 # Message types that end in a refusal. The last five are the kernel's own, never a client's.
 MESSAGES: dict[int, tuple[int, str]] = {
-    MsgType.X_MIGRATE: (ENOPROTOOPT, "MIGRATE is not done"),
     MsgType.EXPIRE: (EOPNOTSUPP, "EXPIRE goes from the engine to clients"),
     MsgType.X_PCHANGE: (EOPNOTSUPP, "X_PCHANGE is obsolete"),
     MsgType.X_SPDACQUIRE: (EOPNOTSUPP, "X_SPDACQUIRE is obsolete"),
@@ -60,10 +59,8 @@ _SA = {ExtType.SA, ExtType.X_SA2} | _ADDRESSES
 _ADD = _SA | {
     ExtType.LIFETIME_HARD, ExtType.LIFETIME_SOFT, ExtType.KEY_AUTH, ExtType.KEY_ENCRYPT,
 }  # fmt: skip
-# iked sends an empty SA2, libipsec a lifetime with SPDDELETE too, where it says nothing
-_SPD = _ADDRESSES | {
-    ExtType.X_POLICY, ExtType.X_SA2, ExtType.LIFETIME_HARD, ExtType.LIFETIME_SOFT,
-}  # fmt: skip
+_BY_ID = _ADDRESSES | {ExtType.X_POLICY, ExtType.X_SA2}
+_SPD = _BY_ID | {ExtType.LIFETIME_HARD, ExtType.LIFETIME_SOFT}
 # What a request of each type may carry; a known extension that is not here is refused.
 EXTENSIONS: dict[int, set[ExtType]] = {
     MsgType.GETSPI: _SA | {ExtType.SPIRANGE},
@@ -78,9 +75,10 @@ EXTENSIONS: dict[int, set[ExtType]] = {
     MsgType.X_SPDUPDATE: _SPD,
     MsgType.X_SPDSETIDX: _SPD,
     MsgType.X_SPDDELETE: _SPD,
-    MsgType.X_SPDDELETE2: _SPD,
-    MsgType.X_SPDGET: _SPD,
+    MsgType.X_SPDDELETE2: _BY_ID,
+    MsgType.X_SPDGET: _BY_ID,
     MsgType.X_SPDDUMP: set(),
+    MsgType.X_MIGRATE: _ADDRESSES | {ExtType.X_POLICY, ExtType.X_KMADDRESS},
     MsgType.X_SPDFLUSH: set(),
 }
 

@@ -25,6 +25,7 @@ from keyd.engine.effects import (
     EndWait,
     InstallSa,
     Log,
+    MoveSa,
     PoliciesChanged,
     RemoveSa,
     Send,
@@ -107,7 +108,7 @@ class Applier:
                 self._behind.append((effects[number:], done))
                 self._is_behind.set()
                 return done
-            is_told = is_told or isinstance(effect, InstallSa | RemoveSa | SettingsChanged)
+            is_told = is_told or isinstance(effect, InstallSa | RemoveSa | MoveSa | SettingsChanged)
             self._do(effect)
         if done is not None:
             done.set()
@@ -123,6 +124,8 @@ class Applier:
                 self._data_path.install(sa)
             case RemoveSa(sa):
                 self._data_path.remove(sa)
+            case MoveSa(old, new):
+                self._data_path.move(old, new)
             case SettingsChanged(settings):
                 self._data_path.tune(settings)
             case EndWait(need):

@@ -81,6 +81,9 @@ class DataPath(Protocol):
     def remove(self, sa: SaSpec) -> None:
         """Take an SA from them."""
 
+    def move(self, old: SaSpec, new: SaSpec) -> None:
+        """Tell them that an SA has other addresses."""
+
     def change(self, added: Sequence[PolicySpec], removed: Sequence[int]) -> None:
         """Tell them of policies."""
 
@@ -103,6 +106,9 @@ class NoDataPath:
         """Nothing to do."""
 
     def remove(self, sa: SaSpec) -> None:
+        """Nothing to do."""
+
+    def move(self, old: SaSpec, new: SaSpec) -> None:
         """Nothing to do."""
 
     def change(self, added: Sequence[PolicySpec], removed: Sequence[int]) -> None:

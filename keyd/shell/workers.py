@@ -86,6 +86,16 @@ class Workers:
         self._state.release(sa.slot)
         self._tell({"op": "sa-", "slot": sa.slot})
 
+    def move(self, old: SaSpec, new: SaSpec) -> None:
+        """Give an SA other addresses in both workers; its numbers go on."""
+        try:
+            self._state.move(old.slot, new)
+        except ShellError as error:
+            LOG.error("sa-not-moved spi=%#010x reason=%s", new.spi, error)
+            self.remove(old)
+        else:
+            self.install(new)
+
     def change(self, added: Sequence[PolicySpec], removed: Sequence[int]) -> None:
         """Tell both workers of policies, after nft has them."""
         for record in policy_records(added, removed):

@@ -1,13 +1,11 @@
 """What is not done yet: refused with EOPNOTSUPP and the reason, never ignored."""
 
 from dataclasses import replace
-from errno import ENOPROTOOPT, EOPNOTSUPP
+from errno import EOPNOTSUPP
 from logging import WARNING
 
 import pytest
 
-from keyd.engine import HANDLERS
-from keyd.engine.unsupported import MESSAGES
 from pfkey.const import ExtType, Level, Mode, MsgType, SaType
 from pfkey.ext_address import Address
 from pfkey.ext_ident import Ident
@@ -107,18 +105,9 @@ def test_what_cannot_be_honoured_is_refused(request_: Message, reason: str) -> N
     assert desk.engine.policies() == ()
 
 
-def test_every_message_type_has_a_handler_or_a_reason() -> None:
-    assert set(HANDLERS) | set(MESSAGES) == set(MsgType) - {MsgType.RESERVED}
-    assert not set(HANDLERS) & set(MESSAGES)
-
-
 def test_sensitivity_is_refused() -> None:
     label = Sensitivity(dpd=1, sens_level=1, integ_level=1)
     assert Desk(A).errno(add(label)) == EOPNOTSUPP
-
-
-def test_migrate_is_the_errno_of_a_kernel_without_it() -> None:
-    assert Desk(A).errno(message(MsgType.X_MIGRATE)) == ENOPROTOOPT
 
 
 def test_extension_types_unknown_to_linux_mean_nothing_as_there() -> None:

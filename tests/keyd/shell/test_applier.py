@@ -12,6 +12,7 @@ from keyd.engine.effects import (
     Effect,
     EndWait,
     InstallSa,
+    MoveSa,
     PoliciesChanged,
     RemoveSa,
     Send,
@@ -84,6 +85,9 @@ class World:
     def change(self, added: Sequence[PolicySpec], removed: Sequence[int]) -> None:
         self.did.append(f"workers +{[p.id for p in added]} -{list(removed)}")
 
+    def move(self, old: SaSpec, new: SaSpec) -> None:
+        self.did.append(f"move {new.dst.hex()}")
+
     def tune(self, settings: Settings) -> None:
         self.did.append(f"settings asking={settings.is_asking}")
 
@@ -152,11 +156,11 @@ async def test_workers_know_of_settings_before_a_reply_and_of_the_end_of_a_wait(
     nursery.start_soon(world.applier.run)
     need = Need(policy=9, proto=50, mode=Mode.ANY, reqid=0, src=bytes(4), dst=bytes(4))
     told = SettingsChanged(Settings(is_asking=True))
-    effects: list[Effect] = [told, EndWait(need), Send(A, b"registered")]
+    effects: list[Effect] = [told, EndWait(need), MoveSa(SA, SA), Send(A, b"registered")]
     world.is_behind = True
     nursery.start_soon(world.applier.obey, effects)
     await trio.testing.wait_all_tasks_blocked()
-    assert world.did == ["settings asking=True", "wait- 9"]
+    assert world.did == ["settings asking=True", "wait- 9", "move 00000000"]
     world.flushed.set()
     await trio.testing.wait_all_tasks_blocked()
     assert world.did[-1] == "1<registered"

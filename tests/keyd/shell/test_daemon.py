@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,24 @@ async def test_a_worker_that_dies_is_started_anew_and_told_everything(
     assert [r["op"] for r in shop.made[1].got] == ["settings", "sa+", "policy"]
     assert shop.made[0].got[2]["record"] == shop.made[1].got[1]["record"], "the same numbers go on"
     assert workers.had_sas
+
+
+async def test_an_sa_that_moves_goes_on_and_one_that_cannot_is_taken_out(
+    nursery: trio.Nursery, state: StateFile
+) -> None:
+    shop = Shop()
+    workers = Workers(state, shop.make)
+    await nursery.start(workers.supervise, "out", lambda: ((), (), Settings()))
+    elsewhere = replace(SA, dst=bytes((1, 1, 1, 1)))
+    workers.install(SA)
+    workers.move(SA, elsewhere)
+    workers.install(replace(SA, slot=5))
+    workers.move(replace(SA, slot=5), replace(elsewhere, slot=5))
+    told = [r for r in shop.made[0].got if r["op"].startswith("sa")]
+    assert [r["op"] for r in told] == ["sa+", "sa+", "sa+", "sa-"]
+    assert told[0]["record"] == told[1]["record"] != told[2]["record"]
+    assert told[1]["sa"]["dst"] == "01010101"
+    assert told[3]["slot"] == 5
 
 
 async def test_a_worker_that_takes_nothing_delays_answers_for_five_seconds_at_most(
