@@ -40,7 +40,7 @@ from keyd.engine.sad import Sad, SaKey
 from keyd.engine.spd import Spd
 from keyd.engine.state import Limits, Request, State
 from keyd.engine.sysctl import Sysctls
-from keyd.engine.tuning import retune, tune
+from keyd.engine.tuning import retune, sysctl, tune
 from keyd.model import Need, PolicySpec, SaSpec, Settings, Usage
 from pfkey.const import HEADER_OCTETS, MsgType
 from pfkey.errors import SadbError, WireError
@@ -142,7 +142,7 @@ class Engine:
         except SadbError as error:
             return self._refuse(client, record, copies, error)
         changes = [effect for effect in effects if not isinstance(effect, Send | Dump)]
-        return [*changes, *copies, *effects[len(changes) :]]
+        return [*self._debug(request), *changes, *copies, *effects[len(changes) :]]
 
     def need(self, wanted: Need, packets: int, now: Now) -> list[Effect]:
         """The data path lacks an SA; so many packets have asked for it since it last said so."""
@@ -193,13 +193,22 @@ class Engine:
         """All SAs that have keys, the oldest first."""
         return tuple(sa.spec for sa in self._state.sad if not sa.is_larval)
 
-    def tune(self, name: str, value: int) -> list[Effect]:
-        """Turn a knob of `keyd.engine.sysctl`.
+    def sysctl(self, name: str) -> int:
+        """The value of a knob of `keyd.engine.sysctl`.
 
         Raises:
-            SadbError: ENOENT for a name that is none, EINVAL for a value out of its range.
+            SadbError: ENOENT for a name that is none.
         """
-        return tune(self._state, name, value)
+        return sysctl(self._state, name)
+
+    def tune(self, name: str, value: int, now: Now) -> list[Effect]:
+        """Turn a knob.
+
+        Raises:
+            SadbError: ENOENT for a name that is none, EPERM for one that can only be read, EINVAL
+                for a value out of its range.
+        """
+        return tune(self._state, name, value, now)
 
     def settings(self) -> Settings:
         """What the data path is to know beside SAs and policies."""
@@ -225,6 +234,14 @@ class Engine:
             "expired_soft": self._expired[False],
         }
 
+    def _debug(self, request: Request) -> list[Effect]:
+        """What net.key.debug logs of a request that was done; refusals are logged anyway."""
+        if not self._state.sysctl["net.key.debug"]:
+            return []
+        m, name = request.message, MsgType(request.message.type).name
+        what = f"client={request.client} satype={m.satype} seq={m.seq} pid={m.pid}"
+        return [Log(logging.INFO, f"request type={name} {what}")]
+
     def _copies(self, client: ClientId, record: bytes, *, is_sound: bool) -> tuple[Send, ...]:
         if not self._state.clients.has_promiscuous:
             return ()
@@ -235,7 +252,8 @@ class Engine:
         self, client: ClientId, record: bytes, copies: Iterable[Send], error: SadbError
     ) -> list[Effect]:
         self._refused += 1
-        level = _LEVELS.get(error.errno, logging.DEBUG)
+        is_debugging = bool(self._state.sysctl["net.key.debug"])
+        level = _LEVELS.get(error.errno, logging.INFO if is_debugging else logging.DEBUG)
         name = MsgType(record[1]).name
         log = Log(level, f"refused client={client} type={name}: {error}")
         reply = error_reply(record, error.errno)

@@ -9,7 +9,7 @@ from keyd.engine import unsupported
 from keyd.engine.effects import Effect
 from keyd.engine.keying import keying
 from keyd.engine.life import begin
-from keyd.engine.parts import addresses, limit, sa_mode, sa_proto
+from keyd.engine.parts import addresses, check_identities, limit, sa_mode, sa_proto
 from keyd.engine.sad import SaRecord
 from keyd.engine.state import Request, State
 from keyd.model import SaSpec
@@ -40,6 +40,7 @@ def requested_sa(state: State, request: Request) -> SaRecord:
     src, dst = addresses(message)
     proto = sa_proto(message)
     unsupported.refuse(unsupported.FAMILIES, dst.family)
+    check_identities(message, may_differ=bool(state.sysctl["net.key.allow_different_idtype"]))
     if (message.hard is None) != (message.soft is None):
         raise SadbError(EINVAL, "give LIFETIME_HARD and LIFETIME_SOFT both, or none", "3.1.3")
     if message.sa.spi == 0:

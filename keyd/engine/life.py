@@ -2,6 +2,7 @@
 
 from keyd.engine.effects import Effect, InstallSa, RemoveSa
 from keyd.engine.keying import warnings
+from keyd.engine.parts import identities
 from keyd.engine.records import sa_record
 from keyd.engine.sad import SaRecord, describe
 from keyd.engine.state import Request, State
@@ -27,13 +28,18 @@ def begin(state: State, request: Request, sa: SaRecord) -> list[Effect]:
 
 
 def echo(state: State, request: Request, sa: SaRecord) -> list[Effect]:
-    """The SA for everybody; its keys only for the sender, who brought them."""
+    """The SA for everybody, with the identities it came with; its keys only for the sender.
+
+    DEVIATION from Linux, which drops identities: RFC 2367 3.1.3 has them in the answer
+    (test_identities_are_told_to_all).
+    """
     used, message = state.usage_of(sa), request.message
     type, seq, pid = MsgType(message.type), message.seq, message.pid
-    private = sa_record(sa, used, type=type, seq=seq, pid=pid)
+    idents = identities(message)
+    private = sa_record(sa, used, type=type, seq=seq, pid=pid, more=idents)
     if len(state.clients) == 1:
         return [*state.clients.all(private)]
-    public = sa_record(sa, used, type=type, seq=seq, pid=pid, keys=False)
+    public = sa_record(sa, used, type=type, seq=seq, pid=pid, keys=False, more=idents)
     return [*state.clients.all(private, public, request.client)]
 
 

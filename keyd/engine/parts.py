@@ -8,6 +8,7 @@ from keyd.engine.sad import SaKey
 from pfkey.const import PROTO_OF_SATYPE, Mode, SaType
 from pfkey.errors import SadbError
 from pfkey.ext_address import Address
+from pfkey.ext_ident import Ident
 from pfkey.ext_lifetime import Lifetime
 from pfkey.ext_x_policy import Policy
 from pfkey.message import Message
@@ -42,6 +43,27 @@ def limit(lifetime: Lifetime | None) -> Limit:
     if lifetime is None:
         return NO_LIMIT
     return Limit(lifetime.allocations, lifetime.octets, lifetime.addtime, lifetime.usetime)
+
+
+def identities(message: Message) -> tuple[Ident, ...]:
+    """Source and destination identity, or none."""
+    found = (message.ident_src, message.ident_dst)
+    return tuple(ident for ident in found if ident is not None)
+
+
+def check_identities(message: Message, *, may_differ: bool) -> None:
+    """They mean nothing to us, and are told to whoever listens; NetBSD's rules for them hold.
+
+    Raises:
+        SadbError: EINVAL for one without the other, and for two types unless they may differ.
+    """
+    found = identities(message)
+    if len(found) == 1:
+        raise SadbError(EINVAL, "give IDENTITY_SRC and IDENTITY_DST both, or none", "3.1.3")
+    if len({ident.kind for ident in found}) > 1 and not may_differ:
+        kinds = " and ".join(str(ident.kind) for ident in found)
+        why = f"identities of types {kinds}; net.key.allow_different_idtype is 0"
+        raise SadbError(EINVAL, why)
 
 
 def sa_proto(message: Message) -> int:

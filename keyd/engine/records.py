@@ -5,7 +5,8 @@ limits it, its addresses without port or protocol, mode ANY as transport, and of
 those that Linux knows. Lifetimes are wall-clock seconds.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TypeVar
 
 from keyd.engine.lifetimes import NO_LIMIT
@@ -22,7 +23,7 @@ from pfkey.ext_x_natt import NatTPort
 from pfkey.ext_x_policy import IpsecRequest
 from pfkey.hot import Place
 from pfkey.hot_events import Acquire
-from pfkey.message import Message
+from pfkey.message import Extension, Message
 from pfkey.selector import Range
 
 _Record = TypeVar("_Record")
@@ -38,10 +39,16 @@ def bare(request: Message) -> bytes:
 
 
 def sa_record(
-    sa: SaRecord, used: Usage, *, type: MsgType, seq: int = 0, pid: int = 0, keys: bool = True
-) -> bytes:
-    """All that is known of an SA; without `keys` for other clients' eyes."""
-    return _sa(sa, used, type, seq, pid, keys).encode()
+    sa: SaRecord, used: Usage, *, type: MsgType, seq: int = 0, pid: int = 0, keys: bool = True,
+    more: Iterable[Extension] = (),
+) -> bytes:  # fmt: skip
+    """All that is known of an SA; without `keys` for other clients' eyes. `more` comes last."""
+    record = _sa(sa, used, type, seq, pid, keys)
+    extensions = tuple(more)
+    if not extensions:
+        return record.encode()
+    whole = record.message()
+    return replace(whole, extensions=(*whole.extensions, *extensions)).encode()
 
 
 def expire_record(sa: SaRecord, used: Usage, *, is_hard: bool) -> bytes:

@@ -1,8 +1,12 @@
 """What the data path is told when a knob, or who listens, has changed."""
 
-from keyd.engine.effects import Effect, SettingsChanged
+import logging
+from errno import ENOENT
+
+from keyd.engine.effects import Effect, Log, Now, SettingsChanged
 from keyd.engine.state import State
 from keyd.model import Settings
+from pfkey.errors import SadbError
 
 
 def settings(state: State) -> Settings:
@@ -14,14 +18,23 @@ def settings(state: State) -> Settings:
     )
 
 
-def tune(state: State, name: str, value: int) -> list[Effect]:
-    """Turn a knob.
+def sysctl(state: State, name: str) -> int:
+    """The value of a knob.
 
     Raises:
-        SadbError: ENOENT for a name that is none, EINVAL for a value out of its range.
+        SadbError: ENOENT for a name that is none.
     """
+    if name not in state.sysctl:
+        raise SadbError(ENOENT, f"there is no {name}")
+    return state.sysctl[name]
+
+
+def tune(state: State, name: str, value: int, now: Now) -> list[Effect]:
+    """Turn a knob; see `Sysctls.check` for what is refused."""
+    before = sysctl(state, name)
     state.sysctl.set(name, value)
-    return retune(state)
+    log = Log(logging.INFO, f"sysctl name={name} before={before} value={value}")
+    return [log, *retune(state)]
 
 
 def retune(state: State) -> list[Effect]:

@@ -58,6 +58,7 @@ _ADDRESSES = {ExtType.ADDRESS_SRC, ExtType.ADDRESS_DST}
 _SA = {ExtType.SA, ExtType.X_SA2} | _ADDRESSES
 _ADD = _SA | {
     ExtType.LIFETIME_HARD, ExtType.LIFETIME_SOFT, ExtType.KEY_AUTH, ExtType.KEY_ENCRYPT,
+    ExtType.IDENTITY_SRC, ExtType.IDENTITY_DST,
 }  # fmt: skip
 _BY_ID = _ADDRESSES | {ExtType.X_POLICY, ExtType.X_SA2}
 _SPD = _BY_ID | {ExtType.LIFETIME_HARD, ExtType.LIFETIME_SOFT}

@@ -23,6 +23,7 @@ from keyd.engine.effects import Now
 from keyd.model import PolicySpec, SaSpec, Settings
 from keyd.shell.applier import Applier
 from keyd.shell.control import Control
+from keyd.shell.knobs import Knobs
 from keyd.shell.listener import accept_all, listen
 from keyd.shell.notify import notify
 from keyd.shell.options import Options, program_version
@@ -117,8 +118,9 @@ class Daemon:
             nursery=nursery,
         )  # fmt: skip
         control = Control(
-            status=self._status, counters=plane.counters, tap=self._tap, nursery=nursery
-        )
+            status=self._status, counters=plane.counters, tap=self._tap, nursery=nursery,
+            knobs=Knobs(engine, clock, applier.obey, plane.counters),
+        )  # fmt: skip
 
         def snapshot() -> tuple[tuple[SaSpec, ...], tuple[PolicySpec, ...], Settings]:
             return engine.sas(), applier.committed.policies, engine.settings()

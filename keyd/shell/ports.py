@@ -46,6 +46,12 @@ class KeyEngine(Protocol):
     def sas(self) -> tuple[SaSpec, ...]:
         """All SAs that the data path has."""
 
+    def sysctl(self, name: str) -> int:
+        """The value of a knob."""
+
+    def tune(self, name: str, value: int, now: Now) -> list[Effect]:
+        """Turn a knob."""
+
     def settings(self) -> Settings:
         """What the data path is to know beside them."""
 

@@ -135,6 +135,7 @@ SAMPLES: dict[ExtType, Extension] = {
 # Two that come together or not at all.
 PAIRS = {
     ExtType.LIFETIME_HARD: ExtType.LIFETIME_SOFT, ExtType.LIFETIME_SOFT: ExtType.LIFETIME_HARD,
+    ExtType.IDENTITY_SRC: ExtType.IDENTITY_DST, ExtType.IDENTITY_DST: ExtType.IDENTITY_SRC,
 }  # fmt: skip
 
 

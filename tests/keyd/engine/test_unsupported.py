@@ -8,7 +8,6 @@ import pytest
 
 from pfkey.const import ExtType, Level, Mode, MsgType, SaType
 from pfkey.ext_address import Address
-from pfkey.ext_ident import Ident
 from pfkey.ext_lifetime import Lifetime
 from pfkey.ext_sens import Sensitivity
 from pfkey.ext_x_linux import SecCtx
@@ -50,18 +49,12 @@ def v6(request: Message) -> Message:
     return replace(request, extensions=(*rest, *ends))
 
 
-def ident(exttype: int) -> Ident:
-    return Ident(exttype=exttype, kind=2, id=0, text=b"host.example")
-
-
 EXTRA: list[Extension] = [
     NatTType(type=2),
     NatTPort(exttype=ExtType.X_NAT_T_SPORT, port=4500),
     NatTPort(exttype=ExtType.X_NAT_T_DPORT, port=4500),
     Address(exttype=ExtType.X_NAT_T_OA, address=HERE, prefixlen=32),
     Address(exttype=ExtType.ADDRESS_PROXY, address=HERE, prefixlen=32),
-    ident(ExtType.IDENTITY_SRC),
-    ident(ExtType.IDENTITY_DST),
     CONTEXT,
     AGE,
 ]
