@@ -198,11 +198,30 @@ class Settings:
         is_asking: somebody answers ACQUIREs, so packets may wait for an SA.
         wait_seconds: how long one waits at most.
         prefers_old_sa: of several SAs that fit, output takes the oldest and not the newest.
+        ah_cleartos: AH's ICV does not cover IPv4's TOS.
+        ah_offsetmask: which bits of IPv4's flags and offset it covers.
+        dfbit: of an outer IPv4 header: 0 cleared, 1 set, 2 as the inner one.
+        ecn, ecn6: 1 marks travel through a tunnel; 0 they do not; -1 nor does the class of
+            service; by the version of the outer header.
+        checks_source: nothing comes out of a tunnel in the name of this host.
+        disabled: protocols that are neither sealed nor opened.
+        repeats_numbers, spoils_icvs: faults on purpose.
+        is_debugging: what is dropped is logged.
     """
 
     is_asking: bool = False
     wait_seconds: int = 20
     prefers_old_sa: bool = False
+    ah_cleartos: bool = True
+    ah_offsetmask: int = 0
+    dfbit: int = 2
+    ecn: int = 1
+    ecn6: int = 1
+    checks_source: bool = True
+    disabled: tuple[int, ...] = ()
+    repeats_numbers: bool = False
+    spoils_icvs: bool = False
+    is_debugging: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a worker's channel."""
@@ -211,4 +230,4 @@ class Settings:
     @classmethod
     def from_json(cls, o: dict[str, Any]) -> Self:
         """The inverse of `to_json`."""
-        return cls(**o)
+        return cls(**o | {"disabled": tuple(o["disabled"])})

@@ -44,8 +44,22 @@ ROWS: tuple[Row, ...] = (
     Row("net.key.ah_keymin", 128, range(0x10000)),
     Row("net.key.prefered_oldsa", 0),
     Row("net.key.allow_different_idtype", 0),
+    Row("net.inet.ipsec.ah_cleartos", 1),
+    Row("net.inet.ipsec.ah_offsetmask", 0, range(0x10000)),
+    Row("net.inet.ipsec.dfbit", 2, (0, 1, 2)),
+    Row("net.inet.ipsec.ecn", 1, (-1, 0, 1)),
+    Row("net.inet.ipsec.debug", 0),
+    Row("net.inet.ipsec.ipip_spoofcheck", 1),
+    Row("net.inet.ipsec.ah_enable", 1),
+    Row("net.inet.ipsec.esp_enable", 1),
+    Row("net.inet.ipsec.ipcomp_enable", 1),
+    Row("net.inet.ipsec.crypto_support", 0, (-1, 0), why="there is no cryptographic hardware"),
+    Row("net.inet.ipsec.test_replay", 0),
+    Row("net.inet.ipsec.test_integrity", 0),
+    Row("net.inet6.ipsec6.ecn", 1, (-1, 0, 1)),
+    Row("net.inet6.ipsec6.debug", 0, shares="net.inet.ipsec.debug"),
 )
-OPAQUE = ("net.key.stats",)
+OPAQUE = ("net.key.stats", "net.inet.ipsec.ipsecstats", "net.inet6.ipsec6.stats")
 DUMPS = ("net.key.dumpsa", "net.key.dumpsp")
 
 

@@ -46,6 +46,12 @@ def peek(octets: Octets) -> tuple[int, int] | None:
 class AhSa:
     """One SA, ready to seal or to open. Not for two threads.
 
+    Attributes:
+        clears_tos: the ICV does not cover IPv4's TOS, which routers may change (RFC 4302
+            3.3.3.1.1.1); False is for peers that cover it (net.inet.ipsec.ah_cleartos).
+        offset_mask: the bits of IPv4's flags and offset that it covers, none by the RFC
+            (net.inet.ipsec.ah_offsetmask).
+
     Args:
         pads_to_64_bits: on IPv4, too, for peers that expect it (old Linux). DEVIATION from RFC
             4302 3.3.3.2.1 when set; both are taken (test_both_paddings_are_taken_on_ipv4).
@@ -54,10 +60,14 @@ class AhSa:
         CryptoError: the key does not fit, there is no authenticator, or this machine lacks it.
     """
 
-    __slots__ = ("_integrity", "_lengths", "_units", "icv_octets", "spec")
+    __slots__ = (
+        "_integrity", "_lengths", "_units", "clears_tos", "icv_octets", "offset_mask", "spec",
+    )  # fmt: skip
 
     def __init__(self, spec: SaSpec, *, pads_to_64_bits: bool = False) -> None:
         self.spec = spec
+        self.clears_tos = True
+        self.offset_mask = 0
         self._integrity = crypto.integrity(spec.auth, spec.auth_key)
         self.icv_octets = self._integrity.icv_octets
         if not self.icv_octets:
@@ -97,7 +107,7 @@ class AhSa:
             outer = rebuild(header, IPPROTO_AH, octets + len(payload))
         except ValueError:
             return Drop.HDROPS
-        covered = frozen(outer, is_sending=True)
+        covered = self._frozen(outer, is_sending=True)
         if covered is None:
             return Drop.HDROPS
         fixed = _FIXED.pack(next_header, octets // 4 - 2, 0, self.spec.spi, seq)
@@ -119,7 +129,7 @@ class AhSa:
         octets = (view[at + 1] + 2) * 4
         if octets not in self._lengths[packet[0] >> 4] or at + octets > total:
             return Drop.BADILEN
-        covered = frozen(view[:at])
+        covered = self._frozen(view[:at])
         if covered is None:
             return Drop.HDROPS
         start, end = at + FIXED_OCTETS, at + octets
@@ -129,6 +139,10 @@ class AhSa:
         if not self._integrity.verify(icv, covered, *rest):
             return Drop.BADAUTH
         return view[at], view[end:]
+
+    def _frozen(self, header: Octets, *, is_sending: bool = False) -> bytes | None:
+        clears_tos, mask = self.clears_tos, self.offset_mask
+        return frozen(header, is_sending=is_sending, clears_tos=clears_tos, offset_mask=mask)
 
 
 def header_length(packet: Octets) -> int | None:
@@ -150,16 +164,21 @@ def header_length(packet: Octets) -> int | None:
     return chain.at if chain.at + FIXED_OCTETS <= ip6.total_length(packet) else None
 
 
-def frozen(header: Octets, *, is_sending: bool = False) -> bytes | None:
+def frozen(
+    header: Octets, *, is_sending: bool = False, clears_tos: bool = True, offset_mask: int = 0
+) -> bytes | None:
     """An IP header as the ICV covers it (appendix A); None when its options cannot be read.
 
     `is_sending`: what a source route will have done by the time of arrival is done here
-    (3.3.3.1: mutable but predictable).
+    (3.3.3.1: mutable but predictable). For the rest see `AhSa`.
     """
     fresh = bytearray(header)
     if fresh[0] >> 4 == 4:
-        fresh[1] = 0  # TOS
-        fresh[6:8] = fresh[10:12] = bytes(2)  # flags and offset, checksum
+        if clears_tos:
+            fresh[1] = 0
+        flags_and_offset = int.from_bytes(fresh[6:8], "big") & offset_mask
+        fresh[6:8] = flags_and_offset.to_bytes(2, "big")
+        fresh[10:12] = bytes(2)  # checksum
         fresh[8] = 0  # TTL
         done = _freeze_options(fresh, is_sending=is_sending)
     else:

@@ -18,7 +18,7 @@ here vouches for its checksum.
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from keyd.model import PolicySpec, Request, SaSpec
+from keyd.model import PolicySpec, Request, SaSpec, Settings
 from keyd.packet import counters as count
 from keyd.packet import datagram, tunnel
 from keyd.packet.association import InSa, peek
@@ -60,6 +60,7 @@ class Inbound:
         self._forwarded = Classifier()  # policies of direction fwd
         self._by_slot: dict[int, InSa] = {}
         self._by_spi: dict[tuple[bytes, int, int], InSa] = {}
+        self._settings = Settings()
         self._flows: dict[tuple[bytes, ...], tuple[int, tuple[int, ...]]] = {}
         self.used = Used()
         self._believed: dict[int, frozenset[int]] = {}
@@ -77,6 +78,7 @@ class Inbound:
             if keys == (old.auth_key, old.encrypt_key, old.auth, old.encrypt):
                 sa.keep_window(before)
         self.remove(spec.slot)
+        sa.tune(self._settings)
         self._by_slot[spec.slot] = sa
         self._by_spi[_spi_key(spec.dst, spec.proto, spec.spi)] = sa
         self._forget()
@@ -96,6 +98,13 @@ class Inbound:
         policies, gone = tuple(added), tuple(removed)
         for classifier, direction in ((self._policies, Dir.IN), (self._forwarded, Dir.FWD)):
             classifier.update((p for p in policies if p.dir == direction), gone)
+        self._forget()
+
+    def tune(self, settings: Settings) -> None:
+        """Follow a change of what the engine says beside SAs and policies."""
+        self._settings = settings
+        for sa in self._by_slot.values():
+            sa.tune(settings)
         self._forget()
 
     def _forget(self) -> None:
@@ -121,6 +130,8 @@ class Inbound:
             drops = count.OF_AH_DROP if is_ah else count.OF_DROP
             if head is None or proto not in _PROTOS or head.is_fragment:
                 return drops[Drop.HDROPS]
+            if proto in self._settings.disabled:
+                return drops[Drop.PDROPS]
             inner = self._peel(packet, head, layers, now_us)
             if not isinstance(inner, bytes):
                 return drops[inner] if isinstance(inner, Drop) else inner
@@ -239,7 +250,8 @@ class Inbound:
         # on a link, hosts may protect what they say under their link-local addresses
         may_be_link_local = not has_tunnel and head.src[:1] == b"\xfe"
         impossible = tunnel.cannot_be_a_source(head.src) and not may_be_link_local
-        if impossible or self._is_local(head.src):
+        may_be_ours = has_tunnel and not self._settings.checks_source
+        if impossible or (not may_be_ours and self._is_local(head.src)):
             return count.SPOOFED
         if tunnel.is_discovery(packet):
             return count.ND_REFUSED

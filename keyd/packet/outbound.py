@@ -25,6 +25,7 @@ from keyd.packet import datagram, icmp, ip, ip6, layers, segment, tunnel
 from keyd.packet.association import OutSa
 from keyd.packet.classify import Classifier
 from keyd.packet.drop import Drop
+from keyd.packet.faults import FaultySealer
 from keyd.packet.flow import Flow, flow_key
 from keyd.packet.icmp import PathMtu
 from keyd.packet.layers import Layer, Stream
@@ -79,6 +80,7 @@ class Outbound:
     ) -> None:
         self._counters = counters
         self._link_mtu = link_mtu
+        self._random = random
         self._sealer = Sealer(counters, random)
         self._is_local = is_local
         self._policies = Classifier()
@@ -87,7 +89,7 @@ class Outbound:
         self._flows: dict[bytes, Flow] = {}
         self._paths = PathMtu()
         self._now = 0.0
-        self._prefers_old = False
+        self._settings = Settings()
         self.used = Used()
         self.waiting = Waiting(counters)
         self.batch = Batch()
@@ -97,6 +99,7 @@ class Outbound:
     def install(self, sa: OutSa) -> None:
         """Put in an SA, or replace the one with its slot."""
         self.remove(sa.spec.slot)
+        sa.tune(self._settings)
         self._by_slot[sa.spec.slot] = sa
         pair = self._by_pair.setdefault((sa.spec.src, sa.spec.dst), [])
         pair.append(sa)
@@ -123,15 +126,23 @@ class Outbound:
     def tune(self, settings: Settings) -> None:
         """Follow a change of what the engine says beside SAs and policies."""
         self.waiting.tune(settings)
-        self._prefers_old = settings.prefers_old_sa
+        self._settings = settings
+        for sa in self._by_slot.values():
+            sa.tune(settings)
         for pair in self._by_pair.values():
             pair.sort(key=self._preference)
         self._flows.clear()
+        self._sealer = Sealer(self._counters, self._random)
+        if settings.repeats_numbers or settings.spoils_icvs:
+            self._sealer = FaultySealer(
+                self._counters, self._random, repeats=settings.repeats_numbers,
+                spoils=settings.spoils_icvs,
+            )  # fmt: skip
 
     def _preference(self, sa: OutSa) -> tuple[bool, int]:
         """NetBSD's: the newest, past its soft limit only for want of others; or turned round."""
         spec = sa.spec
-        if self._prefers_old:
+        if self._settings.prefers_old_sa:
             return (not spec.is_dying, spec.order)
         return (spec.is_dying, -spec.order)
 
@@ -215,6 +226,8 @@ class Outbound:
         needs: list[Need] = []
         required: list[Need] = []
         for request in policy.requests:
+            if request.proto in self._settings.disabled:
+                return Flow(drop=count.OF_DISABLED[request.proto])
             is_tunnel = request.mode == Mode.TUNNEL
             if is_tunnel and (not request.src or not request.dst):
                 return Flow(drop=count.OUT_INVAL)

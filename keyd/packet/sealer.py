@@ -33,7 +33,7 @@ class Sealer:
         if not payloads:
             return stream._replace(payloads=())
         total = sum(sizes)
-        first = sa.take(len(payloads), total, now_us)
+        first = self._take(sa, len(payloads), total, now_us)
         if not first:
             row = Drop.WRAP
             counters[(count.OF_DROP if sa.esp else count.OF_AH_DROP)[row]] += len(payloads)
@@ -48,6 +48,9 @@ class Sealer:
         counters[count.ESP_OUTPUT] += len(sealed)
         counters[count.OBYTES] += total
         return Stream(header, IPPROTO_ESP, sealed)
+
+    def _take(self, sa: OutSa, packets: int, octets: int, now_us: int) -> int:
+        return sa.take(packets, octets, now_us)
 
     def _authenticate(self, sa: OutSa, stream: Stream, first: int, total: int) -> Stream:
         """AH covers the header that is sent, so its identifications are settled here."""

@@ -26,6 +26,7 @@ from typing import Any, Literal
 
 from keyd.model import Need, PolicySpec, SaSpec, Settings
 from keyd.packet import counters as count
+from keyd.packet import segment, trace
 from keyd.packet.association import InSa, OutSa
 from keyd.packet.inbound import Inbound
 from keyd.packet.outbound import Outbound
@@ -45,7 +46,7 @@ IDS_MAX = 8192  # in one record
 _TUN_READ = 10 + 65536
 _PROTOS = (IPPROTO_ESP, IPPROTO_AH)
 _LOGS_PER_SECOND = 5
-_WARNING, _ERROR = 30, 40
+_INFO, _WARNING, _ERROR = 20, 30, 40
 _NO_ROOM = frozenset((errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN))
 _NO_WAY = frozenset((errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL))
 
@@ -54,6 +55,8 @@ Role = Literal["out", "in"]
 
 class Worker:
     """What both roles share: the state file, the channel, the log."""
+
+    skips = 0  # octets before the packet in what the pipeline is given
 
     def __init__(self, role: Role, given: dict[str, int]) -> None:
         self.role: Role = role
@@ -67,6 +70,7 @@ class Worker:
         self._added: list[PolicySpec] = []
         self._removed: list[int] = []
         self._logged = (0.0, 0)
+        self.is_debugging = False
 
     def obey(self) -> bool:
         """Do what the channel says; False when the control process is gone."""
@@ -129,12 +133,14 @@ class Worker:
 
     def tune(self, settings: Settings) -> None:
         """Follow a change of settings."""
+        self.is_debugging = settings.is_debugging
 
     def end_wait(self, need: Need) -> None:
         """Nothing waits but what goes out."""
 
     def guarded(self, handle: Callable[[bytes, int], None], octets: bytes, now_us: int) -> None:
         """Handle one packet. A fault of ours costs that packet and a counter, not the worker."""
+        before = self.counters.tolist() if self.is_debugging else []
         try:
             handle(octets, now_us)
         except Exception as error:  # the last resort, see above
@@ -144,6 +150,8 @@ class Worker:
                 where = where.tb_next
             line = f"{where.tb_frame.f_code.co_name}:{where.tb_lineno}" if where else "?"
             self.log(_ERROR, f"internal error={type(error).__name__} at={line}")
+        for text in trace.drops(before, self.counters, octets[self.skips :]) if before else ():
+            self.log(_INFO, text)
 
     def write(self, *buffers: Any) -> None:
         """One frame to the TUN device."""
@@ -177,6 +185,8 @@ class Worker:
 class OutWorker(Worker):
     """TUN device to wire."""
 
+    skips = segment.VNET_OCTETS
+
     def __init__(self, given: dict[str, int]) -> None:
         super().__init__("out", given)
         self._esp = socket.socket(fileno=given["esp_out"])
@@ -200,6 +210,7 @@ class OutWorker(Worker):
 
     def tune(self, settings: Settings) -> None:
         """Follow a change of settings."""
+        super().tune(settings)
         self._pipeline.tune(settings)
 
     def end_wait(self, need: Need) -> None:
@@ -296,6 +307,11 @@ class InWorker(Worker):
     def update_policies(self, added: list[PolicySpec], removed: list[int]) -> None:
         """Follow a change of the inbound policies."""
         self._pipeline.update_policies(added, removed)
+
+    def tune(self, settings: Settings) -> None:
+        """Follow a change of settings."""
+        super().tune(settings)
+        self._pipeline.tune(settings)
 
     def run(self) -> None:
         """Until the control process is gone."""

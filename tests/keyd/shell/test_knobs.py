@@ -93,6 +93,8 @@ def test_counters_are_read_by_their_whole_name(daemon: Process, run: Any) -> Non
     assert found["sas"] == 0
     assert found["requests"] >= 0
     assert "net.key.stats" not in values(daemon, "net.key")
+    for name in ("net.inet.ipsec.ipsecstats", "net.inet6.ipsec6.stats"):
+        assert values(daemon, name)[name]["in_polvio"] == 0
     status, out, _ = run("net.key.stats")
     assert status == 0
     assert "net.key.stats.sas = 0\n" in out
