@@ -29,6 +29,7 @@ class PolicySpec:
 
     `(priority, order)` ascending is the order of the match: the first match decides. `is_hold`
     marks what a crashed predecessor left behind: it drops what it selects and nobody can dump it.
+    `is_default` marks what a knob puts behind all others (net.inet.ipsec.def_policy).
     """
 
     id: int
@@ -39,6 +40,7 @@ class PolicySpec:
     priority: int = 0
     order: int = 0
     is_hold: bool = False
+    is_default: bool = False
 
     @property
     def key(self) -> tuple[Dir, Selector]:

@@ -40,7 +40,7 @@ from keyd.engine.sad import Sad, SaKey
 from keyd.engine.spd import Spd
 from keyd.engine.state import Limits, Request, State
 from keyd.engine.sysctl import Sysctls
-from keyd.engine.tuning import retune, sysctl, tune
+from keyd.engine.tuning import adopt, refuse_if_off, retune, sysctl, tune, untune
 from keyd.model import Need, PolicySpec, SaSpec, Settings, Usage
 from pfkey.const import HEADER_OCTETS, MsgType
 from pfkey.errors import SadbError, WireError
@@ -103,13 +103,13 @@ class Engine:
         self._refused = 0
         self._expired = {True: 0, False: 0}
 
-    def connect(self, client: ClientId) -> None:
-        """Take a client.
+    def connect(self, client: ClientId, dialect: str = "linux") -> None:
+        """Take a client, which speaks like a program of this system.
 
         Raises:
             SadbError: ENOBUFS when there are too many; the shell closes the connection.
         """
-        self._state.clients.connect(client)
+        self._state.clients.connect(client, dialect)
 
     def disconnect(self, client: ClientId) -> list[Effect]:
         """Forget a client; what it put into the databases stays."""
@@ -138,6 +138,7 @@ class Engine:
         )  # fmt: skip
         try:
             unsupported.refuse_message(message)
+            refuse_if_off(self._state, message.type)
             effects = HANDLERS[message.type](self._state, request)
         except SadbError as error:
             return self._refuse(client, record, copies, error)
@@ -179,11 +180,14 @@ class Engine:
 
     def adopt(self, holds: Iterable[PolicySpec]) -> None:
         """Keep what a crashed predecessor left as holds (see `keyd.engine.spd`)."""
-        self._state.spd.adopt(holds)
+        left = tuple(holds)
+        self._state.spd.adopt(spec for spec in left if not spec.is_default)
+        adopt(self._state, (spec for spec in left if spec.is_default))
 
     def revert(self, change: PoliciesChanged) -> None:
         """Undo a change of the SPD that steering could not make; then obey its `on_failure`."""
         self._state.spd.revert(change)
+        untune(self._state, change)
 
     def policies(self) -> tuple[PolicySpec, ...]:
         """All policies in the order of the match, holds first."""
@@ -201,14 +205,14 @@ class Engine:
         """
         return sysctl(self._state, name)
 
-    def tune(self, name: str, value: int, now: Now) -> list[Effect]:
+    def tune(self, name: str, value: int) -> list[Effect]:
         """Turn a knob.
 
         Raises:
             SadbError: ENOENT for a name that is none, EPERM for one that can only be read, EINVAL
-                for a value out of its range.
+                for a value out of its range, EBUSY for switching off what is in use.
         """
-        return tune(self._state, name, value, now)
+        return tune(self._state, name, value)
 
     def settings(self) -> Settings:
         """What the data path is to know beside SAs and policies."""

@@ -14,6 +14,7 @@ _U32 = range(2**32)
 _YEAR = range(1, 366 * 86400 + 1)
 _TRIES = range(1, 1_000_001)
 _SWITCH = (0, 1)
+_DEFLEVS = ("esp_trans_deflev", "esp_net_deflev", "ah_trans_deflev", "ah_net_deflev")
 
 
 class Row(NamedTuple):
@@ -44,6 +45,10 @@ ROWS: tuple[Row, ...] = (
     Row("net.key.ah_keymin", 128, range(0x10000)),
     Row("net.key.prefered_oldsa", 0),
     Row("net.key.allow_different_idtype", 0),
+    Row("net.inet.ipsec.def_policy", 1),
+    *(Row(f"net.inet.ipsec.{name}", 1, (1, 2)) for name in _DEFLEVS),
+    Row("net.inet.ipsec.enabled", 1, (0, 1, 2)),
+    Row("net.inet.ipsec.used", 0, ()),
     Row("net.inet.ipsec.ah_cleartos", 1),
     Row("net.inet.ipsec.ah_offsetmask", 0, range(0x10000)),
     Row("net.inet.ipsec.dfbit", 2, (0, 1, 2)),
@@ -56,6 +61,10 @@ ROWS: tuple[Row, ...] = (
     Row("net.inet.ipsec.crypto_support", 0, (-1, 0), why="there is no cryptographic hardware"),
     Row("net.inet.ipsec.test_replay", 0),
     Row("net.inet.ipsec.test_integrity", 0),
+    Row("net.inet6.ipsec6.def_policy", 1),
+    *(Row(f"net.inet6.ipsec6.{name}", 1, (1, 2)) for name in _DEFLEVS),
+    Row("net.inet6.ipsec6.enabled", 1, (0, 1, 2), shares="net.inet.ipsec.enabled"),
+    Row("net.inet6.ipsec6.used", 0, (), shares="net.inet.ipsec.used"),
     Row("net.inet6.ipsec6.ecn", 1, (-1, 0, 1)),
     Row("net.inet6.ipsec6.debug", 0, shares="net.inet.ipsec.debug"),
 )

@@ -49,7 +49,7 @@ class KeyEngine(Protocol):
     def sysctl(self, name: str) -> int:
         """The value of a knob."""
 
-    def tune(self, name: str, value: int, now: Now) -> list[Effect]:
+    def tune(self, name: str, value: int) -> list[Effect]:
         """Turn a knob."""
 
     def settings(self) -> Settings:
