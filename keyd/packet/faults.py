@@ -40,7 +40,8 @@ class FaultySealer(Sealer):
 
     def _one_by_one(self, layer: Layer, stream: Stream, now_us: int) -> Stream:
         """Each packet under the same number. AH covers identifications: they count up as ever."""
-        header, payloads = stream.header, list[Payload]()
+        header = stream.header
+        payloads: list[Payload] = []
         result = stream._replace(payloads=())
         is_counted = layer.sa.ah is not None and header[0] >> 4 == 4
         ident = ip.identification(header) if is_counted else 0
