@@ -12,13 +12,15 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, Never
 
-from pfkey import doctor, monitor, pcapng, stat, streams
+from pfkey import doctor, monitor, pcapng, stat, streams, sysctl
+from pfkey.blocking import Client
 from pfkey.control import control_call
 from pfkey.errors import PfkeyError, ShellError
 from pfkey.lab import kept, rootless
 from pfkey.lab.catalogue import DEMO, EXAMPLES
 from pfkey.lab.run import run
 from pfkey.lab.story import Story
+from pfkey.message import Message
 from pfkey.setkey.main import main as setkey
 from pfkey.transport import socket_path
 
@@ -30,6 +32,7 @@ examples:
   pfkey stat -s                the counters that are not zero
   pfkey monitor                PF_KEY messages as they pass
   pfkey monitor --pcap FILE    the same into a file that Wireshark opens
+  pfkey sysctl net.key         the knobs below a name; -w NAME=VALUE turns one
   pfkey doctor                 what this machine lacks, and the line that mends it
   pfkey setkey -D              setkey, where another package owns that name
 
@@ -85,6 +88,16 @@ def parser() -> argparse.ArgumentParser:
                       help="write them to a pcapng file (-: to standard output)")  # fmt: skip
     _socket(one)
 
+    one = command("sysctl", "read and turn pfkeyd's knobs, under NetBSD's names")
+    one.add_argument("names", nargs="*", metavar="NAME[=VALUE]",
+                     help="a knob, or all below a name; none: all")  # fmt: skip
+    one.add_argument("-w", "--write", action="store_true", help="turn the knobs given a VALUE")
+    one.add_argument("-n", "--bare", action="store_true", help="print values without names")
+    one.add_argument("-r", "--raw", action="store_true",
+                     help="the octets of net.key.dumpsa or dumpsp, for setkey FILE")  # fmt: skip
+    one.add_argument("--json", action="store_true", help="as JSON")
+    _socket(one)
+
     one = command("doctor", "what this machine can do, what is missing, what mends it")
     one.add_argument("--json", action="store_true", help="as JSON")
 
@@ -138,6 +151,8 @@ def _run(options: argparse.Namespace, words: Sequence[str]) -> int:
             return _stat(options)
         case "monitor":
             return _monitor(options)
+        case "sysctl":
+            return _sysctl(options)
         case _:
             return _doctor(options)
 
@@ -199,6 +214,42 @@ def _capture(options: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             return 0
     return 0
+
+
+def _sysctl(options: argparse.Namespace) -> int:
+    try:
+        words = [(word, sysctl.assignment(word)) for word in options.names or [""]]
+    except ValueError as error:
+        parser().error(f"sysctl: {error}: a value is a whole number")
+    if any((given is not None) != options.write for _, given in words):
+        parser().error("sysctl: -w and NAME=VALUE go together")
+    if options.raw and not {word for word, _ in words} <= set(sysctl.DUMPS):
+        parser().error(f"sysctl: -r is for {' and '.join(sysctl.DUMPS)}")
+    values: dict[str, sysctl.Value] = {}
+    for word, given in words:
+        if given is not None:
+            done = control_call(_path(options), "sysctl", name=given.name, value=given.value)
+            if not options.json:
+                print(sysctl.changed(given.name, done["before"], done["value"]))
+            values[given.name] = done["value"]
+            continue
+        answer = sysctl.values_of(control_call(_path(options), "sysctl", name=word))
+        for name, value in answer.items():
+            values[name] = _dump(options, name) if value is None else value
+    if options.raw:
+        sys.stdout.buffer.write(b"".join(bytes.fromhex(str(values[word])) for word, _ in words))
+    elif options.json:
+        print(sysctl.document(values))
+    elif not options.write:
+        for name, value in values.items():
+            print(sysctl.render(name, value, bare=options.bare))
+    return 0
+
+
+def _dump(options: argparse.Namespace, name: str) -> str:
+    with Client(_path(options)) as engine:
+        exchange = engine.request(Message(type=sysctl.DUMPS[name], pid=os.getpid()))
+    return b"".join(exchange.records).hex()
 
 
 def _doctor(options: argparse.Namespace) -> int:

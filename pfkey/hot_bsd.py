@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pfkey.hot_events import Expire
 
 Key = TypeVar("Key")
+_TUNNEL = int(OpenbsdFlag.TUNNEL)  # a number, for ~ of an IntFlag drops the bits above its own
 OTHERS = tuple(dialect for dialect in DIALECTS.values() if dialect is not LINUX)
 POLICY_BASED = tuple(dialect for dialect in OTHERS if dialect.has_policies)
 HARD, SOFT, CURRENT = LIMITS
@@ -96,7 +97,7 @@ def said_of_sa(record: "SaRecord | Expire", dialect: Dialect) -> dict[str, Any]:
     if record.replay <= dialect.window_max or ExtType.X_SA_REPLAY not in dialect.extensions:
         said["replay"] = min(-(-record.replay // unit) * unit, dialect.window_max)
     if not dialect.has_policies:
-        said["flags"] &= ~OpenbsdFlag.TUNNEL  # the mode says it
+        said["flags"] &= ~_TUNNEL  # the mode says it
         said["mode"] = Mode.TUNNEL if record.mode == Mode.TUNNEL else Mode.TRANSPORT
         said["reqid"] = 0
         said["src"], said["dst"] = said_place(record.src), said_place(record.dst)
@@ -203,7 +204,7 @@ class Reader:
             mode, found["sequence"], found["reqid"] = self.take(3)
             found["mode"] = dialect.modes.ours(mode)
         else:
-            found["flags"] = flags & ~OpenbsdFlag.TUNNEL
+            found["flags"] = flags & ~_TUNNEL
             found["mode"] = Mode.TUNNEL if flags & OpenbsdFlag.TUNNEL else Mode.TRANSPORT
         return found
 

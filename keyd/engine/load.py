@@ -6,7 +6,8 @@
    shall be in one transaction. What the last load made and is asked for again stays untouched.
 3. `Loading.finish`, when that is in force: SAs with other keys or limits, and those that go.
 
-`flush`, `spdflush` and the deletions of a file reach what others made as well, as under setkey.
+`flush`, `spdflush` and the deletions of a file reach what others made as well, as under setkey,
+and what they reserved. An SA of the file takes the place of a larval one of its name.
 """
 
 from collections.abc import Iterable
@@ -167,7 +168,7 @@ class Loading:
             SadbError: the databases are too full; nothing has changed.
         """
         state = self._state
-        self._new = [key for key in wish.sas if self._sa(key) is None]
+        self._new = [key for key in wish.sas if key not in state.sad]
         kept = self._kept_policies(wish)
         requests = [*chain.from_iterable(wish.sas[key] for key in self._new)]
         if None in wish.policy_sweeps and state.spd.holds:  # which nothing else lifts
@@ -182,7 +183,7 @@ class Loading:
             self._carry_out(requests, now, effects)
         except SadbError:
             state.spd.revert(self._merge(effects, leaving))
-            self._carry_out([_end_of_sa(sa) for sa in map(self._sa, self._new) if sa], now, [])
+            self._carry_out(self._ends_of_new(), now, [])
             raise
         change = self._merge(effects, leaving)
         self._change, self.is_refused = change, False
@@ -200,12 +201,12 @@ class Loading:
         wish, state, effects = self._wish, self._state, list[Effect]()
         if self.is_refused:
             self._wish = self._before
-            self._carry_out([_end_of_sa(sa) for sa in map(self._sa, self._new) if sa], now, effects)
+            self._carry_out(self._ends_of_new(), now, effects)
             return effects
         requests: list[bytes] = []
         new = set(self._new)
         for key, records in wish.sas.items():
-            sa = self._sa(key)
+            sa = state.sad.get(key)
             is_made = sa is not None and self._made_sas.get(key) is sa
             if key in new or (is_made and records == self._before.sas.get(key)):
                 continue
@@ -217,7 +218,7 @@ class Loading:
             ):
                 requests.append(_end_of_sa(sa))
         self._carry_out(requests, now, effects)
-        self._made_sas = {key: sa for key in wish.sas if (sa := self._sa(key))}
+        self._made_sas = {key: sa for key in wish.sas if (sa := state.sad.get(key))}
         self._made_policies = {k: p.spec for k in wish.policies if (p := state.spd.get(k))}
         return _installed_first(effects)
 
@@ -229,11 +230,8 @@ class Loading:
         finally:
             effects += self._engine.disconnect(FILE)
 
-    def _sa(self, key: SaKey) -> SaRecord | None:
-        try:
-            return self._state.sad.find(key)
-        except SadbError:
-            return None
+    def _ends_of_new(self) -> list[bytes]:
+        return [_end_of_sa(sa) for sa in map(self._state.sad.get, self._new) if sa]
 
     def _is_made(self, policy: PolicyRecord) -> bool:
         """Whether it is the last load's, not another's of the same selector."""

@@ -7,13 +7,12 @@ DEVIATION from Linux, which skips extensions that a handler does not use, and un
 (`test_what_cannot_be_honoured_is_refused`).
 """
 
-from errno import EINVAL, ENOPROTOOPT, EOPNOTSUPP
+from errno import EINVAL, EOPNOTSUPP
 
 from pfkey.const import (
     IPPROTO_COMP,
     ExtType,
     KameFlag,
-    Level,
     Mode,
     MsgType,
     SaFlag,
@@ -25,8 +24,6 @@ from pfkey.message import Message
 
 # Message types that end in a refusal. The last five are the kernel's own, never a client's.
 MESSAGES: dict[int, tuple[int, str]] = {
-    MsgType.GETSPI: (EOPNOTSUPP, "larval SAs are not done yet; choose an SPI and ADD"),
-    MsgType.X_MIGRATE: (ENOPROTOOPT, "MIGRATE is not done"),
     MsgType.EXPIRE: (EOPNOTSUPP, "EXPIRE goes from the engine to clients"),
     MsgType.X_PCHANGE: (EOPNOTSUPP, "X_PCHANGE is obsolete"),
     MsgType.X_SPDACQUIRE: (EOPNOTSUPP, "X_SPDACQUIRE is obsolete"),
@@ -45,7 +42,6 @@ REQUEST_PROTOS: dict[int, str] = {
 REQUEST_MODES: dict[int, str] = {
     Mode.BEET: "BEET requests are not done",
 }
-LEVELS: dict[int, str] = {Level.UNIQUE: "level unique is not done yet"}
 FLAGS: dict[int, str] = {
     KameFlag.RAWCPI: "raw CPIs (flag 0x80) are not done yet",
     SaFlag.ESN: "extended sequence numbers (flag 0x400) are not done yet",
@@ -58,10 +54,13 @@ _ADDRESSES = {ExtType.ADDRESS_SRC, ExtType.ADDRESS_DST}
 _SA = {ExtType.SA, ExtType.X_SA2} | _ADDRESSES
 _ADD = _SA | {
     ExtType.LIFETIME_HARD, ExtType.LIFETIME_SOFT, ExtType.KEY_AUTH, ExtType.KEY_ENCRYPT,
+    ExtType.IDENTITY_SRC, ExtType.IDENTITY_DST,
 }  # fmt: skip
-_SPD = _ADDRESSES | {ExtType.X_POLICY, ExtType.X_SA2}  # iked sends an empty SA2
+_BY_ID = _ADDRESSES | {ExtType.X_POLICY, ExtType.X_SA2}
+_SPD = _BY_ID | {ExtType.LIFETIME_HARD, ExtType.LIFETIME_SOFT}
 # What a request of each type may carry; a known extension that is not here is refused.
 EXTENSIONS: dict[int, set[ExtType]] = {
+    MsgType.GETSPI: _SA | {ExtType.SPIRANGE},
     MsgType.ADD: _ADD,
     MsgType.UPDATE: _ADD,
     MsgType.DELETE: _SA,
@@ -73,9 +72,10 @@ EXTENSIONS: dict[int, set[ExtType]] = {
     MsgType.X_SPDUPDATE: _SPD,
     MsgType.X_SPDSETIDX: _SPD,
     MsgType.X_SPDDELETE: _SPD,
-    MsgType.X_SPDDELETE2: _SPD,
-    MsgType.X_SPDGET: _SPD,
+    MsgType.X_SPDDELETE2: _BY_ID,
+    MsgType.X_SPDGET: _BY_ID,
     MsgType.X_SPDDUMP: set(),
+    MsgType.X_MIGRATE: _ADDRESSES | {ExtType.X_POLICY, ExtType.X_KMADDRESS},
     MsgType.X_SPDFLUSH: set(),
 }
 

@@ -6,7 +6,7 @@ change them. An SA is of ESP or of AH; either has `max_payload`, and the rest is
 
 from collections.abc import Sequence
 
-from keyd.model import SaSpec
+from keyd.model import SaSpec, Settings
 from keyd.packet import ah, esp
 from keyd.packet.ah import AhSa
 from keyd.packet.counters import EDGE, FIRST_USE, IV, LAST_USE, OCTETS, PACKETS
@@ -37,14 +37,24 @@ class _Sa:
             self.ah = AhSa(spec)
         else:
             self.esp = esp_sa(spec)
-        self.knobs = Knobs(
-            has_ecn=not spec.flags & SaFlag.NOECN,
-            dfbit=DfBit.CLEAR if spec.flags & SaFlag.NOPMTUDISC else DfBit.COPY,
-        )
+        self.tune(Settings())
         self._part = part
         packets, octets, self._since = since
         self._max_packets = packets + spec.hard_packets if spec.hard_packets else 0
         self._max_octets = octets + spec.hard_bytes if spec.hard_bytes else 0
+
+    def tune(self, settings: Settings) -> None:
+        """Follow a change of settings; what the SA's own flags say goes before."""
+        spec = self.spec
+        ecn = settings.ecn if len(spec.src) == 4 else settings.ecn6
+        self.knobs = Knobs(
+            has_ecn=ecn > 0 and not spec.flags & SaFlag.NOECN,
+            has_dscp=ecn >= 0,
+            dfbit=DfBit.CLEAR if spec.flags & SaFlag.NOPMTUDISC else DfBit(settings.dfbit),
+        )
+        if self.ah is not None:
+            self.ah.clears_tos = settings.ah_cleartos
+            self.ah.offset_mask = settings.ah_offsetmask
 
     def _count(self, packets: int, octets: int, now_us: int) -> None:
         part = self._part
@@ -95,6 +105,13 @@ class OutSa(_Sa):
         self._part[EDGE] = first + packets
         self._count(packets, octets, now_us)
         return first
+
+    def repeat(self, packets: int, octets: int, now_us: int) -> int:
+        """The last sequence number once more, for `keyd.packet.faults`; the first if none was."""
+        if self._part[EDGE] <= 1:
+            return self.take(1, octets, now_us)
+        self._count(packets, octets, now_us)
+        return int(self._part[EDGE]) - 1
 
     def take_counters(self, packets: int, start: int) -> bytes:
         """IVs for a counter mode: consecutive numbers, used up from here on.

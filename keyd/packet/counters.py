@@ -5,6 +5,7 @@ counters' area in the state file. `IN_POLVIO` and so on are indexes.
 """
 
 from keyd.packet.drop import Drop
+from pfkey.const import IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP
 
 ROWS: tuple[tuple[str, str], ...] = (
     ("ipsec", "in_polvio"),
@@ -126,6 +127,15 @@ OF_DROP: dict[Drop, int] = {drop: ROWS.index(("esp", drop.value)) for drop in Dr
 OF_AH_DROP: dict[Drop, int] = {
     drop: ROWS.index(("ah", _AH_NAMES.get(drop, drop.value))) for drop in Drop
 }
+OF_DISABLED = {IPPROTO_ESP: PDROPS, IPPROTO_AH: AH_PDROPS, IPPROTO_COMP: IPCOMP_PDROPS}
+# What grows without a packet being dropped.
+_KEPT = frozenset((
+    "input", "output", "ibytes", "obytes", "spdcachelookup", "spdcachemiss", "out_bundlesa",
+    "useless", "minlen", "tun_reads", "tun_segments", "superpacket_in", "segments_out",
+    "coalesced_writes", "coalesced_segments", "tun_writes", "clear_out", "bypassed",
+    "icmp_toobig_sent", "icmp_accepted", "icmp_ignored",
+))  # fmt: skip
+DROPS = tuple(row for row, (_, name) in enumerate(ROWS) if name not in _KEPT)
 
 
 def grouped(values: list[int]) -> dict[str, dict[str, int]]:

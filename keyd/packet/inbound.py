@@ -18,7 +18,7 @@ here vouches for its checksum.
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from keyd.model import PolicySpec, Request, SaSpec
+from keyd.model import PolicySpec, Request, SaSpec, Settings
 from keyd.packet import counters as count
 from keyd.packet import datagram, ip6, tunnel
 from keyd.packet.association import InSa, peek
@@ -26,6 +26,7 @@ from keyd.packet.classify import Classifier
 from keyd.packet.coalesce import Coalescer, Frame
 from keyd.packet.datagram import Head
 from keyd.packet.drop import Drop
+from keyd.packet.used import Used
 from pfkey.const import IPPROTO_AH, IPPROTO_ESP, UNSPEC_PROTO, Dir, Level, Mode, PolicyType
 
 FLOWS_MAX = 8192
@@ -59,7 +60,9 @@ class Inbound:
         self._forwarded = Classifier()  # policies of direction fwd
         self._by_slot: dict[int, InSa] = {}
         self._by_spi: dict[tuple[bytes, int, int], InSa] = {}
-        self._flows: dict[tuple[bytes, ...], int] = {}
+        self._settings = Settings()
+        self._flows: dict[tuple[bytes, ...], tuple[int, tuple[int, ...]]] = {}
+        self.used = Used()
         self._believed: dict[int, frozenset[int]] = {}
         self._coalescer = Coalescer()
 
@@ -75,6 +78,7 @@ class Inbound:
             if keys == (old.auth_key, old.encrypt_key, old.auth, old.encrypt):
                 sa.keep_window(before)
         self.remove(spec.slot)
+        sa.tune(self._settings)
         self._by_slot[spec.slot] = sa
         self._by_spi[_spi_key(spec.dst, spec.proto, spec.spi)] = sa
         self._forget()
@@ -94,6 +98,13 @@ class Inbound:
         policies, gone = tuple(added), tuple(removed)
         for classifier, direction in ((self._policies, Dir.IN), (self._forwarded, Dir.FWD)):
             classifier.update((p for p in policies if p.dir == direction), gone)
+        self._forget()
+
+    def tune(self, settings: Settings) -> None:
+        """Follow a change of what the engine says beside SAs and policies."""
+        self._settings = settings
+        for sa in self._by_slot.values():
+            sa.tune(settings)
         self._forget()
 
     def _forget(self) -> None:
@@ -119,6 +130,8 @@ class Inbound:
             drops = count.OF_AH_DROP if is_ah else count.OF_DROP
             if head is None or proto not in _PROTOS or head.is_fragment:
                 return drops[Drop.HDROPS]
+            if proto in self._settings.disabled:
+                return drops[Drop.PDROPS]
             inner = self._peel(packet, head, layers, now_us)
             if not isinstance(inner, bytes):
                 return drops[inner] if isinstance(inner, Drop) else inner
@@ -231,30 +244,39 @@ class Inbound:
         counters = self._counters
         counters[count.SPDCACHELOOKUP] += 1
         key = (flow, *(b"%d%d" % (is_tunnel, sa.spec.slot) for sa, is_tunnel in layers))
-        verdict = self._flows.get(key)
-        if verdict is None:
+        known = self._flows.get(key)
+        if known is None:
             counters[count.SPDCACHEMISS] += 1
             if len(self._flows) >= FLOWS_MAX:
                 self._flows.clear()
-            verdict = self._flows[key] = self._judge(packet, head, layers)
+            named: list[int] = []
+            verdict = self._judge(packet, head, layers, named)
+            known = self._flows[key] = verdict, tuple(named)
+        verdict, policies = known
+        self.used.ids.update(policies)
         return verdict
 
-    def _judge(self, packet: bytes, head: Head, layers: list[_Layer]) -> int:
+    def _judge(self, packet: bytes, head: Head, layers: list[_Layer], named: list[int]) -> int:
         has_tunnel = any(layer.is_tunnel for layer in layers)
-        if tunnel.cannot_be_a_source(head.src) or self._is_local(head.src):
+        may_be_ours = has_tunnel and not self._settings.checks_source
+        is_ours = not may_be_ours and self._is_local(head.src)
+        if tunnel.cannot_be_a_source(head.src) or is_ours:
             return count.SPOOFED
         if tunnel.is_discovery(packet):
             return count.ND_REFUSED
-        verdicts = [self._judge_by(self._policies, head, layers)]
+        verdicts = [self._judge_by(self._policies, head, layers, named)]
         if has_tunnel and not self._is_local(head.dst):
-            verdicts.append(self._judge_by(self._forwarded, head, layers))
+            verdicts.append(self._judge_by(self._forwarded, head, layers, named))
         refusals = [verdict for verdict in verdicts if verdict not in (_NAMED, _NAMELESS)]
         if refusals:
             return refusals[0]
         # transport mode asks for no policy; out of a tunnel comes only what one names
         return _REFUSED if has_tunnel and _NAMED not in verdicts else -1
 
-    def _judge_by(self, policies: Classifier, head: Head, layers: list[_Layer]) -> int:
+    def _judge_by(
+        self, policies: Classifier, head: Head, layers: list[_Layer], named: list[int]
+    ) -> int:
+        """By the first matching policy of a direction, whose id is added to `named`."""
         policy = policies.match(head.src, head.dst, head.proto, *head.ports)
         if head.is_later and policies.is_vague(head.src, head.dst, head.proto, policy):
             return _REFUSED
@@ -264,6 +286,7 @@ class Inbound:
             return count.HOLD_DROPPED
         if policy.type != PolicyType.IPSEC:
             return count.IN_POLVIO
+        named.append(policy.id)
         return _NAMED if _as_asked(policy, layers[::-1]) else _REFUSED
 
     def flush(self) -> list[tuple[int, Frame]]:

@@ -5,7 +5,8 @@ in `Batch`. RFC 4301 section 5.1. The steps, in the order of the functions:
 
 1. `process`: read one frame, well formed or dropped; only tunnels take fragments.
 2. `_flow`: the flow cache, by header octets; emptied whenever policies or SAs change.
-3. `_decide`: the first matching policy, then an SA for each of its requests.
+3. `_decide`: the first matching policy, then an SA for each of its requests; a flow that lacks
+   one waits for it (`keyd.packet.waiting`) while somebody is asked, and `resume`s.
 4. `_cut`: into packets that fit the path after sealing; what may not be cut is answered by ICMP.
    IPv6 shows nowhere whether its source minds fragments, so it is cut and its source told as well.
 5. `_protect`: through all layers (`keyd.packet.sealer`); what is too long is fragmented before
@@ -20,23 +21,27 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from keyd.model import PolicySpec, Request
+from keyd.model import Need, PolicySpec, Settings
 from keyd.packet import counters as count
 from keyd.packet import datagram, icmp, ip, ip6, layers, segment, tunnel
 from keyd.packet.association import OutSa
 from keyd.packet.classify import Classifier
 from keyd.packet.drop import Drop
+from keyd.packet.faults import FaultySealer
+from keyd.packet.flow import Flow, flow_key
 from keyd.packet.icmp import PathMtu
 from keyd.packet.layers import Layer, Stream
+from keyd.packet.outsad import OutSad
 from keyd.packet.sealer import Sealer
 from keyd.packet.segment import Frame, Payload
-from pfkey.const import IPPROTO_AH, IPPROTO_ESP, Level, Mode, PolicyType
+from keyd.packet.used import Used
+from keyd.packet.waiting import Waiting, can_be_met, need_of
+from pfkey.const import Level, Mode, PolicyType
 
 FLOWS_MAX = 8192
 _DF = 0x40
 _ROOM_MIN = 68  # the least MTU of IPv4 (RFC 791)
 _MTU_MIN = 128  # what is cut for less would be mostly header
-_PROTOS = frozenset((IPPROTO_ESP, IPPROTO_AH))
 
 
 @dataclass(slots=True)
@@ -58,23 +63,6 @@ class _Cut(Enum):
     OUTSIDE = 2  # fragment what is sent: IPv6 asks a link for 1280 octets (RFC 2473 7.1)
 
 
-class _Flow:
-    """What to do with a flow's packets: drop and count, seal, or, without layers, let out.
-
-    `told_until`: when its source may have forgotten what fits.
-    """
-
-    __slots__ = ("drop", "layers", "takes_fragments", "told_until")
-
-    def __init__(
-        self, layers: tuple[Layer, ...] = (), drop: int = -1, *, takes_fragments: bool = False
-    ) -> None:
-        self.layers = layers
-        self.drop = drop
-        self.takes_fragments = takes_fragments
-        self.told_until = 0.0
-
-
 class Outbound:
     """The outbound half of the data path.
 
@@ -94,57 +82,88 @@ class Outbound:
     ) -> None:
         self._counters = counters
         self._link_mtu = link_mtu
+        self._random = random
         self._sealer = Sealer(counters, random)
         self._is_local = is_local
         self._policies = Classifier()
-        self._by_slot: dict[int, OutSa] = {}
-        self._by_pair: dict[tuple[bytes, bytes], list[OutSa]] = {}
-        self._flows: dict[bytes, _Flow] = {}
+        self._sad = OutSad()
+        self._flows: dict[bytes, Flow] = {}
         self._paths = PathMtu()
         self._now = 0.0
+        self._settings = Settings()
+        self.used = Used()
+        self.waiting = Waiting(counters)
         self.batch = Batch()
 
     # ---------------------------------------------------------------- databases
 
     def install(self, sa: OutSa) -> None:
         """Put in an SA, or replace the one with its slot."""
-        self.remove(sa.spec.slot)
-        self._by_slot[sa.spec.slot] = sa
-        pair = self._by_pair.setdefault((sa.spec.src, sa.spec.dst), [])
-        pair.append(sa)
-        pair.sort(key=lambda one: (one.spec.is_dying, -one.spec.order))
+        self._sad.install(sa)
         self._flows.clear()
+        self.waiting.stir((sa.spec.src, sa.spec.dst))
 
     def remove(self, slot: int) -> None:
         """Take out the SA with this slot, if it is there."""
-        sa = self._by_slot.pop(slot, None)
-        if sa is not None:
-            pair = (sa.spec.src, sa.spec.dst)
-            self._by_pair[pair].remove(sa)
-            if not self._by_pair[pair]:
-                del self._by_pair[pair]
+        self._sad.remove(slot)
         self._flows.clear()
 
     def update_policies(self, added: Iterable[PolicySpec], removed: Iterable[int]) -> None:
         """Follow a change of the outbound policies."""
         self._policies.update(added, removed)
         self._flows.clear()
+        self.waiting.stir_all()
+
+    def tune(self, settings: Settings) -> None:
+        """Follow a change of what the engine says beside SAs and policies."""
+        self.waiting.tune(settings)
+        self._settings = settings
+        self._sad.tune(settings)
+        self._flows.clear()
+        self._sealer = Sealer(self._counters, self._random)
+        if settings.repeats_numbers or settings.spoils_icvs:
+            self._sealer = FaultySealer(
+                self._counters, self._random, repeats=settings.repeats_numbers,
+                spoils=settings.spoils_icvs,
+            )  # fmt: skip
 
     # ---------------------------------------------------------------- the pipeline
 
     def process(self, octets: bytes, now_us: int) -> None:
         """Handle one read from the TUN device; results are added to `batch`."""
-        counters = self._counters
-        counters[count.TUN_READS] += 1
+        self._counters[count.TUN_READS] += 1
         self._now = now_us / 1e6
+        self._handle(octets, now_us)
+
+    def resume(self, now_us: int) -> None:
+        """Send what waited and may go now, after changes; drop what waited too long."""
+        self._now = now_us / 1e6
+        for key, octets in self.waiting.ripe():
+            frame = segment.read(octets)
+            flow = self._flow(frame) if frame else None
+            if flow and flow.needs and flow.drop == count.OUT_NOSA:
+                self.waiting.keep(key, flow.needs)
+                continue
+            for packet in self.waiting.take(key):
+                self._handle(packet, now_us)
+        self.waiting.expire(self._now)
+
+    def _handle(self, octets: bytes, now_us: int) -> None:
+        counters = self._counters
         frame = segment.read(octets)
         if frame is None:
             counters[count.TUN_SHORT] += 1
             return
         flow = self._flow(frame)
+        self.used.ids.add(flow.policy)
         drop = flow.drop
         if drop < 0 and frame.is_fragment and not flow.takes_fragments:
             drop = count.FRAG_DROPPED
+        if flow.needs and self.waiting.is_asking:
+            self.waiting.needs.note(flow.needs, self._now)
+            if drop == count.OUT_NOSA:
+                self.waiting.put(flow_key(frame), flow.needs, octets, self._now)
+                return
         if drop >= 0:
             counters[count.TUN_SEGMENTS] += 1
             counters[drop] += 1
@@ -153,11 +172,9 @@ class Outbound:
         else:
             self._clear(frame)
 
-    def _flow(self, frame: Frame) -> _Flow:
+    def _flow(self, frame: Frame) -> Flow:
         self._counters[count.SPDCACHELOOKUP] += 1
-        key = datagram.flow_key(frame.packet)
-        if frame.is_fragment:  # a later one shows no ports, which is not the same as port 0
-            key += b"f"
+        key = flow_key(frame)
         flow = self._flows.get(key)
         if flow is None:
             self._counters[count.SPDCACHEMISS] += 1
@@ -166,49 +183,52 @@ class Outbound:
             flow = self._flows[key] = self._decide(frame.packet)
         return flow
 
-    def _decide(self, packet: bytes) -> _Flow:
+    def _decide(self, packet: bytes) -> Flow:
         head = datagram.read(packet)
         if head is None:
-            return _Flow(drop=count.TUN_SHORT)
+            return Flow(drop=count.TUN_SHORT)
         src, dst = head.src, head.dst
         policy = self._policies.match(src, dst, head.proto, *head.ports)
         if head.is_fragment and self._policies.is_vague(src, dst, head.proto, policy):
-            return _Flow(drop=count.FRAG_DROPPED)
+            return Flow(drop=count.FRAG_DROPPED)
         if policy is None or policy.type in (PolicyType.NONE, PolicyType.BYPASS):
-            return _Flow(drop=count.FOREIGN)  # steering does not send such: somebody else did
+            return Flow(drop=count.FOREIGN)  # steering does not send such: somebody else did
         if policy.is_hold:
-            return _Flow(drop=count.HOLD_DROPPED)
+            return Flow(drop=count.HOLD_DROPPED)
         if policy.type != PolicyType.IPSEC:
-            return _Flow(drop=count.OUT_POLVIO)
+            return Flow(drop=count.OUT_POLVIO)
+        flow = self._bundle(policy, src, dst)
+        flow.policy = policy.id
+        return flow
+
+    def _bundle(self, policy: PolicySpec, src: bytes, dst: bytes) -> Flow:
+        """An SA for each request, as far as there is one."""
         chosen: list[Layer] = []
+        needs: list[Need] = []
+        required: list[Need] = []
         for request in policy.requests:
+            if request.proto in self._settings.disabled:
+                return Flow(drop=count.OF_DISABLED[request.proto])
             is_tunnel = request.mode == Mode.TUNNEL
             if is_tunnel and (not request.src or not request.dst):
-                return _Flow(drop=count.OUT_INVAL)
+                return Flow(drop=count.OUT_INVAL)
             ends = (request.src or b"", request.dst or b"") if is_tunnel else (b"", b"")
-            sa = self._choose(request, *(ends if is_tunnel else (src, dst)))
+            sa = self._sad.choose(request, *(ends if is_tunnel else (src, dst)))
             if sa is not None:
                 chosen.append(Layer(sa, *ends))
-                src, dst = ends if is_tunnel else (src, dst)
-            elif request.level != Level.USE:
-                return _Flow(drop=count.OUT_NOSA)
+            else:
+                needs.append(need_of(policy, request, *(ends if is_tunnel else (src, dst))))
+                if request.level == Level.USE:
+                    continue
+                required.append(needs[-1])
+            src, dst = ends if is_tunnel else (src, dst)
         first = chosen[0].is_tunnel if chosen else policy.requests[0].mode == Mode.TUNNEL
-        return _Flow(tuple(chosen), takes_fragments=first)
-
-    def _choose(self, request: Request, src: bytes, dst: bytes) -> OutSa | None:
-        """The newest SA that serves a request; one past its soft limit only for want of others."""
-        if request.proto not in _PROTOS or request.mode == Mode.BEET:
-            return None
-        mode = request.mode or Mode.TRANSPORT
-        for sa in self._by_pair.get((src, dst), ()):
-            spec = sa.spec
-            if (
-                spec.proto == request.proto
-                and spec.mode in (Mode.ANY, mode)
-                and request.reqid in (0, spec.reqid)
-            ):
-                return sa
-        return None
+        lacking = tuple(need for need in needs if can_be_met(need, self._is_local))
+        if not required:
+            return Flow(tuple(chosen), needs=lacking, takes_fragments=first)
+        if not set(required) <= set(lacking):
+            return Flow(drop=count.OUT_NOSA)
+        return Flow(drop=count.OUT_NOSA, needs=lacking, takes_fragments=first)
 
     def _cut(self, frame: Frame, room: int) -> tuple[Sequence[Payload], _Cut]:
         """The payloads, and whether what becomes of them must be fragmented; none: counted."""
@@ -236,7 +256,7 @@ class Outbound:
         self._counters[count.ICMP_TOOBIG_SENT] += 1
         self.batch.back.append(segment.PLAIN + icmp.too_big(frame.packet, fits))
 
-    def _tell(self, flow: _Flow, frame: Frame, payload: Payload, fits: int) -> None:
+    def _tell(self, flow: Flow, frame: Frame, payload: Payload, fits: int) -> None:
         """What fits, for the source of packets that are fragmented and would fit the bare link.
 
         Those for which its kernel allows no fragments are refused there from now on; larger ones
@@ -259,7 +279,7 @@ class Outbound:
         is_source = not frame.is_fragment and self._is_local(ip6.src(frame.packet))
         return _Cut.ANYWHERE if is_source else _Cut.FITS
 
-    def _protect(self, frame: Frame, flow: _Flow, now_us: int) -> None:
+    def _protect(self, frame: Frame, flow: Flow, now_us: int) -> None:
         header, chain = frame.header, flow.layers
         mtu = self._mtu(layers.destination(chain, frame.packet))
         rooms = layers.rooms(chain, header, mtu)
@@ -334,9 +354,7 @@ class Outbound:
             self._counters[count.ICMP_IGNORED] += 1
             return
         src, dst, spi, seq = told
-        ours = any(
-            sa.spec.spi == spi and 0 < seq < sa.next_seq for sa in self._by_pair.get((src, dst), ())
-        )
+        ours = self._sad.has_sent((src, dst), spi, seq)
         if not ours or not _ROOM_MIN <= mtu < self._link_mtu(dst):
             self._counters[count.ICMP_IGNORED] += 1
             return

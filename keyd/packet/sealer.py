@@ -35,7 +35,7 @@ class Sealer:
         if not payloads:
             return stream._replace(payloads=())
         total = sum(sizes)
-        first = sa.take(len(payloads), total, now_us)
+        first = self._take(sa, len(payloads), total, now_us)
         if not first:
             row = Drop.WRAP
             counters[(count.OF_DROP if sa.esp else count.OF_AH_DROP)[row]] += len(payloads)
@@ -59,6 +59,9 @@ class Sealer:
         self._counters[count.ESP_OUTPUT] += len(sealed)
         self._counters[count.OBYTES] += total
         return Stream(header, IPPROTO_ESP, sealed)
+
+    def _take(self, sa: OutSa, packets: int, octets: int, now_us: int) -> int:
+        return sa.take(packets, octets, now_us)
 
     def _unused(self, sa: OutSa, number: int) -> bytes:
         return sa.take_counters(number, int.from_bytes(self._random(8), "big"))

@@ -21,15 +21,17 @@ import trio
 
 from keyd.engine import Engine, Limits
 from keyd.engine.effects import Now
-from keyd.model import Usage
+from keyd.model import PolicySpec, SaSpec, Settings, Usage
 from keyd.shell.applier import Applier
 from keyd.shell.control import Control
+from keyd.shell.knobs import Knobs
 from keyd.shell.listener import accept_all, listen
 from keyd.shell.load import Loader
 from keyd.shell.notify import notify
 from keyd.shell.options import Options, program_version
 from keyd.shell.paths import beside, netns_inode, remove_socket
 from keyd.shell.plane import Plane
+from keyd.shell.reports import Reports
 from keyd.shell.serve import CLIENTS, Server
 from keyd.shell.tap import Tap
 from keyd.shell.timers import Timers
@@ -123,11 +125,18 @@ class Daemon:
             nursery=nursery,
         )  # fmt: skip
         control = Control(
-            status=self._status, counters=plane.counters, tap=self._tap, nursery=nursery
-        )
-        await plane.start(nursery, lambda: (engine.sas(), applier.committed.policies))
+            status=self._status, counters=plane.counters, tap=self._tap, nursery=nursery,
+            knobs=Knobs(engine, applier.obey, plane.counters),
+        )  # fmt: skip
+
+        def snapshot() -> tuple[tuple[SaSpec, ...], tuple[PolicySpec, ...], Settings]:
+            return engine.sas(), applier.committed.policies, engine.settings()
+
+        reports = Reports(engine, clock, applier.obey)
+        await plane.start(nursery, snapshot, reports.take)
         nursery.start_soon(applier.run)
         nursery.start_soon(timers.run)
+        nursery.start_soon(reports.run)
         options = self._options
         loader = Loader(
             options.load, engine, obey=applier.obey, clock=clock, called=timers.changed,

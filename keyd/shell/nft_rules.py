@@ -28,7 +28,7 @@ let packets pass leave to those that follow what they cannot be sure of.
 import base64
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
 
 from keyd.model import PolicySpec, Request
@@ -74,6 +74,7 @@ _UNSTEERED = "{ local, broadcast, anycast, multicast }"
 _PRIVATE_UID = 0x38000000  # users from here on are nobody's, see `keyd.shell.plane_real`
 _REQUESTS_KEPT = 6
 _REFUSED_IN = "refused_in"  # the chain that drops and counts clear packets under `require`
+_POLICY, _DEFAULT = "p1:", "d1:"  # comments on rules begin so
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,16 +341,18 @@ def encode_comment(spec: PolicySpec) -> str:
         octets += end.address + struct.pack(">BH", end.prefixlen, end.port)
     for r in requests:
         octets += struct.pack(">BBI", r.proto, r.mode << 4 | r.level, r.reqid & 0xFFFFFFFF)
-    return "p1:" + base64.b64encode(octets).decode()
+    return (_DEFAULT if spec.is_default else _POLICY) + base64.b64encode(octets).decode()
 
 
 def decode_comment(text: str) -> PolicySpec | None:
     """The policy that `encode_comment` wrote, as a hold with id 0; None for other comments.
 
-    Tunnel end points are not kept: a hold drops and never seals.
+    Tunnel end points are not kept: a hold drops and never seals. What a knob put behind all others
+    is no hold: it stays there.
     """
-    if not text.startswith("p1:"):
+    if not text.startswith((_POLICY, _DEFAULT)):
         return None
+    is_default = text.startswith(_DEFAULT)
     try:
         octets = base64.b64decode(text[3:], validate=True)
         what, width, priority, proto = struct.unpack_from(">BBIB", octets)
@@ -366,7 +369,8 @@ def decode_comment(text: str) -> PolicySpec | None:
             return None
         return PolicySpec(
             id=0, dir=Dir(what >> 4), type=PolicyType(what & 15), priority=priority,
-            selector=Selector(ends[0], ends[1], proto), requests=requests, is_hold=True,
+            selector=Selector(ends[0], ends[1], proto), requests=requests,
+            is_hold=not is_default, is_default=is_default,
         )  # fmt: skip
     except (ValueError, struct.error):
         return None
@@ -380,13 +384,10 @@ def holds(comments: Iterable[str]) -> list[PolicySpec]:
     found: dict[object, PolicySpec] = {}
     for text in comments:
         spec = decode_comment(text)
-        if spec is None or spec.key in found:
+        if spec is None or (spec.key, spec.is_default) in found:
             continue
         is_protecting = spec.type == PolicyType.IPSEC and (spec.dir == Dir.OUT or spec.is_required)
         if is_protecting or spec.type == PolicyType.DISCARD:
             number = len(found)
-            found[spec.key] = PolicySpec(
-                id=-1 - number, dir=spec.dir, type=spec.type, selector=spec.selector,
-                requests=spec.requests, priority=spec.priority, order=number, is_hold=True,
-            )  # fmt: skip
+            found[spec.key, spec.is_default] = replace(spec, id=-1 - number, order=number)
     return list(found.values())

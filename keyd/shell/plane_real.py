@@ -20,7 +20,7 @@ from keyd.shell.leftover import forget_foreign, mark
 from keyd.shell.lock import NamespaceLock
 from keyd.shell.options import Options
 from keyd.shell.paths import beside, netns_cookie
-from keyd.shell.plane import Counters
+from keyd.shell.plane import Counters, Report
 from keyd.shell.ports import DataPath
 from keyd.shell.privilege import raise_priority
 from keyd.shell.raw import RawSockets, open_raw
@@ -72,6 +72,7 @@ class RealPlane:
         self._state: StateFile | None = None
         self._workers: Workers | None = None
         self._committed: Sequence[PolicySpec] = ()
+        self._report: Report | None = None
 
     @property
     def data_path(self) -> DataPath:
@@ -129,10 +130,12 @@ class RealPlane:
             raw=self._raw,
             state=self._state,
             mark=self._steer.marks.bypass,
+            on_report=self._report,
         )
 
-    async def start(self, nursery: trio.Nursery, snapshot: Snapshot) -> None:
+    async def start(self, nursery: trio.Nursery, snapshot: Snapshot, report: Report) -> None:
         """Start the workers, then watch them and the namespace."""
+        self._report = report
         workers = self._opened
         async with trio.open_nursery() as starting:
             for role in _ROLES:

@@ -36,6 +36,7 @@ class Worker:
         raw: the raw sockets by IP version.
         mark: the senders' bypass mark, under which routes are asked for.
         on_record: what to do with a record from the worker; without it, log lines are logged.
+        on_report: what to do with other records than log lines.
     """
 
     def __init__(
@@ -47,9 +48,11 @@ class Worker:
         state: StateFile,
         mark: int = 0x4C000000,
         on_record: Callable[[Record], None] | None = None,
+        on_report: Callable[[Record], None] | None = None,
     ) -> None:
         self.role = role
         self._on_record = on_record or self._log
+        self._on_report = on_report
         self._ours, self._theirs = channel.pair()
         self._descriptors = {
             f"{name}{version}": sock.fileno()
@@ -193,3 +196,5 @@ class Worker:
     def _log(self, record: Record) -> None:
         if record.get("op") == "log":
             LOG.log(int(record["level"]), "%s pid=%d", record["text"], self.pid)
+        elif self._on_report:
+            self._on_report(record)

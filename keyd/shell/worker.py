@@ -24,17 +24,19 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
-from keyd.model import PolicySpec, SaSpec
+from keyd.model import Need, PolicySpec, SaSpec, Settings
 from keyd.packet import counters as count
-from keyd.packet import datagram
+from keyd.packet import datagram, segment, trace
 from keyd.packet.association import InSa, OutSa
 from keyd.packet.inbound import Inbound
 from keyd.packet.outbound import Outbound
+from keyd.packet.used import Used
 from keyd.shell import raw, sandbox
 from keyd.shell.batches import Receiver, Receiver6, Sender
 from keyd.shell.channel import Record, WorkerEnd
 from keyd.shell.linkmtu import Links
 from keyd.shell.state import StateFile
+from keyd.shell.way import Way
 from pfkey import crypto
 from pfkey.const import IPPROTO_AH, IPPROTO_ESP, Dir, Mode
 from pfkey.errors import CryptoError
@@ -42,10 +44,11 @@ from pfkey.errors import CryptoError
 READS_MAX = 16  # frames per wake-up before the channel gets its turn
 OPENED_MAX = 64  # packets per wake-up before what was opened is written
 SEALED_MAX = 64  # packets before what was sealed is sent
+IDS_MAX = 8192  # in one record
 _TUN_READ = 10 + 65536
 _PROTOS = (IPPROTO_ESP, IPPROTO_AH)
 _LOGS_PER_SECOND = 5
-_WARNING, _ERROR = 30, 40
+_INFO, _WARNING, _ERROR = 20, 30, 40
 _NO_ROOM = frozenset((errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN))
 _NO_WAY = frozenset((errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL))
 
@@ -54,6 +57,8 @@ Role = Literal["out", "in"]
 
 class Worker:
     """What both roles share: the state file, the channel, the log."""
+
+    skips = 0  # octets before the packet in what the pipeline is given
 
     def __init__(self, role: Role, given: dict[str, int]) -> None:
         self.role: Role = role
@@ -67,6 +72,7 @@ class Worker:
         self._added: list[PolicySpec] = []
         self._removed: list[int] = []
         self._logged = (0.0, 0)
+        self.is_debugging = False
 
     def obey(self) -> bool:
         """Do what the channel says; False when the control process is gone."""
@@ -96,6 +102,11 @@ class Worker:
                 self._added, self._removed = [], []
                 self.links.forget()
                 self.update_policies(added, removed)
+        elif op == "settings":
+            del record["op"]
+            self.tune(Settings.from_json(record))
+        elif op == "wait-":
+            self.end_wait(Need.from_json(record["need"]))
 
     def _install(self, spec: SaSpec, record: int) -> None:
         try:
@@ -121,8 +132,16 @@ class Worker:
         """Follow a change of policies of this direction."""
         raise NotImplementedError
 
+    def tune(self, settings: Settings) -> None:
+        """Follow a change of settings."""
+        self.is_debugging = settings.is_debugging
+
+    def end_wait(self, need: Need) -> None:
+        """Nothing waits but what goes out."""
+
     def guarded(self, handle: Callable[[bytes, int], None], octets: bytes, now_us: int) -> None:
         """Handle one packet. A fault of ours costs that packet and a counter, not the worker."""
+        before = self.counters.tolist() if self.is_debugging else []
         try:
             handle(octets, now_us)
         except Exception as error:  # the last resort, see above
@@ -132,6 +151,8 @@ class Worker:
                 where = where.tb_next
             line = f"{where.tb_frame.f_code.co_name}:{where.tb_lineno}" if where else "?"
             self.log(_ERROR, f"internal error={type(error).__name__} at={line}")
+        for text in trace.drops(before, self.counters, octets[self.skips :]) if before else ():
+            self.log(_INFO, text)
 
     def write(self, *buffers: Any) -> None:
         """One frame to the TUN device."""
@@ -145,6 +166,12 @@ class Worker:
                 self.counters[count.INTERNAL] += 1
                 self.log(_ERROR, f"tun write failed error={error.strerror}")
 
+    def tell_used(self, used: Used, now_us: int) -> None:
+        """Tell the control process which policies had packets, when it is time."""
+        ids = used.take(now_us / 1e6)
+        for at in range(0, len(ids), IDS_MAX):
+            self.channel.post({"op": "used", "policies": ids[at : at + IDS_MAX]})
+
     def log(self, level: int, text: str) -> None:
         """A line for the control process's log, a few each second at most."""
         now = time.monotonic()
@@ -156,26 +183,14 @@ class Worker:
             self.channel.post({"op": "log", "level": level, "text": f"worker={self.role} {text}"})
 
 
-class _Way:
-    """The sockets of one IP version that lead out."""
-
-    def __init__(self, given: dict[str, int], version: int) -> None:
-        esp = socket.socket(fileno=given[f"esp_out{version}"])
-        self.sealed = Sender(esp)
-        self.clear = Sender(socket.socket(fileno=given[f"clear_out{version}"]))
-        # of IPv4 the sender's error queue, which poll always reports
-        icmp = f"icmp{version}"
-        self.icmp = socket.socket(fileno=given[icmp]) if icmp in given else esp
-        self.events = select.EPOLLIN if icmp in given else 0
-        self.errors = raw.errors6 if icmp in given else raw.errors
-
-
 class OutWorker(Worker):
     """TUN device to wire."""
 
+    skips = segment.VNET_OCTETS
+
     def __init__(self, given: dict[str, int]) -> None:
         super().__init__("out", given)
-        self._ways = {v: _Way(given, v) for v in raw.FAMILIES if f"esp_out{v}" in given}
+        self._ways = {v: Way(given, v) for v in raw.FAMILIES if f"esp_out{v}" in given}
         self._pipeline = Outbound(self.counters, self.links.mtu, os.urandom, self.links.is_local)
         self.poll.register(self.tun, select.EPOLLIN)
         for way in self._ways.values():
@@ -193,25 +208,41 @@ class OutWorker(Worker):
         """Follow a change of the outbound policies."""
         self._pipeline.update_policies(added, removed)
 
+    def tune(self, settings: Settings) -> None:
+        """Follow a change of settings."""
+        super().tune(settings)
+        self._pipeline.tune(settings)
+
+    def end_wait(self, need: Need) -> None:
+        """Drop what waits for this."""
+        self._pipeline.waiting.end(need)
+
     def run(self) -> None:
         """Until the control process is gone."""
         pipeline = self._pipeline
+        waiting = pipeline.waiting
         while True:
-            events = dict(self.poll.poll())
+            events = dict(self.poll.poll(_sooner(waiting.patience, pipeline.used.patience)))
             frames = self._read() if self.tun in events else []
             if not self.obey():
                 return
             now_us = time.time_ns() // 1000
             for way in self._ways.values():
-                if way.icmp.fileno() not in events:
-                    continue
-                for error in way.errors(way.icmp):
+                for error in way.errors() if way.icmp.fileno() in events else ():
                     pipeline.icmp_error(error.type, error.code, error.mtu, error.quoted, now_us)
+            self.guarded(self._resume, b"", now_us)
             for octets in frames:
                 self.guarded(pipeline.process, octets, now_us)
                 if len(pipeline.batch.sealed) + len(pipeline.batch.sealed6) >= SEALED_MAX:
                     self._flush()
             self._flush()
+            for need, packets in waiting.needs.take(now_us / 1e6).items():
+                self.channel.post({"op": "need", "need": need.to_json(), "packets": packets})
+            self.tell_used(pipeline.used, now_us)
+
+    def _resume(self, _: bytes, now_us: int) -> None:
+        self._pipeline.resume(now_us)
+        self._flush()
 
     def _read(self) -> list[bytes]:
         frames = []
@@ -232,7 +263,7 @@ class OutWorker(Worker):
             self.write(frame)
         batch.back.clear()
 
-    def _emit(self, way: _Way | None, sealed: list[bytes], clear: list[bytes]) -> None:
+    def _emit(self, way: Way | None, sealed: list[bytes], clear: list[bytes]) -> None:
         if way is None:  # the kernel has no IPv6
             self.counters[count.OUT_NOROUTE] += len(sealed) + len(clear)
         else:
@@ -292,10 +323,16 @@ class InWorker(Worker):
         """Follow a change of the inbound policies."""
         self._pipeline.update_policies(added, removed)
 
+    def tune(self, settings: Settings) -> None:
+        """Follow a change of settings."""
+        super().tune(settings)
+        self._pipeline.tune(settings)
+
     def run(self) -> None:
         """Until the control process is gone."""
+        used = self._pipeline.used
         while True:
-            events = self.poll.poll()
+            events = self.poll.poll(_sooner(used.patience))
             ready = {descriptor for descriptor, _ in events}
             for descriptor in ready & self._comps.keys():  # nothing is done with IPComp
                 raw.drain(self._comps[descriptor])
@@ -312,11 +349,18 @@ class InWorker(Worker):
                 # more came while these were opened: they join the same writes
                 if not packets or opened >= OPENED_MAX:
                     break
+            self.tell_used(used, now_us)
             for segments, buffers in self._pipeline.flush():
                 if segments > 1:
                     self.counters[count.COALESCED_WRITES] += 1
                     self.counters[count.COALESCED_SEGMENTS] += segments
                 self.write(*buffers)
+
+
+def _sooner(*patience: Callable[[float], float | None]) -> float | None:
+    """The least of several times to wait, in seconds; None: for ever."""
+    now = time.time()
+    return min((t for ask in patience if (t := ask(now)) is not None), default=None)
 
 
 def main(argv: list[str]) -> int:

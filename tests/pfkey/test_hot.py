@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pfkey.const import ExtType, Mode, MsgType
+from pfkey.const import ExtType, Mode, MsgType, OpenbsdFlag
 from pfkey.dialect import DIALECTS, FREEBSD, LINUX, NETBSD, OPENBSD, Dialect
 from pfkey.errors import WireError
 from pfkey.ext_prop import Comb, Proposal
@@ -163,6 +163,20 @@ def test_what_the_struct_path_reads_the_construct_path_reads_alike(
         found = kind.decode(octets, dialect)
         if found is not None:
             assert found.message(dialect) == Message.decode(octets, dialect)
+
+
+@pytest.mark.parametrize("mode", [Mode.TRANSPORT, Mode.TUNNEL])
+def test_flags_without_a_name_survive_on_openbsd(mode: Mode) -> None:
+    here, there = Place(bytes(4), 32), Place(b"\1" * 4, 32)
+    flags = OPENBSD.flags_in(0xFFFF_FFFB)  # all but the one that says the mode
+    record = SaRecord(satype=3, spi=1, src=here, dst=there, flags=flags, mode=mode)
+    octets = record.encode(OPENBSD)
+    read = SaRecord.decode(octets, OPENBSD)
+    assert read is not None
+    assert (read.flags, read.mode) == (flags, mode)
+    whole = Message.decode(octets, OPENBSD)
+    assert whole.sa is not None
+    assert whole.sa.flags & ~int(OpenbsdFlag.TUNNEL) == flags
 
 
 @EACH

@@ -12,8 +12,10 @@ from keyd.engine import Limits
 from keyd.engine.effects import Effect, InstallSa, Log, PoliciesChanged, RemoveSa, Send
 from keyd.engine.load import Sweep
 from keyd.model import PolicySpec
-from pfkey.const import Dir, MsgType, PolicyType
+from pfkey.const import Dir, Level, Mode, MsgType, PolicyType
 from pfkey.errors import SadbError
+from pfkey.ext_spirange import SpiRange
+from pfkey.ext_x_policy import IpsecRequest, Policy
 from pfkey.message import Message
 from pfkey.selector import Range, Selector
 from tests.keyd.engine.desk import (
@@ -34,6 +36,7 @@ from tests.keyd.engine.desk import (
     named,
     policy,
     soft,
+    src,
 )
 
 OTHER_KEYS = (cipher_key(KEY24[::-1]), auth_key(KEY32[::-1]))
@@ -225,6 +228,51 @@ def test_the_file_takes_over_what_others_made_alike() -> None:
     assert sa.encrypt_key == KEY24[::-1]
     load(desk)
     assert (ports(desk), spis(desk)) == ([], [])
+
+
+def reserve(spi: int) -> Message:
+    return message(MsgType.GETSPI, src(), dst(), SpiRange(min=spi, max=spi), satype=3)
+
+
+def test_what_is_reserved_stays_unless_the_file_names_it_or_sweeps_it_away() -> None:
+    desk = Desk()
+    for spi in (1000, 2000):
+        assert desk.errno(reserve(spi)) == 0
+    first, then = load(desk, add(spi=1000), add(spi=1001))
+    assert [e.sa.spi for e in (*first, *then) if isinstance(e, InstallSa)] == [1001, 1000]
+    assert RemoveSa not in kinds(then), "the data path never knew it"
+    assert (spis(desk), desk.engine.stats()["larvals"]) == ([1001, 1000], 1)
+    assert load(desk, add(spi=1000), add(spi=1001)) == ([], [])
+    load(desk, FLUSH, add(spi=1000))
+    assert (spis(desk), desk.engine.stats()["larvals"]) == ([1000], 0)
+
+
+def test_when_nft_refuses_what_was_reserved_still_is() -> None:
+    desk = Desk()
+    desk.ask(reserve(1000))
+    first = begin(desk, (FLUSH, add(spi=1000), port(1)))
+    desk.engine.revert(change(first))
+    assert desk.engine.loading.finish(desk.now) == []
+    assert (spis(desk), desk.engine.stats()["larvals"]) == ([], 1)
+
+
+def test_a_policy_that_moved_meanwhile_is_the_files_again() -> None:
+    desk = Desk()
+    near = IpsecRequest(proto=50, mode=Mode.TUNNEL, level=Level.REQUIRE, src=HERE, dst=THERE)
+    load(desk, policy(requests=(near,)))
+    steps = (near, replace(near, src=bytes((30, 1, 1, 1))))
+    moving = Policy(type=PolicyType.IPSEC, dir=Dir.OUT, requests=steps)
+    assert desk.errno(message(MsgType.X_MIGRATE, moving, src(), dst())) == 0
+    load(desk, policy(requests=(near,)))
+    (only,) = desk.engine.policies()
+    assert only.requests[0].src == HERE
+
+
+def test_a_file_is_tried_with_the_knobs_as_they_are() -> None:
+    desk = Desk()
+    desk.engine.tune("net.inet.ipsec.enabled", 0)
+    with pytest.raises(SadbError, match=r"net\.inet\.ipsec\.enabled is 0"):
+        desk.engine.draft(desk.now).carry_out(add())
 
 
 def test_a_file_that_names_one_thing_twice_is_refused() -> None:

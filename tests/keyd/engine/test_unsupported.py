@@ -1,20 +1,15 @@
 """What is not done yet: refused with EOPNOTSUPP and the reason, never ignored."""
 
 from dataclasses import replace
-from errno import EINVAL, ENOPROTOOPT, EOPNOTSUPP
+from errno import EINVAL, EOPNOTSUPP
 from logging import WARNING
 
 import pytest
 
-from keyd.engine import HANDLERS
-from keyd.engine.unsupported import MESSAGES
 from pfkey.const import ExtType, Level, Mode, MsgType, PolicyType, SaType
-from pfkey.dialect import LINUX
 from pfkey.ext_address import Address
-from pfkey.ext_ident import Ident
 from pfkey.ext_lifetime import Lifetime
 from pfkey.ext_sens import Sensitivity
-from pfkey.ext_spirange import SpiRange
 from pfkey.ext_x_linux import SecCtx
 from pfkey.ext_x_natt import NatTPort, NatTType
 from pfkey.ext_x_policy import IpsecRequest
@@ -22,15 +17,12 @@ from pfkey.ext_x_sa2 import Sa2
 from pfkey.ext_x_word import Word
 from pfkey.message import Extension, Message
 from tests.keyd.engine.desk import (
-    ESP,
     HERE,
     THERE,
     A,
     B,
     Desk,
     add,
-    dst,
-    hard,
     message,
     policy,
     src,
@@ -61,18 +53,12 @@ def between(request: Message, here: bytes, there: bytes, bits: int = 128) -> Mes
     return replace(request, extensions=(*rest, *ends))
 
 
-def ident(exttype: int) -> Ident:
-    return Ident(exttype=exttype, kind=2, id=0, text=b"host.example")
-
-
 EXTRA: list[Extension] = [
     NatTType(type=2),
     NatTPort(exttype=ExtType.X_NAT_T_SPORT, port=4500),
     NatTPort(exttype=ExtType.X_NAT_T_DPORT, port=4500),
     Address(exttype=ExtType.X_NAT_T_OA, address=HERE, prefixlen=32),
     Address(exttype=ExtType.ADDRESS_PROXY, address=HERE, prefixlen=32),
-    ident(ExtType.IDENTITY_SRC),
-    ident(ExtType.IDENTITY_DST),
     CONTEXT,
     AGE,
     Word(exttype=ExtType.X_REPLAY_WINDOW, value=4096),
@@ -82,7 +68,6 @@ EXTRA: list[Extension] = [
 @pytest.mark.parametrize(
     ("request_", "reason"),
     [
-        (message(MsgType.GETSPI, src(), dst(), SpiRange(min=256, max=999), satype=ESP), "larval"),
         (message(MsgType.EXPIRE), "EXPIRE"),
         (message(MsgType.X_PCHANGE), "PCHANGE"),
         (message(MsgType.X_SPDACQUIRE), "SPDACQUIRE"),
@@ -99,15 +84,14 @@ EXTRA: list[Extension] = [
         *((add(extra), ExtType(extra.exttype).name) for extra in EXTRA),
         (policy(requests=(step(proto=108),)), "IPComp requests"),
         (policy(requests=(step(mode=Mode.BEET),)), "BEET requests"),
-        (policy(requests=(step(level=Level.UNIQUE),)), "unique"),
         (policy(requests=(step(), step(proto=108))), "IPComp requests"),
         (between(policy(), LINK_LOCAL, GLOBAL, 10), "link-local"),
         (between(policy(), GLOBAL, LINK_LOCAL, 64), "link-local"),
         (between(policy(way=1), LINK_LOCAL, LINK_LOCAL), "link-local"),
+        (between(message(MsgType.GETSPI, satype=SaType.ESP), LINK_LOCAL, LINK_LOCAL), "link-local"),
         (policy(requests=(step(mode=Mode.TUNNEL, ends=(GLOBAL, LINK_LOCAL)),)), "link-local"),
         (policy(requests=(step(mode=Mode.TUNNEL, ends=(LINK_LOCAL, GLOBAL)),)), "link-local"),
         (replace(policy(), extensions=(*policy().extensions, CONTEXT)), "X_SEC_CTX"),
-        (replace(policy(), extensions=(*policy().extensions, hard())), "LIFETIME_HARD"),
         (message(MsgType.FLUSH, src()), "ADDRESS_SRC in FLUSH"),
         (message(MsgType.X_SPDDUMP, AGE), "LIFETIME_CURRENT in X_SPDDUMP"),
     ],
@@ -151,6 +135,7 @@ def test_prefixes_that_hold_more_than_link_local_addresses_are_taken() -> None:
     "request_",
     [
         between(add(), MAPPED, GLOBAL),
+        between(message(MsgType.GETSPI, satype=SaType.ESP), GLOBAL, MAPPED),
         between(policy(), GLOBAL, MAPPED, 96),
         policy(requests=(step(mode=Mode.TUNNEL, ends=(MAPPED, MAPPED)),)),
     ],
@@ -166,18 +151,9 @@ def test_ipv4_in_ipv6s_clothes_is_refused_for_no_policy_would_select_its_packets
     assert not desk.engine.policies()
 
 
-def test_every_message_type_has_a_handler_or_a_reason() -> None:
-    assert set(HANDLERS) | set(MESSAGES) == set(LINUX.messages.named) - {MsgType.RESERVED}
-    assert not set(HANDLERS) & set(MESSAGES)
-
-
 def test_sensitivity_is_refused() -> None:
     label = Sensitivity(dpd=1, sens_level=1, integ_level=1)
     assert Desk(A).errno(add(label)) == EOPNOTSUPP
-
-
-def test_migrate_is_the_errno_of_a_kernel_without_it() -> None:
-    assert Desk(A).errno(message(MsgType.X_MIGRATE)) == ENOPROTOOPT
 
 
 def test_extension_types_unknown_to_linux_mean_nothing_as_there() -> None:

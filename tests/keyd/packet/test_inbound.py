@@ -271,7 +271,7 @@ def test_a_batch_of_tcp_is_written_at_once_if_it_is_authentic() -> None:
 
 ENDS = (
     "hdrops", "notdb", "invalid", "badauth", "badilen", "badenc", "badkcr", "replay", "expired",
-    "pdrops", "in_polvio", "hold_dropped", "spoofed", "nd_refused",
+    "pdrops", "in_polvio", "hold_dropped", "spoofed", "nd_refused", "tunnel",
 )  # fmt: skip
 
 

@@ -215,7 +215,8 @@ def test_any_other_comment_is_none(text: str) -> None:
 
 @given(st.binary(max_size=60))
 def test_damaged_comments_do_not_raise(octets: bytes) -> None:
-    decode_comment("p1:" + base64.b64encode(octets).decode())
+    for prefix in ("p1:", "d1:"):
+        decode_comment(prefix + base64.b64encode(octets).decode())
 
 
 def test_holds_are_what_protected_or_discarded_in_order_and_once() -> None:
@@ -234,3 +235,21 @@ def test_holds_are_what_protected_or_discarded_in_order_and_once() -> None:
     ]
     assert all(h.is_hold for h in found)
     assert [h.id for h in found] == [-1, -2, -3]
+
+
+@pytest.mark.parametrize("octets", [4, 16])
+def test_what_a_knob_puts_behind_all_policies_is_found_as_that(octets: int) -> None:
+    anywhere = Range(bytes(octets), 0)
+    default = PolicySpec(
+        id=1, dir=Dir.OUT, type=PolicyType.DISCARD, selector=Selector(anywhere, anywhere),
+        priority=2**32 - 1, order=2**62, is_default=True,
+    )  # fmt: skip
+    (rule,) = FRAME.policy_rules(default)["policy_own"]
+    assert rule == f"meta nfproto ipv{4 if octets == 4 else 6} counter name out_discard drop"
+    equal = replace(default, is_default=False)
+    texts = [encode_comment(equal), encode_comment(default), encode_comment(default)]
+    held, found = holds(texts)
+    assert (held.is_hold, held.is_default) == (True, False)
+    assert (found.is_hold, found.is_default) == (False, True)
+    assert found.id != held.id
+    assert found.selector == default.selector

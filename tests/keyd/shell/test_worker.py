@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from keyd.model import PolicySpec, Request, SaSpec
+from keyd.model import Need, PolicySpec, Request, SaSpec, Settings
 from keyd.packet.drop import Drop
 from keyd.packet.esp import EspSa
 from keyd.shell.channel import policy_records
@@ -226,6 +227,40 @@ async def test_a_record_written_before_a_packet_is_obeyed_before_it(
         worker.close()
     assert numbers == [1, 2]
     assert rig.state.usage(0).packets == 2
+
+
+@pytest.mark.slow
+async def test_a_worker_asks_for_what_is_missing_and_its_packets_wait(rig: Rig) -> None:
+    worker = rig.worker("out")
+    await worker.start()
+
+    def counted(name: str) -> int:
+        return sum(group.get(name, 0) for group in rig.state.counters().values())
+
+    def asked() -> list[dict[str, Any]]:
+        return [record for record in rig.records if record["op"] == "need"]
+
+    settings = {"op": "settings", **Settings(is_asking=True, wait_seconds=1).to_json()}
+    other = replace(REQUIRE, selector=Selector(Range(LO, 32), Range(TEST_NET, 32)))
+    packet = frame(ipv4(17, udp(b"x", src=LO, dst=TEST_NET), src=LO, dst=TEST_NET))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(worker.wait)
+        rig.policies(worker, other)
+        worker.send(settings)
+        rig.tun.send(packet)
+        await eventually(asked)
+        need = Need.from_json(asked()[0]["need"])
+        assert (need.policy, need.src, need.dst) == (1, LO, TEST_NET)
+        assert (asked()[0]["packets"], counted("queue_dropped")) == (1, 0)
+        worker.send({"op": "wait-", "need": need.to_json()})
+        await eventually(lambda: counted("queue_dropped") == 1)
+        rig.tun.send(packet)
+        await eventually(lambda: counted("queue_dropped") == 2)  # its time is over
+        worker.send(settings | {"is_asking": False})
+        rig.tun.send(packet)
+        await eventually(lambda: counted("out_nosa") == 1)
+        assert counted("internal") == 0
+        worker.close()
 
 
 PARENT = """

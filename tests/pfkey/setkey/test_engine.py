@@ -130,9 +130,21 @@ def test_refusals_carry_the_engines_reason(desk: Desk) -> None:
     assert [r.why for r in desk.run(FAQ_1)] == ["errno 17"] * 3
     assert [r.why for r in desk.run("spddelete 9.9.9.9 8.8.8.8 any -P in;")] == ["No entry"]
     assert [r.why for r in desk.run("get 9.9.9.9 8.8.8.8 esp 300;")] == ["errno 3"]
-    assert [r.why for r in desk.run("getspi 9.9.9.9 8.8.8.8 esp 300;")] == [
+    assert [r.why for r in desk.run("getspi 9.9.9.9 8.8.8.8 ipcomp 300;")] == [
         "errno 95 (pfkeyd's log says what and why)"
     ]
+    assert [r.why for r in desk.run("getspi 9.9.9.9 8.8.8.8 esp 300;" * 2)] == ["errno 2"]
+
+
+def test_getspi_reserves_what_update_makes_mature(desk: Desk) -> None:
+    assert desk.run("getspi 1.1.1.1 2.2.2.2 esp 0 -m tunnel -u 5;") == []
+    shown = "".join(desk.printed)
+    assert "\tesp mode=tunnel spi=256(0x00000100) reqid=5(0x00000005)\n" in shown
+    assert "state=larval" in shown
+    assert desk.run("update 1.1.1.1 2.2.2.2 esp 256 -m tunnel -u 5 -E null;") == []
+    text, _ = desk.runner.dump(MsgType.DUMP)
+    assert "state=mature" in text
+    assert "larval" not in text
 
 
 def test_one_lifetime_alone_is_taken(desk: Desk) -> None:
