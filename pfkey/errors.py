@@ -60,7 +60,7 @@ class RefusedError(SadbError):
 
 
 class NotFoundError(RefusedError):
-    """ENOENT, ESRCH: there is no such SA or policy, or no SPI of the range is free."""
+    """ENOENT, ESRCH, ENODATA: no such SA or policy, or no SPI of the range is free."""
 
     meaning = "there is none"
 
@@ -105,7 +105,7 @@ class NotPermittedError(RefusedError):
 FAMILIES: dict[int, type[RefusedError]] = {
     number: family
     for family, numbers in (
-        (NotFoundError, (_errno.ENOENT, _errno.ESRCH)),
+        (NotFoundError, (_errno.ENOENT, _errno.ESRCH, _errno.ENODATA)),
         (ExistsError, (_errno.EEXIST,)),
         (InvalidError, (_errno.EINVAL, _errno.EMSGSIZE, _errno.ELOOP, _errno.ERANGE)),
         (

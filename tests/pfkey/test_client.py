@@ -276,7 +276,8 @@ ADD = requests.sa(
 @pytest.mark.parametrize(
     ("number", "family"),
     [
-        (errno.ENOENT, NotFoundError), (errno.ESRCH, NotFoundError), (errno.EEXIST, ExistsError),
+        (errno.ENOENT, NotFoundError), (errno.ESRCH, NotFoundError), (errno.ENODATA, NotFoundError),
+        (errno.EEXIST, ExistsError),
         (errno.EINVAL, InvalidError), (errno.EMSGSIZE, InvalidError), (errno.ELOOP, InvalidError),
         (errno.EOPNOTSUPP, UnsupportedError), (errno.ENOSYS, UnsupportedError),
         (errno.ENOPROTOOPT, UnsupportedError), (errno.EBUSY, BusyError),
