@@ -109,9 +109,12 @@ def conversation(engine: Client, echo: socket.socket) -> Timed:
         for number in range(SETS):
             sa = entry(0x1000 + number)
             timed(times, "register", partial(engine.register, SaType.UNSPEC))
+            began = time.perf_counter()
+            spi = engine.getspi(SaType.ESP, A, B, spis=(0x10000, 0xFFFFFF)).spi
+            times.setdefault("getspi", []).append((time.perf_counter() - began) * 1e6)
+            timed(times, "update", partial(engine.update, entry(spi)))
             timed(times, "add", partial(engine.add, sa))
             timed(times, "get", partial(engine.get, SaType.ESP, A, B, sa.spi))
-            timed(times, "update", partial(engine.update, sa))
         engine.flush()
     return times
 
