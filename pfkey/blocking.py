@@ -15,28 +15,12 @@ from typing import Self
 from pfkey import requests
 from pfkey.client import QUEUE_RECORDS
 from pfkey.const import UNSPEC_PROTO, Mode, MsgType, SaType
-from pfkey.control import Control, control_call
 from pfkey.entries import Algorithms, NatT, SadEntry, SpdEntry
-from pfkey.errors import ClosedError, ControlError, NoAnswerError
 from pfkey.events import Acquire
 from pfkey.link import ANSWER_SECONDS, connected
 from pfkey.message import Message
 from pfkey.session import Dump, Session
-from pfkey.transport import Transport, attempt, control_path, socket_path
-
-# Client is ours. The others have moved to control, errors and transport, and stay importable from
-# here as long as somebody does.
-__all__ = [
-    "Client",
-    "ClosedError",
-    "Connection",
-    "Control",
-    "ControlError",
-    "NoAnswerError",
-    "control_call",
-    "control_path",
-    "socket_path",
-]
+from pfkey.transport import Transport, attempt
 
 
 class Client(Session):
@@ -266,6 +250,3 @@ class Client(Session):
         A promiscuous client sends no other requests: it could not tell their copies from replies.
         """
         self._ask(requests.promisc(is_on))
-
-
-Connection = Client

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pfkey.blocking import Connection
+from pfkey.blocking import Client
 from pfkey.const import MsgType, SaType
 from pfkey.lab.catalogue import EXAMPLES
 from pfkey.lab.example import AH
@@ -122,7 +122,7 @@ def test_in_another_order_the_own_connection_fails_and_the_log_says_why(
     two, more = right.splitlines()[:2], right.splitlines()[2:]
     violations = standing.node.counter("ipsec", "in_polvio")
     node = standing.node
-    with Connection(node.socket) as daemon:  # as an IKE daemon listens
+    with Client(node.socket) as daemon:  # as an IKE daemon listens
         assert daemon.request(Message(type=MsgType.REGISTER, satype=SaType.AH)).errno == 0
         standing.setkey("node", "\n".join(["spdflush;", *more, *two]))
         assert not read(standing, "a")

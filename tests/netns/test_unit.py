@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from keyd.shell import privilege
-from pfkey.blocking import control_call
+from pfkey.control import control_call
 from pfkey.lab.hosts import Net
 from tests.support.system import BIN, Daemon
 

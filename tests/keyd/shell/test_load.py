@@ -20,7 +20,7 @@ from keyd.model import Usage
 from keyd.shell import load
 from keyd.shell.daemon import clock, make_engine
 from keyd.shell.load import FaultsError, Loader, carry_out, choose, parse
-from pfkey.blocking import Connection
+from pfkey.blocking import Client
 from pfkey.const import MsgType
 from pfkey.errors import ShellError
 from pfkey.message import Message
@@ -188,7 +188,7 @@ def test_a_slow_name_keeps_nobody_from_stopping(
 
 
 def policies(running: Process) -> int:
-    with Connection(running.socket) as link:
+    with Client(running.socket) as link:
         dump = link.request(Message(type=MsgType.X_SPDDUMP, pid=os.getpid()))
         return len(dump.replies())
 
