@@ -5,12 +5,11 @@ import os
 import select
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from keyd.model import PolicySpec, Request
 from keyd.shell.steer import Steer
@@ -18,8 +17,7 @@ from keyd.shell.tun import VNET_HEADER_OCTETS
 from pfkey.const import Dir, Level, Mode, PolicyType
 from pfkey.lab.hosts import Host, Net
 from pfkey.selector import Range, Selector
-from tests.support.system import until
-from tests.support.wire import checksum, family, in_host, ipv4, mac_of, packed
+from tests.support.wire import Tap, checksum, family, in_host, ipv4, mac_of, packed
 
 BYPASS_UID = 54321
 WORD = b"clear!"
@@ -117,39 +115,14 @@ def join(net: Net, a: Host, a_address: str, b: Host, b_address: str) -> tuple[st
     return devices
 
 
-class Wire:
-    """What arrives at a device of a host, both families; and a way to put packets on it."""
+class Wire(Tap):
+    """What arrives at a device of a host, and a way to put packets on the wire from there."""
 
     def __init__(self, host: Host, device: str, peer: Host, peer_device: str) -> None:
+        super().__init__(host, device)
         self.peer_mac = mac_of(peer, peer_device)
         self._device = device
-
-        def make() -> socket.socket:
-            tap = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
-            tap.bind((device, 3))  # ETH_P_ALL
-            tap.settimeout(0.1)
-            return tap
-
-        self._socket = in_host(host, make)
         self._sender = in_host(host, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0))
-        self._packets: list[bytes] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def _run(self) -> None:
-        while True:
-            try:
-                octets, (_, ethertype, kind, *_) = self._socket.recvfrom(70000)
-            except TimeoutError:
-                if self._stop.is_set():
-                    return
-                continue
-            if ethertype in (0x0800, 0x86DD) and kind != 4:  # 4: sent by this host
-                self._packets.append(octets)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
 
     def __exit__(
         self,
@@ -157,9 +130,7 @@ class Wire:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._socket.close()
+        super().__exit__(kind, error, trace)
         self._sender.close()
 
     def inject(self, *packets: bytes) -> None:
@@ -168,25 +139,10 @@ class Wire:
             kind = 0x86DD if packet[0] >> 4 == 6 else 0x0800
             self._sender.sendto(packet, (self._device, kind, 0, 0, self.peer_mac))
 
-    def between(self, src: str, dst: str) -> list[bytes]:
-        """Packets from one address to another, neighbour discovery left out."""
-        pair = packed(src) + packed(dst)
-        at = 12 if len(pair) == 8 else 8
-        return [
-            p for p in self._packets
-            if p[at : at + len(pair)] == pair
-            and not (len(pair) == 32 and p[6] == ICMPV6 and 133 <= p[40] <= 137)
-        ]  # fmt: skip
-
-    def forget(self) -> None:
-        """Start anew."""
-        self._packets.clear()
-
     @contextlib.contextmanager
     def quiet(self, src: str, dst: str) -> Iterator[None]:
         """Nothing goes from one address to the other meanwhile; what was under way may arrive."""
         time.sleep(0.05)
-        until(lambda: not select.select([self._socket], [], [], 0)[0], 3, "the wire is quiet")
         self.forget()
         yield
         time.sleep(0.15)

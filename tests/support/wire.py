@@ -1,8 +1,10 @@
 """What is on a link: a packet socket in another namespace, and senders of crafted packets."""
 
+import contextlib
 import ctypes
 import json
 import os
+import select
 import socket
 import struct
 import sys
@@ -77,25 +79,30 @@ class Tap:
             tap = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_ALL))
             tap.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
             tap.bind((device, _ETH_P_ALL))
-            tap.settimeout(0.2)
+            tap.setblocking(False)
             return tap
 
         self._socket = in_host(host, make)
         self._packets: list[bytes] = []
+        self._taking = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
         while True:
-            try:
+            is_there = select.select([self._socket], [], [], 0.2)[0]
+            if not is_there and self._stop.is_set():  # nothing more is on its way
+                return
+            self._take()
+
+    def _take(self) -> None:
+        """All that is there now; whoever asks need not wait for the thread's turn."""
+        with self._taking, contextlib.suppress(OSError):
+            while True:
                 octets, address = self._socket.recvfrom(70000)
-            except TimeoutError:
-                if self._stop.is_set():
-                    return
-                continue
-            is_ip = address[1] in (_ETH_P_IP, _ETH_P_IPV6)
-            if is_ip and address[2] != _PACKET_OUTGOING and not is_of_the_link(octets):
-                self._packets.append(octets)
+                is_ip = address[1] in (_ETH_P_IP, _ETH_P_IPV6)
+                if is_ip and address[2] != _PACKET_OUTGOING and not is_of_the_link(octets):
+                    self._packets.append(octets)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -120,10 +127,12 @@ class Tap:
     @property
     def packets(self) -> list[bytes]:
         """What arrived so far, IP header first."""
+        self._take()
         return self._packets[:]
 
     def forget(self) -> None:
-        """Start anew."""
+        """Start anew: with nothing that has arrived before."""
+        self._take()
         self._packets.clear()
 
     def protocols(self, src: str, dst: str) -> dict[int, int]:
