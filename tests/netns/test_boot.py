@@ -9,6 +9,7 @@ import pytest
 
 from pfkey.lab.hosts import Net
 from tests.netns.test_leak import Pair
+from tests.support.keymanager import KeyManager
 from tests.support.system import AUTHENTIC_KEYS, BIN, A, B, require, until
 from tests.support.wire import Tap
 
@@ -95,6 +96,19 @@ def test_a_new_key_for_both_ends_takes_over_at_once(pair: Pair, conf: Path) -> N
         pair.peer.setkey("flush;" + keys)
         assert pair.works()
     assert set(tap.protocols(A, B)) == {50}
+
+
+def test_what_waits_for_an_sa_is_sent_by_the_reload_that_brings_it(pair: Pair, conf: Path) -> None:
+    conf.write_text(GOOD.replace(AUTHENTIC_KEYS, ""))
+    reload(pair)
+    manager = KeyManager(pair.daemon.socket)
+    pinging = pair.host.start("ping", "-n", "-c1", "-W15", B)
+    manager.acquire()
+    conf.write_text(GOOD)
+    reload(pair)
+    assert pinging.wait(20) == 0
+    assert pair.daemon.counter("pfkey", "queue_dropped") == 0
+    manager.close()
 
 
 def test_a_restart_with_hold_leaks_nothing(pair: Pair) -> None:
