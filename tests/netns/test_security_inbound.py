@@ -3,14 +3,13 @@
 import select
 import struct
 import time
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-from pfkey.lab.hosts import Net
 from tests.netns.test_conversation import MEGABYTE, transfer
 from tests.support import steering
-from tests.support.attacked import DROPS, PORT, Attacked, counters
+from tests.support.attacked import DROPS, PORT, Attacked, Pairs, counters
 from tests.support.steering import (
     AH,
     ESP,
@@ -26,15 +25,22 @@ from tests.support.steering import (
     packet,
     piece,
 )
-from tests.support.system import A, B, over, require, until, versions
+from tests.support.system import A, B, over, require, until
 from tests.support.wire import Tap, checksum, drain, ipv4, packed, udp_listener
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pairs]:
+    made = Pairs(tmp_path_factory)
+    yield made
+    made.close()
+
+
 @pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
-def two(request: pytest.FixtureRequest, net: Net, tmp_path: Path) -> Attacked:
-    return Attacked(net, tmp_path, request.param)
+def two(request: pytest.FixtureRequest, pairs: Pairs) -> Attacked:
+    return pairs.pair(request.param)
 
 
 def test_every_crafted_packet_ends_in_one_counter(two: Attacked) -> None:
@@ -152,10 +158,8 @@ OPTIONS4 = {
 
 
 @pytest.mark.parametrize("options", OPTIONS4.values(), ids=OPTIONS4)
-def test_options_of_the_outer_header_lead_nothing_astray(
-    net: Net, tmp_path: Path, options: bytes
-) -> None:
-    two = Attacked(net, tmp_path)
+def test_options_of_the_outer_header_lead_nothing_astray(pairs: Pairs, options: bytes) -> None:
+    two = pairs.pair(4)
     payload = two.sealed()
     octets = 20 + len(options)
     head = bytearray(
@@ -180,9 +184,9 @@ def leads_nothing_astray(two: Attacked, *packets: bytes) -> None:
     assert "internal" not in counters(two.db)
 
 
-def test_extension_headers_lead_nothing_astray(net: Net, tmp_path: Path) -> None:
+def test_extension_headers_lead_nothing_astray(pairs: Pairs) -> None:
     """Before ESP and inside it: of every sort, too many, in the wrong order, not what they say."""
-    two = Attacked(net, tmp_path, 6)
+    two = pairs.pair(6)
     route = bytes((0, 2, 0, 1)) + bytes(4) + packed("2001:db8:9::9")
 
     def outer(*kinds: int) -> bytes:
@@ -278,12 +282,8 @@ def test_clear_fragments_join_no_head_or_tail_that_was_protected(two: Attacked) 
     assert drain(listener) == []
 
 
-@versions
-def test_a_clear_tail_that_claims_to_be_sealed_brings_nothing_in(
-    net: Net, tmp_path: Path, version: int
-) -> None:
+def test_a_clear_tail_that_claims_to_be_sealed_brings_nothing_in(two: Attacked) -> None:
     """IPv6 tails name the protocol of the datagram, and nobody looks at what they say."""
-    two = Attacked(net, tmp_path, version)
     listener = udp_listener(two.b, two.other, PORT)
     whole = two.datagram(b"clear!" * 200)
     for claimed in (ESP, AH, 108):
@@ -291,7 +291,7 @@ def test_a_clear_tail_that_claims_to_be_sealed_brings_nothing_in(
             head, tail = steering.fragments(
                 two.own, two.other, UDP, whole, ident=ident, tail_proto=claimed
             )
-            if version == 4:
+            if two.version == 4:
                 tail = ipv4(two.own, two.other, claimed, tail[20:], ident=ident, offset=800)
             two.to_b(*(head, tail)[::order])
     two.to_b(two.esp(two.sealed(b"after")))

@@ -5,13 +5,14 @@ import json
 import os
 import socket
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pfkey.lab.hosts import Net
 from tests.netns.test_conversation import MEGABYTE, transfer
-from tests.support.attacked import PORT, Attacked, counters, only_esp
+from tests.support.attacked import PORT, Attacked, Pairs, counters, only_esp
 from tests.support.steering import ESP, UDP, join, packet
 from tests.support.system import Daemon, until
 from tests.support.wire import Tap, drain, family, in_host, udp_listener
@@ -21,9 +22,19 @@ pytestmark = [pytest.mark.root, pytest.mark.slow]
 BYPASS, PROTECT = 0x4C000000, 0x4B000000
 
 
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pairs]:
+    made = Pairs(tmp_path_factory)
+    yield made
+    made.close()
+
+
 @pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
-def two(request: pytest.FixtureRequest, net: Net, tmp_path: Path) -> Attacked:
-    return Attacked(net, tmp_path, request.param)
+def two(request: pytest.FixtureRequest, pairs: Pairs) -> Attacked:
+    made = pairs.pair(request.param)
+    for table in ("x", "n", "seen"):  # what a test before may have made
+        made.a.run("nft", "delete", "table", "inet", table, check=False)
+    return made
 
 
 CLOBBER = "table inet x {{\n chain c {{\n type {} hook {} priority {};\n meta mark set 1\n }}\n}}\n"

@@ -7,6 +7,9 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from weakref import WeakKeyDictionary
+
+import pytest
 
 from keyd.model import SaSpec
 from keyd.packet.esp import EspSa
@@ -27,9 +30,18 @@ DROPS = (
 
 
 def counters(daemon: Daemon) -> dict[str, int]:
-    """All counters that are not zero, by name."""
+    """All counters that have grown since the test began, by name."""
+    before = _before.get(daemon, {})
+    grown = {row: n - before.get(row, 0) for row, n in _rows(daemon).items()}
+    return {name: n for (_, name), n in grown.items() if n}
+
+
+def _rows(daemon: Daemon) -> dict[tuple[str, str], int]:
     groups = daemon.control("counters")["counters"]
-    return {name: n for group in groups.values() for name, n in group.items() if n}
+    return {(group, name): n for group, rows in groups.items() for name, n in rows.items()}
+
+
+_before: WeakKeyDictionary[Daemon, dict[tuple[str, str], int]] = WeakKeyDictionary()
 
 
 def packet_socket(host: Host) -> socket.socket:
@@ -42,11 +54,7 @@ class Attacked(Two):
 
     def __init__(self, net: Net, tmp: Path, version: int = 4) -> None:
         super().__init__(net, tmp, version)
-        self.load(AUTHENTIC_KEYS + require(A, B), AUTHENTIC_KEYS + require(B, A))
         self.icmp = ICMPV6 if version == 6 else ICMP
-        kind = 0x86DD if version == 6 else 0x0800
-        self._to_b = packet_socket(self.a), (self.a_dev, kind, 0, 0, mac_of(self.b, self.b_dev))
-        self._to_a = packet_socket(self.b), (self.b_dev, kind, 0, 0, mac_of(self.a, self.a_dev))
         self._numbers = itertools.count(1000)
         self._esp = EspSa(
             SaSpec(
@@ -55,6 +63,18 @@ class Attacked(Two):
                 auth_key=b"0123456789abcdef0123456789abcdef",
             )
         )  # fmt: skip
+        self.again()
+
+    def again(self) -> None:
+        """As at the start, for another test: keys and policies, counters from zero, sockets."""
+        for daemon in (self.da, self.db):
+            daemon.setkey("flush; spdflush;")
+        self.load(AUTHENTIC_KEYS + require(A, B), AUTHENTIC_KEYS + require(B, A))
+        kind = 0x86DD if self.version == 6 else 0x0800
+        self._to_b = packet_socket(self.a), (self.a_dev, kind, 0, 0, mac_of(self.b, self.b_dev))
+        self._to_a = packet_socket(self.b), (self.b_dev, kind, 0, 0, mac_of(self.a, self.a_dev))
+        for daemon in (self.da, self.db):
+            _before[daemon] = _rows(daemon)
 
     def to_b(self, *packets: bytes) -> None:
         """Onto the wire, as from a."""
@@ -78,6 +98,28 @@ class Attacked(Two):
     def esp(self, octets: bytes, src: str = "", dst: str = "") -> bytes:
         """An IP packet with ESP."""
         return packet(src or self.own, dst or self.other, ESP, octets)
+
+
+class Pairs:
+    """A pair of each IP version for all the tests of a module."""
+
+    def __init__(self, factory: pytest.TempPathFactory) -> None:
+        self._factory = factory
+        self._nets = contextlib.ExitStack()
+        self._made: dict[int, Attacked] = {}
+
+    def pair(self, version: int) -> Attacked:
+        """As good as new."""
+        if version in self._made:
+            self._made[version].again()
+        else:
+            net = self._nets.enter_context(Net())
+            self._made[version] = Attacked(net, self._factory.mktemp("attacked"), version)
+        return self._made[version]
+
+    def close(self) -> None:
+        """Take all down."""
+        self._nets.close()
 
 
 @contextlib.contextmanager
