@@ -29,7 +29,7 @@ from keyd.shell.listener import accept_all, listen
 from keyd.shell.load import Loader
 from keyd.shell.notify import notify
 from keyd.shell.options import Options, program_version
-from keyd.shell.paths import beside, netns_inode, remove_socket
+from keyd.shell.paths import beside, remove_socket
 from keyd.shell.plane import Plane
 from keyd.shell.reports import Reports
 from keyd.shell.serve import CLIENTS, Server
@@ -37,6 +37,7 @@ from keyd.shell.tap import Tap
 from keyd.shell.timers import Timers
 from pfkey import crypto
 from pfkey.errors import ShellError
+from pfkey.transport import netns_inode
 
 LOG = logging.getLogger("keyd.shell")
 

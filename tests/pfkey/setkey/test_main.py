@@ -242,7 +242,8 @@ def test_without_pfkeyd_one_line_says_how_to_start_it(
     path = tmp_path / "none.sock"
     assert main(["--socket", str(path), "-D"]) == 1
     assert capsys.readouterr().err == (
-        f"setkey: pfkey_open: no pfkeyd answers at {path}; start it with: pfkeyd &\n"
+        f"setkey: pfkey_open: no pfkeyd answers at {path};"
+        f" start it with: pfkeyd --socket {path} &\n"
     )
 
 
