@@ -23,6 +23,7 @@ SHELL = (
     "pfkey/transport.py", "pfkey/link.py", "pfkey/session.py", "pfkey/blocking.py",
     "pfkey/control.py", "pfkey/cli.py", "pfkey/monitor.py", "pfkey/stat.py", "pfkey/doctor.py",
     "pfkey/setkey/main.py", "pfkey/setkey/resolve.py", "pfkey/streams.py",
+    "pfkey/start.py", "keyd/start.py",
 )  # fmt: skip
 NOT_IN_A_CORE = {"trio", "socket", "time", "random", "os", "subprocess", "select", "threading"}
 MAY_IMPORT = {
