@@ -358,7 +358,8 @@ def test_check_touches_nothing(
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["-D", "-F"], ["-Z"], ["-P"], ["-D", "file"], ["-f"], ["-FH"], ["-rkc"]]
+    "arguments",
+    [[], ["-D", "-F"], ["-Z"], ["-P"], ["-D", "file"], ["-f"], ["-FH"], ["-rkc"], ["-f", ""]],
 )
 def test_a_wrong_command_line_is_status_2(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
