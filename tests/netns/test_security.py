@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pfkey.errors import ClosedError
 from pfkey.lab.hosts import Net
 from tests.netns.test_conversation import MEGABYTE, SEND, transfer
 from tests.support.attacked import Attacked, counters, only_esp
@@ -85,8 +86,25 @@ def test_clients_that_take_every_descriptor_do_not_end_the_data_path(
         until(lambda: two.da.log.count("worker-ready") == 4, 10, "two workers more")
         with only_esp(two):
             until(two.ping, 10)
-    until(lambda: two.da.control("status")["clients"] == 0)
+
+    def are_gone() -> bool:
+        with contextlib.suppress(ClosedError):  # refused while they are
+            return bool(two.da.control("status")["clients"] == 0)
+        return False
+
+    until(are_gone)
     assert "internal error" not in two.da.log
+
+
+def test_a_hangup_or_an_interrupt_sent_to_all_ends_no_worker(net: Net, tmp_path: Path) -> None:
+    two = Attacked(net, tmp_path)
+    workers = two.da.workers()
+    for pid in workers.values():
+        os.kill(pid, signal.SIGHUP)
+        os.kill(pid, signal.SIGINT)
+    with only_esp(two):
+        assert two.ping()
+    assert two.da.workers() == workers
 
 
 @pytest.mark.parametrize("role", ["out", "in"])
