@@ -152,6 +152,25 @@ class Engine:
         """The peer of an SA of ESP in UDP has moved: see `keyd.engine.handle_x_mapping`."""
         return new_mapping(self._state, key, ports, address)
 
+    def registrations(self, client: ClientId) -> tuple[tuple[int, ...], bool]:
+        """The SA types a client registered for, and whether it hears everything."""
+        if client not in self._state.clients:
+            return (), False
+        known = self._state.clients[client]
+        return tuple(sorted(known.registered)), known.is_promiscuous
+
+    def restore(
+        self, client: ClientId, satypes: Iterable[int], *, is_promiscuous: bool, now: Now
+    ) -> list[Effect]:
+        """Register a client for what it had registered with a predecessor, without a word."""
+        wanted = [Message(type=MsgType.REGISTER, satype=satype) for satype in satypes]
+        if is_promiscuous:
+            wanted.append(Message(type=MsgType.X_PROMISC, satype=1))
+        effects: list[Effect] = []
+        for message in wanted:
+            effects += self.receive(client, message.encode(), now)
+        return [effect for effect in effects if not isinstance(effect, Send)]
+
     def tick(self, now: Now) -> list[Effect]:
         """Age and end SAs and policies whose time is over; call it at `next_deadline`."""
         effects: list[Effect] = []

@@ -7,6 +7,9 @@
     sysctl       params {name}: {schema_version, values: {name: n}} of it and all below it, of all
                  where it is ""; with {value}: sets it, {before, value}
     subscribe    params {show_keys}: from now on each PF_KEY record as a notification `message`
+    adopt        params {registered, promiscuous}, and a connected SOCK_SEQPACKET socket as
+                 SCM_RIGHTS: serve it as a PF_KEY socket. {client, registered, promiscuous}; from
+                 now on a notification `client` of that form when it registers for more
 
 A notification that does not fit its subscriber's queue is dropped; `lost` tells how many.
 """
@@ -20,8 +23,10 @@ from typing import Any
 
 import trio
 
+from keyd.engine.effects import ClientId
 from keyd.engine.public import without_keys
 from keyd.shell import rpc, wire
+from keyd.shell.adopted import Registrations, client_socket
 from keyd.shell.knobs import Knobs
 from keyd.shell.log import LEVELS, current_level, limited, set_level
 from keyd.shell.options import program_version
@@ -36,6 +41,10 @@ _REQUEST_OCTETS = 1 << 16
 _QUEUE_OCTETS = 4 << 20
 
 Counters = dict[str, dict[str, int]]
+Adopt = Callable[
+    [socket.socket, Registrations, Callable[[ClientId, Registrations], None]],
+    Awaitable[tuple[ClientId | None, Registrations]],
+]
 
 
 class Peer:
@@ -60,6 +69,10 @@ class Peer:
         if self._send("message", params):
             self.lost += 1
 
+    def tell_client(self, client: ClientId, has: Registrations) -> None:
+        """Tell what an adopted client is registered for."""
+        self._send("client", has.to_json(client))
+
     def _send(self, method: str, params: dict[str, Any]) -> int:
         return wire.send(self.sock, rpc.encode_notification(method, params))
 
@@ -73,12 +86,14 @@ class Control:
         status: Callable[[], dict[str, Any]],
         counters: Callable[[], Awaitable[Counters]],
         knobs: Knobs,
+        adopt: Adopt,
         tap: Tap,
         nursery: trio.Nursery,
     ) -> None:
         self._status = status
         self._counters = counters
         self._knobs = knobs
+        self._adopt_socket = adopt
         self._tap = tap
         self._nursery = nursery
         self._reader = wire.Reader(_REQUEST_OCTETS)
@@ -113,8 +128,12 @@ class Control:
                 continue
             if octets is None:
                 return
-            wire.take(peer.sock)
-            answer = await self._answer(peer, octets)
+            fd = wire.take_descriptor(peer.sock)
+            try:
+                answer = await self._answer(peer, octets, fd)
+            finally:
+                if fd is not None:
+                    os.close(fd)
             while answer and (error := wire.send(peer.sock, answer)):
                 if error != EAGAIN:
                     return
@@ -122,18 +141,18 @@ class Control:
                 await trio.lowlevel.checkpoint()
             await trio.lowlevel.checkpoint()
 
-    async def _answer(self, peer: Peer, octets: bytes) -> bytes:
+    async def _answer(self, peer: Peer, octets: bytes, fd: int | None) -> bytes:
         try:
             call = rpc.decode(octets)
         except RpcError as error:
             return rpc.encode_error(None, error)
         try:
-            result = await self._do(peer, call)
+            result = await self._do(peer, call, fd)
         except RpcError as error:
             return rpc.encode_error(call.id, error) if call.wants_reply else b""
         return rpc.encode_result(call.id, result) if call.wants_reply else b""
 
-    async def _do(self, peer: Peer, call: Call) -> object:
+    async def _do(self, peer: Peer, call: Call, fd: int | None) -> object:
         match call.method:
             case "version":
                 _only(call)
@@ -153,6 +172,9 @@ class Control:
             case "subscribe":
                 _only(call, "show_keys")
                 return self._subscribe(peer, call.params.get("show_keys", False))
+            case "adopt":
+                _only(call, "registered", "promiscuous")
+                return await self._adopt(peer, call, fd)
         raise RpcError(rpc.METHOD_NOT_FOUND, f"no method {call.method[:40]!r}")
 
     async def _sysctl(self, peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
@@ -166,6 +188,13 @@ class Control:
         if not _is_master(peer):
             raise RpcError(rpc.NOT_PERMITTED, "only root may change a value")
         return dict(await self._knobs.write(name, value))
+
+    async def _adopt(self, peer: Peer, call: Call, fd: int | None) -> dict[str, Any]:
+        had = Registrations.of(call.params)
+        number, has = await self._adopt_socket(client_socket(fd), had, peer.tell_client)
+        if number is None:
+            raise RpcError(rpc.NO_ROOM, "too many clients")
+        return has.to_json(number)
 
     def _subscribe(self, peer: Peer, show_keys: object) -> dict[str, Any]:
         if not isinstance(show_keys, bool):

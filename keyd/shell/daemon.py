@@ -119,7 +119,7 @@ class Daemon:
         )  # fmt: skip
         control = Control(
             status=self._status, counters=plane.counters, tap=self._tap, nursery=nursery,
-            knobs=Knobs(engine, clock, applier.obey, plane.counters),
+            knobs=Knobs(engine, clock, applier.obey, plane.counters), adopt=server.adopt,
         )  # fmt: skip
 
         def snapshot() -> tuple[tuple[SaSpec, ...], tuple[PolicySpec, ...], Settings]:

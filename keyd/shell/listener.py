@@ -52,7 +52,7 @@ def is_allowed(sock: socket.socket, gid: int | None) -> bool:
 
 
 async def accept_all(
-    listener: socket.socket, gid: int | None, admit: Callable[[socket.socket], None]
+    listener: socket.socket, gid: int | None, admit: Callable[[socket.socket], object]
 ) -> None:
     """Hand each rightful connection to `admit`, until cancelled."""
     while True:

@@ -10,6 +10,7 @@ METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
 NOT_PERMITTED = -32001  # ours: the peer's rights do not suffice
 REFUSED = -32002  # ours: the system would not have it
+NO_ROOM = -32002  # ours: a limit is reached
 
 Id = str | int | None
 
