@@ -21,7 +21,10 @@ SOLE_IMPORTERS = {
 SHELL = (
     "keyd/shell/", "pfkey/lab/", "pfkey/blocking.py", "pfkey/aio.py", "pfkey/cli.py",
     "pfkey/monitor.py", "pfkey/stat.py", "pfkey/doctor.py", "pfkey/setkey/main.py",
-    "pfkey/streams.py",
+    "pfkey/streams.py", "pfkey/run/caller.py", "pfkey/run/held.py", "pfkey/run/keysocket.py",
+    "pfkey/run/launch.py", "pfkey/run/link.py", "pfkey/run/notify.py", "pfkey/run/probe.py",
+    "pfkey/run/supervisor.py",
+    "pfkey/run/watch.py",
 )  # fmt: skip
 NOT_IN_A_CORE = {"trio", "socket", "time", "random", "os", "subprocess", "select", "threading"}
 MAY_IMPORT = {
