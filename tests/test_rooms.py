@@ -21,10 +21,11 @@ SOLE_IMPORTERS = {
 SHELL = (
     "keyd/shell/", "pfkey/lab/", "pfkey/blocking.py", "pfkey/aio.py", "pfkey/cli.py",
     "pfkey/monitor.py", "pfkey/stat.py", "pfkey/doctor.py", "pfkey/setkey/main.py",
-    "pfkey/streams.py", "pfkey/run/caller.py", "pfkey/run/held.py", "pfkey/run/keysocket.py",
-    "pfkey/run/launch.py", "pfkey/run/link.py", "pfkey/run/notify.py", "pfkey/run/probe.py",
-    "pfkey/run/supervisor.py",
-    "pfkey/run/watch.py",
+    "pfkey/streams.py",
+    *(f"pfkey/run/{name}.py" for name in (
+        "caller", "daemons", "held", "keysocket", "launch", "link", "memory", "notify", "probe",
+        "socketoptions", "supervisor", "watch",
+    )),
 )  # fmt: skip
 NOT_IN_A_CORE = {"trio", "socket", "time", "random", "os", "subprocess", "select", "threading"}
 MAY_IMPORT = {

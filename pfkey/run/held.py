@@ -1,4 +1,4 @@
-"""Shell: the PF_KEY sockets of supervised programs, and the pfkeyd that serves them.
+"""Shell: the PF_KEY sockets of supervised programs, served by a pfkeyd or, without one, by us.
 
 Each is a pair of sockets: the program has one end, pfkeyd the other, and we a copy of pfkeyd's. So
 traffic does not pass through us, and while we live the program never reads an end:
@@ -13,21 +13,23 @@ pair as it is. After a while without one, each request is refused with ENETDOWN.
 import errno
 import fcntl
 import os
+import select
 import socket
 import struct
-import syslog
 import termios
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 
 from pfkey.const import HEADER_OCTETS, MsgType
-from pfkey.errors import ShellError
 from pfkey.message import Message, error_reply
-from pfkey.run.link import Link, Record
+from pfkey.run.daemons import Daemon
+from pfkey.run.link import Record
+from pfkey.run.watch import Watch
 
-RETRY_SECONDS = 0.2
 PATIENCE_SECONDS = 5.0  # for a successor, before requests are refused
 _RECORD_OCTETS = 1 << 19
 _AT_ONCE = 64
+_EVENTS = select.EPOLLRDHUP
 
 # What a successor knows of its predecessor's databases: nothing. So the kernel tells of a flush.
 _FLUSHED = (Message(type=MsgType.FLUSH).encode(), Message(type=MsgType.X_SPDFLUSH).encode())
@@ -66,8 +68,8 @@ class Held:
                 record = self.sock.recv(_RECORD_OCTETS)
             except OSError:
                 return
-            header = record[:HEADER_OCTETS].ljust(HEADER_OCTETS, b"\0")
             if record:
+                header = record[:HEADER_OCTETS].ljust(HEADER_OCTETS, b"\0")
                 self.tell(error_reply(header, self.errno))
 
     def tell(self, record: bytes) -> None:
@@ -84,106 +86,84 @@ class Held:
         self.sock.close()
 
 
-class Daemon:
-    """The pfkeyd of one path, here or gone, and the sockets that it serves."""
+class Hall:
+    """The sockets that one pfkeyd serves, and its successors after it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.held: dict[int, Held] = {}
-        self.link: Link | None = None
-        self._asked: dict[int, Held] = {}
-        self._lost_at = 0.0
-        self._retry_at = 0.0
+    def __init__(self, daemon: Daemon, watch: Watch) -> None:
+        self.held: list[Held] = []
+        self._daemon = daemon
+        self._watch = watch
+        daemon.on_notice = self._on_notice
+        daemon.on_change = self._on_change
+        daemon.wants_successor = lambda: bool(self.held)
 
-    def connect(self) -> Link:
-        """The connection, made now if there is none.
-
-        Raises:
-            ShellError: there is no pfkeyd.
-        """
-        if self.link is None:
-            self.link = Link(self.path)
-        return self.link
-
-    def adopt(self, held: Held) -> None:
-        """Have a socket served; the answer comes from `answers`.
+    def admit(self, held: Held, then: Callable[[int], None]) -> None:
+        """Have a socket served; `then` is told of 0, or of the errno of a refusal.
 
         Raises:
-            ShellError: there is no pfkeyd.
+            OSError: there is no pfkeyd.
         """
-        link = self.connect()
-        self.held[held.sock.fileno()] = held
-        number = link.adopt(held.sock, held.satypes, is_promiscuous=held.is_promiscuous)
-        self._asked[number] = held
 
-    def answers(self) -> list[Held] | None:
-        """The sockets that pfkeyd serves from now on, or refuses (`errno`); None: it is gone."""
-        records = None if self.link is None else self.link.receive()
-        if records is None:
-            return None
-        clients = {held.client: held for held in self.held.values()}
-        answered = []
-        for record in records:
-            if record.method == "client":
-                held = clients.get(int(record.values["client"]))
-                if held is not None:
-                    held.learn(record)
-            elif (held := self._asked.pop(record.id, None)) is not None:
-                held.errno = errno.ENOBUFS if record.is_refusal else 0
-                if not record.is_refusal:
-                    held.learn(record)
-                    clients[held.client] = held
-                answered.append(held)
-        return answered
+        def answered(record: Record | None) -> None:
+            error = errno.EAFNOSUPPORT if record is None else self._learn(held, record)
+            if error:
+                self.forget(held)
+            then(error)
 
-    def lost(self, now: float) -> list[Held]:
-        """pfkeyd is gone; the sockets whose adoption it never answered."""
-        syslog.syslog(syslog.LOG_WARNING, f"pfkey run: pfkeyd is gone from {self.path}")
-        if self.link is not None:
-            self.link.close()
-            self.link = None
-        unanswered = list(self._asked.values())
-        self._asked.clear()
-        for held in self.held.values():
-            held.client = 0
-        self._lost_at = self._retry_at = now
-        return unanswered
+        self._ask(held, answered)
+        self.held.append(held)
+
+        def on_event(events: int) -> None:
+            if events & (select.EPOLLHUP | select.EPOLLRDHUP):
+                self.forget(held)
+            elif events & select.EPOLLIN:
+                held.refuse()
+
+        self._watch.add(held.sock.fileno(), _EVENTS, on_event)
+
+    def _ask(self, held: Held, then: Callable[[Record | None], None]) -> None:
+        params = {"registered": held.satypes, "promiscuous": held.is_promiscuous}
+        self._daemon.call("adopt", params, held.sock, then)
+
+    def _learn(self, held: Held, record: Record) -> int:
+        held.errno = errno.ENOBUFS if record.is_refusal else 0
+        if not record.is_refusal:
+            held.learn(record)
+        return held.errno
 
     def forget(self, held: Held) -> None:
         """The program has closed its end, or never got it."""
-        self.held.pop(held.sock.fileno(), None)
-        self._asked = {number: one for number, one in self._asked.items() if one is not held}
-        held.close()
+        if held in self.held:
+            self.held.remove(held)
+            self._watch.remove(held.sock.fileno())
+            held.close()
 
-    def close(self) -> None:
-        """Let go of all."""
-        for held in tuple(self.held.values()):
-            self.forget(held)
-        if self.link is not None:
-            self.link.close()
-            self.link = None
+    def _on_notice(self, record: Record) -> None:
+        if record.method == "client":
+            for held in self.held:
+                if held.client == record.values["client"]:
+                    held.learn(record)
 
-    @property
-    def deadline(self) -> float | None:
-        """When `tend` has something to do."""
-        return self._retry_at if self.link is None and self.held else None
+    def _on_change(self, now: float) -> None:
+        """pfkeyd is gone, still gone, or there is another."""
+        for held in tuple(self.held):
+            held.client = 0
+            if self._daemon.is_here:
+                held.errno = 0
+                for notice in _FLUSHED:
+                    held.tell(notice)
+                self._ask(held, partial(self._readmitted, held))
+            elif now - self._daemon.lost_at >= PATIENCE_SECONDS:
+                held.errno = errno.ENETDOWN
+            self._attend(held)
 
-    def tend(self, now: float) -> bool:
-        """Look for a successor; whether there is one."""
-        if self.deadline is None or now < self._retry_at:
-            return False
-        self._retry_at = now + RETRY_SECONDS
-        try:
-            self.connect()
-        except ShellError:
-            if now - self._lost_at >= PATIENCE_SECONDS:
-                for held in self.held.values():
-                    held.errno = errno.ENETDOWN
-            return False
-        syslog.syslog(syslog.LOG_NOTICE, f"pfkey run: pfkeyd is back at {self.path}")
-        for held in tuple(self.held.values()):
-            held.errno = 0
-            for notice in _FLUSHED:
-                held.tell(notice)
-            self.adopt(held)
-        return True
+    def _readmitted(self, held: Held, record: Record | None) -> None:
+        if record is not None:
+            self._learn(held, record)
+            self._attend(held)
+
+    def _attend(self, held: Held) -> None:
+        """Read what the program asks where we have to refuse it; else that is pfkeyd's."""
+        if held in self.held:
+            reads = select.EPOLLIN if held.errno else 0
+            self._watch.change(held.sock.fileno(), _EVENTS | reads)

@@ -38,7 +38,7 @@ _SHELL = "/bin/sh"
 
 
 def run(words: Sequence[str], path: Path, *, is_default: bool) -> Never:
-    """Become the program of these words, supervised; see `KeySockets` for the rest.
+    """Become the program of these words, supervised; see `Daemons` for the rest.
 
     Raises:
         ShellError: there is no pfkeyd at this path, or no seccomp notification here.

@@ -1,7 +1,6 @@
 """Shell: the supervisor's connection to pfkeyd's control socket, which never makes it wait.
 
-adopt   hands pfkeyd one end of a pair of sockets as a PF_KEY client's, see
-        `keyd.shell.adopted`; its answer comes as a record like all else
+A call may hand over a socket (SCM_RIGHTS). Its answer comes as a record like all else.
 """
 
 import json
@@ -49,11 +48,13 @@ class Link:
         """Close."""
         self._sock.close()
 
-    def adopt(self, sock: socket.socket, satypes: list[int], *, is_promiscuous: bool) -> int:
-        """Ask pfkeyd to serve a socket; the number of the call."""
+    def call(self, method: str, params: dict[str, Any], sock: socket.socket) -> int:
+        """Call a method with a socket; the number of the call.
+
+        Whoever closes the socket before it is sent has no use for the answer: none comes.
+        """
         self._id += 1
-        params = {"registered": satypes, "promiscuous": is_promiscuous}
-        call = {"jsonrpc": "2.0", "id": self._id, "method": "adopt", "params": params}
+        call = {"jsonrpc": "2.0", "id": self._id, "method": method, "params": params}
         self._unsent.append((json.dumps(call).encode(), sock))
         self._send()
         return self._id
@@ -63,7 +64,7 @@ class Link:
         while self._unsent:
             octets, sock = self._unsent[0]
             try:
-                if sock.fileno() >= 0:  # else it has been closed meanwhile
+                if sock.fileno() >= 0:
                     socket.send_fds(self._sock, [octets], [sock.fileno()], socket.MSG_NOSIGNAL)
             except OSError:  # no room, too many on their way, or pfkeyd is gone, as `receive` tells
                 return

@@ -18,6 +18,7 @@ from errno import EIO
 from pathlib import Path
 
 from pfkey.run.caller import socket_inode
+from pfkey.run.daemons import Daemons
 from pfkey.run.filter import MACHINES
 from pfkey.run.keysocket import KeySockets
 from pfkey.run.notify import Call, Listener
@@ -37,13 +38,14 @@ class _Waiting:
 
 
 class Supervisor:
-    """All programs under one filter; see `KeySockets` for the arguments."""
+    """All programs under one filter; see `Daemons` for the arguments."""
 
     def __init__(self, listener: Listener, path: Path, machine: str, *, is_default: bool) -> None:
         self._listener = listener
         self._abis = {abi.arch: abi for abi in MACHINES[machine]}
         self._watch = Watch()
-        self._keys = KeySockets(listener, self._watch, path, is_default=is_default)
+        self._daemons = Daemons(listener, self._watch, path, is_default=is_default)
+        self._keys = KeySockets(listener, self._watch, self._daemons)
         self._waiting: list[_Waiting] = []
         self._tick = _TICK_FIRST
         self._is_over = False
@@ -54,12 +56,12 @@ class Supervisor:
         while not self._is_over:
             self._watch.wait(self._pause())
             now = time.monotonic()
-            self._keys.tend(now)
+            self._daemons.tend(now)
             if self._waiting:
                 self._waiting = [one for one in self._waiting if not self._let_go(one, now)]
 
     def _pause(self) -> float | None:
-        due = self._keys.deadline
+        due = self._daemons.deadline
         pause = None if due is None else max(0.0, due - time.monotonic())
         if not self._waiting:
             self._tick = _TICK_FIRST

@@ -4,16 +4,17 @@ import errno
 import select
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from pfkey.const import MsgType
-from pfkey.errors import ShellError
+from pfkey.run.daemons import RETRY_SECONDS, Daemon
 from pfkey.run.filter import SHORT_POLL_MS
-from pfkey.run.held import PATIENCE_SECONDS, RETRY_SECONDS, Daemon, Held
+from pfkey.run.held import PATIENCE_SECONDS, Hall, Held
 from pfkey.run.supervisor import WAIT_SECONDS
+from pfkey.run.watch import Watch
 from tests.support.shell import HEADER, REGISTER, Process, connect, control, header, sent
 from tests.support.supervised import Program, is_looking
 from tests.support.system import until
@@ -92,48 +93,82 @@ def has_asked(held: Held) -> bool:
     return held.is_waiting
 
 
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
+class Side:
     """The supervisor's side, in this process, with a clock of our own."""
-    made = Daemon(tmp_path / "s")
+
+    def __init__(self, path: Path) -> None:
+        self.watch = Watch()
+        self.daemon = Daemon(path, self.watch)
+        self.hall = Hall(self.daemon, self.watch)
+        self.errors: list[int] = []
+
+    def admit(self) -> Held:
+        """A socket that is not served yet."""
+        held = Held(blocking=True)
+        self.hall.admit(held, self.errors.append)
+        return held
+
+    def until(self, claim: Callable[[], object]) -> None:
+        """Handle what comes until something has come true."""
+
+        def settled() -> object:
+            self.watch.wait(0.01)
+            return claim()
+
+        until(settled)
+
+    def until_served(self, *sockets: Held) -> None:
+        """pfkeyd has answered for all of them."""
+        self.until(lambda: all(held.client for held in sockets))
+
+    def lose(self, pfkeyd: Process) -> float:
+        """Kill it, and notice; when that was."""
+        kill(pfkeyd)
+        self.until(lambda: not self.daemon.is_here)
+        return self.daemon.lost_at
+
+    def close(self) -> None:
+        """As a supervisor that is killed."""
+        for held in tuple(self.hall.held):
+            self.hall.forget(held)
+        self.daemon.close()
+
+
+@pytest.fixture
+def side(tmp_path: Path) -> Iterator[Side]:
+    made = Side(tmp_path / "s")
     yield made
     made.close()
 
 
-def test_without_a_successor_requests_are_refused_after_a_while(
-    tmp_path: Path, daemon: Daemon
-) -> None:
+def test_without_a_successor_requests_are_refused_after_a_while(tmp_path: Path, side: Side) -> None:
     with Process(tmp_path) as first:
-        held = Held(blocking=True)
-        daemon.adopt(held)
-        until(daemon.answers)
-        assert held.client
-        kill(first)
-        until(lambda: daemon.answers() is None)
+        held = side.admit()
+        side.until_served(held)
+        now = began = side.lose(first)
     program = end_of(held)
-    assert daemon.lost(now=100.0) == []
     program.send(REGISTER)
     assert has_asked(held)
-    now = 100.0
-    while now < 100.0 + PATIENCE_SECONDS:
-        assert daemon.deadline is not None
-        assert not daemon.tend(now)
+    while now < began + PATIENCE_SECONDS:
+        assert side.daemon.deadline is not None
+        side.daemon.tend(now)
+        side.watch.wait(0)
         assert refuses(held) == 0
         now += RETRY_SECONDS
-    assert not daemon.tend(now)
+    side.daemon.tend(now)
     assert refuses(held) == errno.ENETDOWN
-    held.refuse()
+    side.watch.wait(0)
     version, kind, code, satype, words, _, seq, pid = HEADER.unpack(program.recv(65536))
     assert (version, kind, code) == (2, MsgType.REGISTER, errno.ENETDOWN)
     assert (satype, words, seq, pid) == (3, 2, 1, 7)
     program.send(b"\1\2")  # no message, and answered all the same
-    held.refuse()
+    side.watch.wait(0)
     assert HEADER.unpack(program.recv(65536))[2] == errno.ENETDOWN
     assert not has_asked(held)
 
     with Process(tmp_path) as second:
-        assert daemon.tend(now + RETRY_SECONDS)
-        until(daemon.answers)
+        side.daemon.tend(now + RETRY_SECONDS)
+        side.until_served(held)
         assert refuses(held) == 0
         assert [HEADER.unpack_from(program.recv(65536))[1] for _ in range(2)] == [
             MsgType.FLUSH, MsgType.X_SPDFLUSH
@@ -141,18 +176,16 @@ def test_without_a_successor_requests_are_refused_after_a_while(
         program.send(REGISTER)
         assert HEADER.unpack_from(program.recv(65536))[1:3] == (MsgType.REGISTER, 0)
         program.close()
+        side.close()
         assert second.stop() == 0
 
 
-def test_a_supervisor_that_dies_leaves_the_program_its_pfkeyd(
-    tmp_path: Path, daemon: Daemon
-) -> None:
+def test_a_supervisor_that_dies_leaves_the_program_its_pfkeyd(tmp_path: Path, side: Side) -> None:
     with Process(tmp_path) as first:
-        held = Held(blocking=True)
+        held = side.admit()
         program = end_of(held)
-        daemon.adopt(held)
-        until(daemon.answers)
-        daemon.close()
+        side.until_served(held)
+        side.close()
         program.send(header(MsgType.REGISTER, seq=5))
         assert HEADER.unpack_from(program.recv(65536))[6] == 5
         program.close()
@@ -160,29 +193,39 @@ def test_a_supervisor_that_dies_leaves_the_program_its_pfkeyd(
         assert first.stop() == 0
 
 
-def test_hundreds_of_sockets_find_the_successor(tmp_path: Path, daemon: Daemon) -> None:
+def test_hundreds_of_sockets_find_the_successor(tmp_path: Path, side: Side) -> None:
     """More than fit one queue: adoptions wait for the answers to earlier ones."""
     with Process(tmp_path) as first:
-        sockets = [Held(blocking=True) for _ in range(400)]
-        for held in sockets:
-            daemon.adopt(held)
-        until(lambda: daemon.answers() is not None and all(held.client for held in sockets))
-        kill(first)
-        until(lambda: daemon.answers() is None)
-        daemon.lost(now=0.0)
+        sockets = [side.admit() for _ in range(400)]
+        side.until_served(*sockets)
+        assert side.errors == [0] * len(sockets)
+        now = side.lose(first)
         with Process(tmp_path) as second:
-            assert daemon.tend(now=1.0)
-            until(lambda: daemon.answers() is not None and all(held.client for held in sockets))
+            side.daemon.tend(now)
+            side.until_served(*sockets)
             assert control(second.socket, "status")["result"]["clients"] == len(sockets)
-            daemon.close()
+            side.close()
             assert second.stop() == 0
 
 
-def test_without_pfkeyd_no_socket_is_adopted(daemon: Daemon) -> None:
+def test_a_socket_that_is_not_served_before_pfkeyd_dies_is_refused(
+    tmp_path: Path, side: Side
+) -> None:
+    with Process(tmp_path) as first:
+        first.signal(signal.SIGSTOP)
+        side.admit()
+        side.lose(first)
+    assert side.errors == [errno.EAFNOSUPPORT]
+    assert side.hall.held == []
+    assert side.daemon.deadline is None
+
+
+def test_without_pfkeyd_no_socket_is_served(side: Side) -> None:
     held = Held(blocking=True)
-    with pytest.raises(ShellError, match="no pfkeyd answers"):
-        daemon.adopt(held)
-    assert daemon.deadline is None
+    with pytest.raises(OSError, match="no pfkeyd") as refused:
+        side.hall.admit(held, side.errors.append)
+    assert refused.value.errno == errno.EAFNOSUPPORT
+    assert side.daemon.deadline is None
     held.close()
 
 
