@@ -21,10 +21,10 @@ SOLE_IMPORTERS = {
 SHELL = (
     "keyd/shell/", "pfkey/lab/", "pfkey/blocking.py", "pfkey/aio.py", "pfkey/cli.py",
     "pfkey/monitor.py", "pfkey/stat.py", "pfkey/doctor.py", "pfkey/setkey/main.py",
-    "pfkey/streams.py",
+    "pfkey/streams.py", "pfkey/sockets.py", "pfkey/__init__.py",
     *(f"pfkey/run/{name}.py" for name in (
-        "caller", "daemons", "held", "keysocket", "launch", "link", "memory", "notify", "probe",
-        "socketoptions", "supervisor", "watch",
+        "caller", "daemons", "group", "held", "keysocket", "launch", "link", "memory", "notify",
+        "probe", "socketoptions", "supervisor", "watch",
     )),
 )  # fmt: skip
 NOT_IN_A_CORE = {"trio", "socket", "time", "random", "os", "subprocess", "select", "threading"}

@@ -37,6 +37,7 @@ from keyd.engine.proposal import Proposals
 from keyd.engine.public import without_keys
 from keyd.engine.reqids import Reqids
 from keyd.engine.sad import Sad, SaKey
+from keyd.engine.socket_policies import SocketPolicies
 from keyd.engine.spd import Spd
 from keyd.engine.state import Limits, Request, State
 from keyd.engine.sysctl import Sysctls
@@ -96,8 +97,9 @@ class Engine:
         self._state = State(
             clients=Clients(bounds.clients), sad=Sad(bounds.sas, bounds.larvals, reqids),
             spd=Spd(bounds.policies, reqids), reqids=reqids, schedule=Schedule(), limits=bounds,
-            sysctl=Sysctls(), acquires=Acquires(bounds.acquires),
-            proposals=Proposals(supported), usable=supported, usage=usage, pick=pick,
+            sockets=SocketPolicies(reqids, bounds.socket_pairs), sysctl=Sysctls(),
+            acquires=Acquires(bounds.acquires), proposals=Proposals(supported), usable=supported,
+            usage=usage, pick=pick,
         )  # fmt: skip
         self._requests = 0
         self._refused = 0
@@ -233,6 +235,11 @@ class Engine:
         """What the data path is to know beside SAs and policies."""
         return self._state.told
 
+    @property
+    def sockets(self) -> SocketPolicies:
+        """The policies of single sockets."""
+        return self._state.sockets
+
     def stats(self) -> dict[str, int]:
         """What there is, and what has happened since the start."""
         clients = list(self._state.clients)
@@ -240,6 +247,7 @@ class Engine:
             "sas": len(self._state.sad),
             "larvals": self._state.sad.larvals,
             "policies": len(self._state.spd),
+            "socket_policies": len(list(self._state.sockets)),
             "holds": len(self._state.spd.holds),
             "acquires": len(self._state.acquires),
             "acquires_limited": self._state.acquires.limited,

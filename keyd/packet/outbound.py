@@ -69,6 +69,7 @@ class Outbound:
         link_mtu: the MTU of the link towards a packed destination address.
         random: so many unforeseeable octets.
         is_local: whether a packed address is one of this host's own.
+        policy: what decides of every packet; None: those of `update_policies`.
     """
 
     def __init__(
@@ -77,7 +78,9 @@ class Outbound:
         link_mtu: Callable[[bytes], int],
         random: Callable[[int], bytes],
         is_local: Callable[[bytes], bool],
+        policy: PolicySpec | None = None,
     ) -> None:
+        self._policy = policy
         self._counters = counters
         self._link_mtu = link_mtu
         self._random = random
@@ -96,6 +99,16 @@ class Outbound:
 
     # ---------------------------------------------------------------- databases
 
+    def share(self, main: "Outbound") -> None:
+        """Use another's SAs, and add to its batch."""
+        self._by_slot, self._by_pair, self._paths = main._by_slot, main._by_pair, main._paths
+        self.batch = main.batch
+
+    def stir(self, src: bytes, dst: bytes) -> None:
+        """The SAs between these addresses are others."""
+        self._flows.clear()
+        self.waiting.stir((src, dst))
+
     def install(self, sa: OutSa) -> None:
         """Put in an SA, or replace the one with its slot."""
         self.remove(sa.spec.slot)
@@ -104,8 +117,7 @@ class Outbound:
         pair = self._by_pair.setdefault((sa.spec.src, sa.spec.dst), [])
         pair.append(sa)
         pair.sort(key=self._preference)
-        self._flows.clear()
-        self.waiting.stir((sa.spec.src, sa.spec.dst))
+        self.stir(sa.spec.src, sa.spec.dst)
 
     def remove(self, slot: int) -> None:
         """Take out the SA with this slot, if it is there."""
@@ -207,7 +219,7 @@ class Outbound:
         if head is None:
             return Flow(drop=count.TUN_SHORT)
         src, dst = head.src, head.dst
-        policy = self._policies.match(src, dst, head.proto, *head.ports)
+        policy = self._policy or self._policies.match(src, dst, head.proto, *head.ports)
         if head.is_fragment and self._policies.is_vague(src, dst, head.proto, policy):
             return Flow(drop=count.FRAG_DROPPED)
         if policy is None or policy.type in (PolicyType.NONE, PolicyType.BYPASS):

@@ -1,4 +1,8 @@
-"""PF_KEY clients whose socket comes as a descriptor: `adopt` on the control socket.
+"""PF_KEY clients whose socket comes as a descriptor.
+
+    adopt        params {registered, promiscuous}, and a connected SOCK_SEQPACKET socket: serve it
+                 as a PF_KEY socket. {client, registered, promiscuous}; from now on a notification
+                 `client` of that form when it registers for more
 
 `pfkey run` makes a pair of sockets, gives a program one end, us the other, and keeps a copy of
 ours: so a program never reads an end when we die, and our successor adopts the same socket.
@@ -7,11 +11,12 @@ ours: so a program never reads an end when we die, and our successor adopts the 
 import os
 import socket
 import stat
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from keyd.engine.effects import ClientId
-from keyd.shell.rpc import INVALID_PARAMS, RpcError
+from keyd.shell.rpc import INVALID_PARAMS, NO_ROOM, RpcError
 from pfkey.const import SaType
 
 _SO_DOMAIN = 39
@@ -46,6 +51,36 @@ class Registrations:
             "registered": list(self.satypes),
             "promiscuous": self.is_promiscuous,
         }
+
+
+class Told(Protocol):
+    """A control connection."""
+
+    def notify(self, method: str, params: dict[str, Any]) -> None:
+        """Tell something that it need not have asked for."""
+
+
+Adopt = Callable[
+    [socket.socket, Registrations, Callable[[ClientId, Registrations], None]],
+    Awaitable[tuple[ClientId | None, Registrations]],
+]
+
+
+async def adopt(serve: Adopt, peer: Told, fd: int | None, params: dict[str, Any]) -> dict[str, Any]:
+    """Have a socket served; see the module's text.
+
+    Raises:
+        RpcError: the socket or the parameters are of another form, or there are too many clients.
+    """
+
+    def tell(client: ClientId, has: Registrations) -> None:
+        peer.notify("client", has.to_json(client))
+
+    had = Registrations.of(params)
+    number, has = await serve(client_socket(fd), had, tell)
+    if number is None:
+        raise RpcError(NO_ROOM, "too many clients")
+    return has.to_json(number)
 
 
 def _is_satype(value: object) -> bool:

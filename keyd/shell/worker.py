@@ -24,26 +24,28 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
+from keyd import doors
 from keyd.model import Need, PolicySpec, SaSpec, Settings
 from keyd.packet import counters as count
 from keyd.packet import segment, trace
 from keyd.packet.association import InSa, OutSa
+from keyd.packet.branches import Branches
 from keyd.packet.inbound import Inbound
 from keyd.packet.outbound import Outbound
 from keyd.packet.used import Used
 from keyd.shell import raw, sandbox
 from keyd.shell.channel import Record, WorkerEnd
 from keyd.shell.linkmtu import Links
+from keyd.shell.readers import Readers
 from keyd.shell.state import StateFile
+from keyd.socket_pair import SocketPair
 from pfkey import crypto
 from pfkey.const import IPPROTO_AH, IPPROTO_ESP, Dir, Mode
 from pfkey.errors import CryptoError
 
-READS_MAX = 16  # frames per wake-up before the channel gets its turn
 OPENED_MAX = 64  # packets per wake-up before what was opened is written
 SEALED_MAX = 64  # packets before what was sealed is sent
 IDS_MAX = 8192  # in one record
-_TUN_READ = 10 + 65536
 _PROTOS = (IPPROTO_ESP, IPPROTO_AH)
 _LOGS_PER_SECOND = 5
 _INFO, _WARNING, _ERROR = 20, 30, 40
@@ -106,6 +108,12 @@ class Worker:
             self.tune(Settings.from_json(record))
         elif op == "wait-":
             self.end_wait(Need.from_json(record["need"]))
+        elif op == "door+":
+            given = record["pair"]
+            pair = None if given is None else SocketPair.from_json(given)
+            self.open_door(record["door"], record["fd"], pair)
+        elif op == "door-":
+            self.close_door(record["door"])
 
     def _install(self, spec: SaSpec, record: int) -> None:
         try:
@@ -138,6 +146,14 @@ class Worker:
     def end_wait(self, need: Need) -> None:
         """Nothing waits but what goes out."""
 
+    def open_door(self, door: int, fd: int, pair: SocketPair | None) -> None:
+        """Use another TUN device, which is that of a pair of policies of sockets."""
+        raise NotImplementedError
+
+    def close_door(self, door: int) -> None:
+        """Use it no more."""
+        raise NotImplementedError
+
     def guarded(self, handle: Callable[[bytes, int], None], octets: bytes, now_us: int) -> None:
         """Handle one packet. A fault of ours costs that packet and a counter, not the worker."""
         before = self.counters.tolist() if self.is_debugging else []
@@ -153,10 +169,10 @@ class Worker:
         for text in trace.drops(before, self.counters, octets[self.skips :]) if before else ():
             self.log(_INFO, text)
 
-    def write(self, *buffers: Any) -> None:
-        """One frame to the TUN device."""
+    def write(self, *buffers: Any, fd: int = -1) -> None:
+        """One frame to the TUN device, or to another one."""
         try:
-            os.writev(self.tun, buffers)
+            os.writev(self.tun if fd < 0 else fd, buffers)
             self.counters[count.TUN_WRITES] += 1
         except OSError as error:
             if error.errno in _NO_ROOM or error.errno == errno.EIO:  # full, or the device is down
@@ -192,69 +208,71 @@ class OutWorker(Worker):
         self._esp = socket.socket(fileno=given["esp_out"])
         clear = socket.socket(fileno=given["clear_out"])
         self._sealed, self._clear = raw.Sender(self._esp), raw.Sender(clear)
-        self._pipeline = Outbound(self.counters, self.links.mtu, os.urandom, self.links.is_local)
-        self.poll.register(self.tun, select.EPOLLIN)
+        self._branches = Branches(self._pipeline)
+        self._readers = Readers(self.tun, self._branches, self.poll)
         self.poll.register(self._esp.fileno(), 0)  # errors are always reported
 
+    def _pipeline(self, policy: PolicySpec | None) -> Outbound:
+        return Outbound(self.counters, self.links.mtu, os.urandom, self.links.is_local, policy)
+
     def install(self, spec: SaSpec, part: memoryview, since: tuple[int, int, int]) -> None:
-        """Put an SA into the pipeline."""
-        self._pipeline.install(OutSa(spec, part, since))
+        """Put an SA into the pipelines."""
+        self._branches.install(OutSa(spec, part, since))
 
     def remove(self, slot: int) -> None:
-        """Take an SA out of the pipeline."""
-        self._pipeline.remove(slot)
+        """Take an SA out of the pipelines."""
+        self._branches.remove(slot)
 
     def update_policies(self, added: list[PolicySpec], removed: list[int]) -> None:
         """Follow a change of the outbound policies."""
-        self._pipeline.update_policies(added, removed)
+        self._branches.update_policies(added, removed)
 
     def tune(self, settings: Settings) -> None:
         """Follow a change of settings."""
         super().tune(settings)
-        self._pipeline.tune(settings)
+        self._branches.tune(settings)
 
     def end_wait(self, need: Need) -> None:
         """Drop what waits for this."""
-        self._pipeline.waiting.end(need)
+        self._branches.end_wait(need)
+
+    def open_door(self, door: int, fd: int, pair: SocketPair | None) -> None:
+        """Read the device of a pair that seals."""
+        self._readers.open(door, fd, pair)
+
+    def close_door(self, door: int) -> None:
+        """Read it no more."""
+        self._readers.close(door)
 
     def run(self) -> None:
         """Until the control process is gone."""
-        pipeline = self._pipeline
-        waiting = pipeline.waiting
+        main = self._branches.main
         while True:
-            events = dict(self.poll.poll(_sooner(waiting.patience, pipeline.used.patience)))
-            frames = self._read() if self.tun in events else []
+            events = dict(self.poll.poll(_sooner(*self._branches.patiences())))
+            frames = self._readers.frames(events)
             if not self.obey():
                 return
             now_us = time.time_ns() // 1000
             if self._esp.fileno() in events:
                 for error in raw.errors(self._esp):
-                    pipeline.icmp_error(error.type, error.code, error.mtu, error.quoted, now_us)
+                    main.icmp_error(error.type, error.code, error.mtu, error.quoted, now_us)
             self.guarded(self._resume, b"", now_us)
-            for octets in frames:
+            for pipeline, octets in frames:
                 self.guarded(pipeline.process, octets, now_us)
-                if len(pipeline.batch.sealed) >= SEALED_MAX:
+                if len(main.batch.sealed) >= SEALED_MAX:
                     self._flush()
             self._flush()
-            for need, packets in waiting.needs.take(now_us / 1e6).items():
-                self.channel.post({"op": "need", "need": need.to_json(), "packets": packets})
-            self.tell_used(pipeline.used, now_us)
+            for pipeline in self._branches.all:
+                for need, packets in pipeline.waiting.needs.take(now_us / 1e6).items():
+                    self.channel.post({"op": "need", "need": need.to_json(), "packets": packets})
+                self.tell_used(pipeline.used, now_us)
 
     def _resume(self, _: bytes, now_us: int) -> None:
-        self._pipeline.resume(now_us)
+        self._branches.resume(now_us)
         self._flush()
 
-    def _read(self) -> list[bytes]:
-        frames = []
-        for _ in range(READS_MAX):
-            try:
-                frames.append(os.read(self.tun, _TUN_READ))
-            except BlockingIOError:
-                break
-        return frames
-
     def _flush(self) -> None:
-        batch, counters = self._pipeline.batch, self.counters
+        batch, counters = self._branches.main.batch, self.counters
         if batch.sealed:
             refused = self._send(self._sealed, batch.sealed)
             counters[count.SEGMENTS_OUT] += len(batch.sealed) - refused
@@ -293,6 +311,7 @@ class InWorker(Worker):
         self._comp = socket.socket(fileno=given["comp"])
         self._receivers = [raw.Receiver(self._esp), raw.Receiver(self._ah)]
         self._pipeline = Inbound(self.counters, self.links.is_local)
+        self._doors = {doors.MAIN: self.tun}
         for sock in (self._esp, self._ah, self._comp):
             self.poll.register(sock.fileno(), select.EPOLLIN)
 
@@ -312,6 +331,16 @@ class InWorker(Worker):
         """Follow a change of settings."""
         super().tune(settings)
         self._pipeline.tune(settings)
+
+    def open_door(self, door: int, fd: int, pair: SocketPair | None) -> None:
+        """Write to another device."""
+        self._doors[door] = fd
+        self._pipeline.open_door(door, pair)
+
+    def close_door(self, door: int) -> None:
+        """Write to it no more."""
+        self._pipeline.close_door(door)
+        os.close(self._doors.pop(door))
 
     def run(self) -> None:
         """Until the control process is gone."""
@@ -335,11 +364,11 @@ class InWorker(Worker):
                 if not packets or opened >= OPENED_MAX:
                     break
             self.tell_used(used, now_us)
-            for segments, buffers in self._pipeline.flush():
+            for door, segments, buffers in self._pipeline.entrances.flush():
                 if segments > 1:
                     self.counters[count.COALESCED_WRITES] += 1
                     self.counters[count.COALESCED_SEGMENTS] += segments
-                self.write(*buffers)
+                self.write(*buffers, fd=self._doors[door])
 
 
 def _sooner(*patience: Callable[[float], float | None]) -> float | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from keyd.shell import routes as routes_module
-from keyd.shell.nft_rules import Marks
+from keyd.shell.marks import Marks
 from keyd.shell.routes import Routes
 from keyd.shell.tun import Tun
 from pfkey.lab.hosts import Host, Net
