@@ -12,8 +12,9 @@ from types import FrameType
 from typing import Never
 
 from pfkey import doctor, monitor, stat, streams, sysctl
+from pfkey import policy as language
 from pfkey.blocking import Connection, control_call, socket_path
-from pfkey.errors import PfkeyError, ShellError
+from pfkey.errors import PfkeyError, PolicyError, ShellError
 from pfkey.lab import kept, rootless
 from pfkey.lab.catalogue import DEMO, EXAMPLES
 from pfkey.lab.run import run
@@ -40,6 +41,7 @@ _RUN_EXAMPLES = """\
 examples:
   pfkey run -- iked -d         OpenIKED, as Debian built it
   pfkey run -- sh              a shell whose programs all have PF_KEY
+  pfkey run --policy 'out ipsec esp/transport//require' -- curl http://10.1.1.2/
 
 exit codes: the program's; 1 refused or failed, 2 wrong usage, 126 the program cannot be run,
 127 there is none of that name"""
@@ -48,6 +50,14 @@ exit codes: the program's; 1 refused or failed, 2 wrong usage, 126 the program c
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Never:
         self.exit(2, f"{self.prog}: {message}\ntry: {self.prog} --help\n")
+
+
+def _policy(text: str) -> str:
+    try:
+        language.parse(text)
+    except PolicyError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _version() -> str:
@@ -111,6 +121,10 @@ def parser() -> argparse.ArgumentParser:
         epilog=_RUN_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )  # fmt: skip
+    one.add_argument("--policy", metavar="POLICY", action="append", default=[], dest="policies",
+                     type=_policy,
+                     help="a policy for all its sockets, such as 'out ipsec"
+                     " esp/transport//require'; once for each direction")  # fmt: skip
     _socket(one)
     one.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND ...",
                      help="the program and its arguments")  # fmt: skip
@@ -242,7 +256,7 @@ def _supervised(options: argparse.Namespace) -> Never:
         parser().error("run needs the COMMAND to run")
     usual = socket_path({name: os.environ[name] for name in os.environ if name != "PFKEY_SOCKET"})
     path = _path(options)
-    launch.run(words, path, is_default=path == usual)
+    launch.run(words, path, is_default=path == usual, policies=options.policies)
 
 
 def _doctor(options: argparse.Namespace) -> int:

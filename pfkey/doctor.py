@@ -202,7 +202,12 @@ def check_run() -> Finding:
     """Whether programs can be run under `pfkey run`."""
     found = probe()
     if found.gives:
-        return Finding("run", True, "pfkey run can give programs PF_KEY sockets")
+        more = (
+            "and their sockets policies"
+            if found.takes
+            else "but no policies of sockets: pidfd_getfd(2) is forbidden here"
+        )
+        return Finding("run", True, f"pfkey run can give programs PF_KEY sockets, {more}")
     why = found.why or "a program that is supervised cannot be given a descriptor"
     return Finding("run", False, f"pfkey run cannot: {why}", found.remedy or _NEW_ENOUGH)
 

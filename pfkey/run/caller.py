@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-CAP_NET_ADMIN = 12
+CAP_NET_ADMIN, CAP_NET_RAW = 12, 13
 _NS_GET_USERNS, _NS_GET_PARENT = 0xB701, 0xB702
 
 Namespace = tuple[int, int]  # device and inode
@@ -20,11 +20,12 @@ Namespace = tuple[int, int]  # device and inode
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """One thread: its network namespace, and whether it is privileged there."""
+    """One thread: its network namespace, and its privileges there."""
 
     netns: Namespace
     euid: int
     is_net_admin: bool
+    is_net_raw: bool
 
     @classmethod
     def of(cls, tid: int) -> Self:
@@ -37,12 +38,13 @@ class Caller:
         status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
         netns = os.open(proc / "ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            has = int(status["CapEff"], 16) >> CAP_NET_ADMIN & 1
-            own = _identity(os.stat(proc / "ns/user"))
+            counts = _identity(os.stat(proc / "ns/user")) in _owners(netns)
+            has = int(status["CapEff"], 16) if counts else 0
             return cls(
                 netns=_identity(os.fstat(netns)),
                 euid=int(status["Uid"].split()[1]),
-                is_net_admin=bool(has) and own in _owners(netns),
+                is_net_admin=bool(has >> CAP_NET_ADMIN & 1),
+                is_net_raw=bool(has >> CAP_NET_RAW & 1),
             )
         finally:
             os.close(netns)

@@ -6,12 +6,11 @@ import time
 from collections.abc import Callable
 from errno import EAFNOSUPPORT, EPERM
 from pathlib import Path
-from socket import socket
 from typing import Any
 
 from pfkey.errors import ShellError
 from pfkey.run.caller import Caller
-from pfkey.run.link import Link, Record
+from pfkey.run.link import Handed, Link, Record
 from pfkey.run.notify import Call, Listener
 from pfkey.run.watch import Watch
 
@@ -26,15 +25,16 @@ class Daemon:
 
     Attributes:
         on_notice: what to do with what it says without being asked.
-        on_change: called with the time when it is gone, and when a successor is there.
-        wants_successor: whether anybody needs one before the next call.
+        on_change: each is called with the time when it is gone, when there is still none, and
+            when a successor is there.
+        wants_successor: each says whether somebody needs one before the next call.
     """
 
     def __init__(self, path: Path, watch: Watch) -> None:
         self.path = path
         self.on_notice: Callable[[Record], None] = lambda record: None
-        self.on_change: Callable[[float], None] = lambda now: None
-        self.wants_successor: Callable[[], bool] = lambda: False
+        self.on_change: list[Callable[[float], None]] = []
+        self.wants_successor: list[Callable[[], bool]] = []
         self.lost_at = 0.0
         self._watch = watch
         self._link: Link | None = None
@@ -46,8 +46,8 @@ class Daemon:
         """Whether there is one, as far as we know."""
         return self._link is not None
 
-    def call(self, method: str, params: dict[str, Any], sock: socket, then: Then) -> None:
-        """Call a method and hand over a copy of a socket; `then` is called later, and once.
+    def call(self, method: str, params: dict[str, Any], sock: Handed, then: Then) -> None:
+        """Call a method and hand over a copy of a descriptor; `then` is called later, and once.
 
         Raises:
             OSError: EAFNOSUPPORT where there is no pfkeyd.
@@ -80,7 +80,7 @@ class Daemon:
         self._drop_link()
         self.lost_at = self._retry_at = time.monotonic()
         asked, self._asked = self._asked, {}
-        self.on_change(self.lost_at)
+        self._changed(self.lost_at)
         for then in asked.values():
             then(None)
 
@@ -97,7 +97,8 @@ class Daemon:
     @property
     def deadline(self) -> float | None:
         """When `tend` has something to do."""
-        return None if self.is_here or not self.wants_successor() else self._retry_at
+        is_wanted = any(wants() for wants in self.wants_successor)
+        return self._retry_at if is_wanted and not self.is_here else None
 
     def tend(self, now: float) -> None:
         """Look for a successor."""
@@ -110,7 +111,11 @@ class Daemon:
             pass
         else:
             syslog.syslog(syslog.LOG_NOTICE, f"pfkey run: pfkeyd is back at {self.path}")
-        self.on_change(now)
+        self._changed(now)
+
+    def _changed(self, now: float) -> None:
+        for tell in self.on_change:
+            tell(now)
 
 
 class Daemons:
@@ -151,6 +156,11 @@ class Daemons:
         """
         mine = self.myself
         return caller.is_net_admin or (not mine.is_net_admin and caller.euid == mine.euid)
+
+    @property
+    def own(self) -> Daemon:
+        """The pfkeyd of our own network namespace, there or not."""
+        return self.of(self.myself)
 
     def of(self, caller: Caller) -> Daemon:
         """The pfkeyd of a caller's network namespace, there or not.

@@ -30,6 +30,7 @@ PATIENCE_SECONDS = 5.0  # for a successor, before requests are refused
 _RECORD_OCTETS = 1 << 19
 _AT_ONCE = 64
 _EVENTS = select.EPOLLRDHUP
+NOT_PERMITTED = -32001  # of `keyd.shell.rpc`: we may not speak PF_KEY
 
 # What a successor knows of its predecessor's databases: nothing. So the kernel tells of a flush.
 _FLUSHED = (Message(type=MsgType.FLUSH).encode(), Message(type=MsgType.X_SPDFLUSH).encode())
@@ -94,8 +95,8 @@ class Hall:
         self._daemon = daemon
         self._watch = watch
         daemon.on_notice = self._on_notice
-        daemon.on_change = self._on_change
-        daemon.wants_successor = lambda: bool(self.held)
+        daemon.on_change.append(self._on_change)
+        daemon.wants_successor.append(lambda: bool(self.held))
 
     def admit(self, held: Held, then: Callable[[int], None]) -> None:
         """Have a socket served; `then` is told of 0, or of the errno of a refusal.
@@ -126,7 +127,9 @@ class Hall:
         self._daemon.call("adopt", params, held.sock, then)
 
     def _learn(self, held: Held, record: Record) -> int:
-        held.errno = errno.ENOBUFS if record.is_refusal else 0
+        is_stranger = record.values.get("code") == NOT_PERMITTED
+        refusal = errno.EPERM if is_stranger else errno.ENOBUFS
+        held.errno = refusal if record.is_refusal else 0
         if not record.is_refusal:
             held.learn(record)
         return held.errno

@@ -24,7 +24,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Never
 
+from pfkey import policy as language
 from pfkey.errors import ShellError
+from pfkey.run.group import Group
 from pfkey.run.link import Link
 from pfkey.run.notify import Listener, install
 from pfkey.run.supervisor import Supervisor
@@ -37,23 +39,48 @@ _HIGHEST = 2**31 - 1
 _SHELL = "/bin/sh"
 
 
-def run(words: Sequence[str], path: Path, *, is_default: bool) -> Never:
+def run(
+    words: Sequence[str], path: Path, *, is_default: bool, policies: Sequence[str] = ()
+) -> Never:
     """Become the program of these words, supervised; see `Daemons` for the rest.
 
+    With `policies` all its sockets have these, see `pfkey.run.group`.
+
     Raises:
+        PolicyError: one of them is none.
         ShellError: there is no pfkeyd at this path, or no seccomp notification here.
     """
+    octets = [language.parse(policy).encode() for policy in policies]
+    path = path.absolute()
     Link(path).close()
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    _split_off(theirs, path.absolute(), is_default=is_default)
-    theirs.close()
-    listener = install(platform.machine())
-    socket.send_fds(ours, [b"listener"], [listener])
-    os.close(listener)
-    if not ours.recv(1):
-        raise ShellError("the supervisor did not start", "the system's log says why")
-    ours.close()
+    group = Group.make(octets) if octets else None
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        _split_off(theirs, path, is_default=is_default, group=group)
+        theirs.close()
+        if group is not None:
+            _join(group, path, policies)
+        listener = install(platform.machine(), joins=group is not None)
+        socket.send_fds(ours, [b"listener"], [listener])
+        os.close(listener)
+        if not ours.recv(1):
+            raise ShellError("the supervisor did not start", "the system's log says why")
+        ours.close()
+    except BaseException:
+        if group is not None:
+            group.remove()
+        raise
     _become(words)
+
+
+def _join(group: Group, path: Path, policies: Sequence[str]) -> None:
+    """Have the policies in force, and only then be in the group."""
+    try:
+        group.register(path)
+    except OSError as error:
+        raise ShellError(f"--policy: {error.strerror}") from None
+    group.take_inherited(policies, path)
+    group.enter()
 
 
 def _become(words: Sequence[str]) -> Never:
@@ -87,7 +114,7 @@ def _environment() -> dict[bytes, bytes]:
     return dict(line.split(b"=", 1) for line in lines if b"=" in line)
 
 
-def _split_off(end: socket.socket, path: Path, *, is_default: bool) -> None:
+def _split_off(end: socket.socket, path: Path, *, is_default: bool, group: Group | None) -> None:
     """Fork the supervisor. It is nobody's child, so that no program waits for it."""
     child = os.fork()
     if child:
@@ -98,7 +125,7 @@ def _split_off(end: socket.socket, path: Path, *, is_default: bool) -> None:
     try:
         os.setsid()
         if not os.fork():
-            _supervise(end, path, is_default=is_default)
+            _supervise(end, path, is_default=is_default, group=group)
         status = 0
     except BaseException:  # of a fork of ours nothing may come back into the caller
         syslog.syslog(syslog.LOG_ERR, f"pfkey run: {traceback.format_exc()}")
@@ -106,16 +133,18 @@ def _split_off(end: socket.socket, path: Path, *, is_default: bool) -> None:
         os._exit(status)
 
 
-def _supervise(end: socket.socket, path: Path, *, is_default: bool) -> None:
+def _supervise(end: socket.socket, path: Path, *, is_default: bool, group: Group | None) -> None:
     _let_go_of_the_world(end)
     _, fds, _, _ = socket.recv_fds(end, 64, 1)
     if not fds:
         return  # the filter was refused, and who asked for it has been told
     machine = platform.machine()
-    supervisor = Supervisor(Listener(fds[0]), path, machine, is_default=is_default)
+    supervisor = Supervisor(Listener(fds[0]), path, machine, is_default=is_default, group=group)
     end.send(b"s")
     end.close()
     supervisor.run()
+    if group is not None:
+        group.remove()
 
 
 def _let_go_of_the_world(end: socket.socket) -> None:

@@ -1,6 +1,6 @@
 """Shell: the supervisor's connection to pfkeyd's control socket, which never makes it wait.
 
-A call may hand over a socket (SCM_RIGHTS). Its answer comes as a record like all else.
+A call may hand over a descriptor (SCM_RIGHTS). Its answer comes as a record like all else.
 """
 
 import json
@@ -9,7 +9,7 @@ import socket
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pfkey.blocking import Control
 
@@ -26,6 +26,13 @@ class Record:
     is_refusal: bool = False
 
 
+class Handed(Protocol):
+    """What can be handed over: a socket, or an open directory."""
+
+    def fileno(self) -> int:
+        """The descriptor; -1 when it is closed."""
+
+
 class Link:
     """One connection.
 
@@ -38,7 +45,7 @@ class Link:
             self._sock = socket.socket(fileno=os.dup(control.fileno()))
         self._sock.setblocking(False)
         self._id = 0
-        self._unsent: deque[tuple[bytes, socket.socket]] = deque()
+        self._unsent: deque[tuple[bytes, Handed]] = deque()
 
     def fileno(self) -> int:
         """The descriptor, to wait on."""
@@ -48,24 +55,24 @@ class Link:
         """Close."""
         self._sock.close()
 
-    def call(self, method: str, params: dict[str, Any], sock: socket.socket) -> int:
-        """Call a method with a socket; the number of the call.
+    def call(self, method: str, params: dict[str, Any], given: Handed) -> int:
+        """Call a method with a descriptor; the number of the call.
 
-        Whoever closes the socket before it is sent has no use for the answer: none comes.
+        Whoever closes it before it is sent has no use for the answer: none comes.
         """
         self._id += 1
         call = {"jsonrpc": "2.0", "id": self._id, "method": method, "params": params}
-        self._unsent.append((json.dumps(call).encode(), sock))
+        self._unsent.append((json.dumps(call).encode(), given))
         self._send()
         return self._id
 
     def _send(self) -> None:
         """Send what there is room for: an answer to what was sent makes room for the rest."""
         while self._unsent:
-            octets, sock = self._unsent[0]
+            octets, given = self._unsent[0]
             try:
-                if sock.fileno() >= 0:
-                    socket.send_fds(self._sock, [octets], [sock.fileno()], socket.MSG_NOSIGNAL)
+                if given.fileno() >= 0:
+                    socket.send_fds(self._sock, [octets], [given.fileno()], socket.MSG_NOSIGNAL)
             except OSError:  # no room, too many on their way, or pfkeyd is gone, as `receive` tells
                 return
             self._unsent.popleft()

@@ -92,6 +92,10 @@ class Listener:
         """The call goes on into the kernel, which reads all its arguments anew."""
         self._answer(_RESPONSE.pack(call.id, 0, 0, _CONTINUE))
 
+    def finish(self, call: Call) -> None:
+        """The call ends with 0: it has been done."""
+        self._answer(_RESPONSE.pack(call.id, 0, 0, 0))
+
     def place(self, call: Call, fd: int, *, close_on_exec: bool) -> int:
         """The call ends with a copy of our descriptor, at the caller's lowest free number.
 
@@ -122,7 +126,7 @@ def _notif_octets() -> int:
     return max(known, int(struct.unpack("=3H", sizes.raw)[0]))
 
 
-def install(machine: str) -> int:
+def install(machine: str, *, joins: bool = False) -> int:
     """Put this process and all that it will become under the filter, for ever; the listener.
 
     Without CAP_SYS_ADMIN the kernel allows a filter only to programs that cannot gain rights by
@@ -136,7 +140,7 @@ def install(machine: str) -> int:
             f"pfkey run does not know the system calls of {machine}",
             f"it knows {', '.join(MACHINES)}",
         )
-    octets = program(machine)
+    octets = program(machine, joins=joins)
     code = ctypes.create_string_buffer(octets, len(octets))
     head = struct.pack("@HP", len(octets) // 8, ctypes.addressof(code))
     fd = _set_filter(machine, head)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from pfkey.errors import ShellError
 from pfkey.run.filter import AF_KEY
+from pfkey.run.memory import take_socket
 from pfkey.run.notify import Listener, install
 
 _ANSWER_SECONDS = 5.0
@@ -16,9 +17,12 @@ _ANSWER_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """Whether a program can be given a descriptor; if not, why and what mends it."""
+    """Whether a program can be given a descriptor, and one of its own be taken; if it cannot be
+    given one, why and what mends it.
+    """
 
     gives: bool
+    takes: bool = False
     why: str = ""
     remedy: str = ""
 
@@ -31,6 +35,7 @@ def probe() -> Probed:
         child = os.fork()
         if not child:
             _be_supervised(theirs)
+        theirs_number = theirs.fileno()  # the child's, too
         theirs.close()
         stack.callback(_end, child)
         said, fds, _, _ = socket.recv_fds(ours, 1024, 1)
@@ -39,7 +44,7 @@ def probe() -> Probed:
             return Probed(gives=False, why=what, remedy=remedy)
         listener = Listener(fds[0])
         stack.callback(listener.close)
-        return Probed(gives=_gives(listener, ours))
+        return Probed(gives=_gives(listener, ours), takes=_takes(child, theirs_number))
 
 
 def _be_supervised(end: socket.socket) -> None:
@@ -63,6 +68,14 @@ def _end(child: int) -> None:
     with suppress(ProcessLookupError):
         os.kill(child, 9)
     os.waitpid(child, 0)
+
+
+def _takes(child: int, fd: int) -> bool:
+    try:
+        take_socket(child, fd).close()
+    except OSError:
+        return False
+    return True
 
 
 def _gives(listener: Listener, end: socket.socket) -> bool:

@@ -1,6 +1,9 @@
 """Shell: the supervisor's loop: notified system calls in, answers out. One thread, no trio.
 
     socket(AF_KEY, …)   see `pfkey.run.keysocket`
+    setsockopt, getsockopt of policies and marks
+                        see `pfkey.run.socketoptions`
+    connect, listen     see `pfkey.run.group`
     recv with MSG_PEEK, poll for up to 10 ms
                         go on at once, unless a request waits for pfkeyd: then when that has been
                         handled. So a client that looks right after it has sent finds its reply, as
@@ -20,8 +23,10 @@ from pathlib import Path
 from pfkey.run.caller import socket_inode
 from pfkey.run.daemons import Daemons
 from pfkey.run.filter import MACHINES
+from pfkey.run.group import Group, Keeper
 from pfkey.run.keysocket import KeySockets
 from pfkey.run.notify import Call, Listener
+from pfkey.run.socketoptions import SocketOptions
 from pfkey.run.watch import Watch
 
 WAIT_SECONDS = 10.0  # for pfkeyd to handle a request, before a peek may find nothing
@@ -38,14 +43,24 @@ class _Waiting:
 
 
 class Supervisor:
-    """All programs under one filter; see `Daemons` for the arguments."""
+    """All programs under one filter; see `Daemons` for the arguments. `group` has a policy."""
 
-    def __init__(self, listener: Listener, path: Path, machine: str, *, is_default: bool) -> None:
+    def __init__(
+        self,
+        listener: Listener,
+        path: Path,
+        machine: str,
+        *,
+        is_default: bool,
+        group: Group | None = None,
+    ) -> None:
         self._listener = listener
         self._abis = {abi.arch: abi for abi in MACHINES[machine]}
         self._watch = Watch()
         self._daemons = Daemons(listener, self._watch, path, is_default=is_default)
         self._keys = KeySockets(listener, self._watch, self._daemons)
+        self._options = SocketOptions(listener, self._daemons, group)
+        self._keeper = Keeper(group, self._daemons.own) if group else None
         self._waiting: list[_Waiting] = []
         self._tick = _TICK_FIRST
         self._is_over = False
@@ -88,6 +103,12 @@ class Supervisor:
         abi = self._abis[call.arch]
         if call.number == abi.socket:
             self._keys.serve(call)
+            return
+        if call.number in abi.begins:
+            self._options.join(call)
+            return
+        if call.number in (abi.setsockopt, abi.getsockopt):
+            self._options.serve(abi, call)
             return
         one = _Waiting(call, None, time.monotonic() + WAIT_SECONDS)
         if not self._keys.is_waiting(None):

@@ -536,6 +536,146 @@ static void deed_descriptors(void)
     printf(memcmp(before, after, sizeof before) ? "and others\n" : "and no others\n");
 }
 
+/* Policies of sockets, as ipsec_set_policy(3) makes them. */
+struct policy {
+    uint16_t len, exttype, type;
+    uint8_t dir, reserved;
+    uint32_t id, priority;
+};
+enum { DISCARD, NONE, IPSEC, ENTRUST, POLICY_BYPASS, IN = 1, OUT = 2 };
+
+static struct policy policy(int type, int dir)
+{
+    return (struct policy){.len = 2, .exttype = 18, .type = type, .dir = dir};
+}
+
+static int put(int fd, int level, int name, const struct policy *p, socklen_t octets)
+{
+    return setsockopt(fd, level, name, p, octets);
+}
+
+static unsigned mark_of(int fd)
+{
+    unsigned mark = 0;
+    socklen_t octets = sizeof mark;
+    sure(getsockopt(fd, SOL_SOCKET, SO_MARK, &mark, &octets), "SO_MARK");
+    return mark;
+}
+
+static void deed_options(void)
+{
+    int four = socket(AF_INET, SOCK_DGRAM, 0), six = socket(AF_INET6, SOCK_STREAM, 0);
+    struct policy in = policy(POLICY_BYPASS, IN), out = policy(POLICY_BYPASS, OUT);
+    in.exttype = 12; /* as iked */
+    printf("four %s %s\n", tried(put(four, 0, 16, &in, 16)), tried(put(four, 0, 16, &out, 16)));
+    printf("six %s %s\n", tried(put(six, 41, 34, &in, 16)), tried(put(six, 41, 34, &out, 16)));
+    printf("equal %d\n", mark_of(four) && mark_of(four) == mark_of(six));
+
+    unsigned own = 7, before = mark_of(four);
+    printf("mark %s", tried(setsockopt(four, SOL_SOCKET, SO_MARK, &own, sizeof own)));
+    printf(" %d\n", mark_of(four) == (before | 7));
+
+    struct policy seen[4] = {policy(0, OUT)};
+    socklen_t room = sizeof seen;
+    printf("get %s", tried(getsockopt(four, 0, 16, seen, &room)));
+    printf(" %d octets type %d dir %d\n", (int)room, seen[0].type, seen[0].dir);
+
+    printf("other family %s %s\n", tried(put(four, 41, 34, &in, 16)),
+           tried(put(six, 0, 16, &in, 16)));
+    printf("short %s long %s none %s\n", tried(put(four, 0, 16, &in, 15)),
+           tried(put(four, 0, 16, &in, 5000)), tried(put(four, 0, 16, &in, 0)));
+    printf("address %s\n", tried(setsockopt(four, 0, 16, (void *)8, 16)));
+    printf("kernel %s\n", tried(setsockopt(four, 0, 16, (void *)-4096L, 16)));
+    printf("closed %s pipe %s\n", tried(put(63, 0, 16, &in, 16)), tried(put(1, 0, 16, &in, 16)));
+    int unix_socket = socket(AF_UNIX, SOCK_DGRAM, 0);
+    printf("unix %s\n", tried(put(unix_socket, 0, 16, &in, 16)));
+    struct policy wrong = policy(9, IN), forward = policy(POLICY_BYPASS, 3);
+    printf("type %s dir %s\n", tried(put(four, 0, 16, &wrong, 16)),
+           tried(put(four, 0, 16, &forward, 16)));
+    printf("cleared %s", tried(setsockopt(four, 0, 16, NULL, 0)));
+    printf(" %d\n", mark_of(four) == 7);
+
+    unsigned char info[168] = {[160] = 1};
+    printf("xfrm %s", tried(setsockopt(four, 0, 17, info, sizeof info)));
+    room = sizeof seen;
+    seen[0] = policy(0, OUT);
+    getsockopt(four, 0, 16, seen, &room);
+    printf(" type %d\n", seen[0].type);
+    printf("xfrm get %s\n", tried(getsockopt(four, 0, 17, info, &room)));
+}
+
+/* What a user may: `ipsec` in either direction, and back. */
+static void deed_user(void)
+{
+    int fd = socket(AF_INET, SOCK_DGRAM, 0);
+    struct {
+        struct policy policy;
+        struct { uint16_t len, proto; uint8_t mode, level; uint16_t r1; uint32_t reqid, r2; } one;
+    } esp = {policy(IPSEC, OUT), {16, 50, 1, 2, 0, 0, 0}};
+    esp.policy.len = 4;
+    unsigned char info[168] = {[160] = 1};
+    unsigned mark = 7;
+    for (int type = DISCARD; type <= POLICY_BYPASS; type++) {
+        struct policy p = policy(type, OUT);
+        printf("%s ", tried(type == IPSEC ? setsockopt(fd, 0, 16, &esp, sizeof esp)
+                                          : put(fd, 0, 16, &p, 16)));
+    }
+    printf("xfrm %s", tried(setsockopt(fd, 0, 17, info, sizeof info)));
+    printf(" mark %s\n", tried(setsockopt(fd, SOL_SOCKET, SO_MARK, &mark, sizeof mark)));
+}
+
+/* Another thread changes value and descriptor while the supervisor looks. */
+static struct policy shared;
+static volatile int is_over;
+
+static void *flipper(void *unused)
+{
+    int null = open("/dev/null", O_RDWR), sock = socket(AF_INET, SOCK_DGRAM, 0);
+    (void)unused;
+    while (!is_over) {
+        shared = policy(POLICY_BYPASS, IN);
+        dup2(sock, 60);
+        shared = policy(77, OUT);
+        shared.len = 0xffff;
+        dup2(null, 60);
+    }
+    return NULL;
+}
+
+static void deed_flips(void)
+{
+    pthread_t thread;
+    int good = 0, other = 0;
+    pthread_create(&thread, NULL, flipper, NULL);
+    for (int i = 0; i < 1000; i++) {
+        if (!setsockopt(60, 0, 16, &shared, sizeof shared))
+            good++;
+        else if (errno != EINVAL && errno != EBADF && errno != ENOTSOCK && errno != EPERM)
+            other = errno;
+    }
+    is_over = 1;
+    pthread_join(thread, NULL);
+    printf("%s, %s\n", other ? strerrorname_np(other) : "nothing strange",
+           good < 1000 ? "some refused" : "none refused");
+}
+
+static void deed_killed_options(void)
+{
+    struct policy p = policy(POLICY_BYPASS, IN);
+    for (int i = 0; i < 50; i++) {
+        int status;
+        pid_t child = fork();
+        if (!child)
+            for (int fd = socket(AF_INET, SOCK_DGRAM, 0);;)
+                put(fd, 0, 16, &p, 16);
+        usleep(100 * (i % 7));
+        kill(child, SIGKILL);
+        waitpid(child, &status, 0);
+    }
+    int fd = socket(AF_INET, SOCK_DGRAM, 0);
+    printf("%s\n", tried(put(fd, 0, 16, &p, 16)));
+}
+
 /* How long system calls take, in nanoseconds each: NAME TIMES, for bench/bench_run.py. */
 static int pair[2], spare;
 
@@ -632,6 +772,8 @@ int main(int argc, char **argv)
         {"listen", deed_listen, 0},     {"asks", deed_asks, 0},         {"signals", deed_signals, 0},
         {"full", deed_full, 0},         {"many", deed_many, 0},         {"killed", deed_killed, 0},
         {"descriptors", deed_descriptors, 0},                           {"time", 0, deed_time},
+        {"options", deed_options, 0},   {"user", deed_user, 0},         {"flips", deed_flips, 0},
+        {"killed-options", deed_killed_options, 0},
     };
     if (argc > 2 && !strcmp(argv[1], "when-told")) {
         is_told = 1;

@@ -25,10 +25,10 @@ def header(name: str) -> str:
     return next(path for path in found if path.exists()).read_text()
 
 
-def verdict(machine: str, arch: int, number: int, *arguments: int) -> int:
+def verdict(machine: str, arch: int, number: int, *arguments: int, joins: bool = False) -> int:
     """What the kernel would do: the program run over a `struct seccomp_data`."""
     data = struct.pack("=iIQ6Q", _signed(number), arch, 0, *(*arguments, *[0] * 6)[:6])
-    code = list(struct.iter_unpack("=HBBI", filter.program(machine)))
+    code = list(struct.iter_unpack("=HBBI", filter.program(machine, joins=joins)))
     a = at = 0
     while True:
         kind, yes, no, k = code[at]
@@ -57,8 +57,9 @@ def test_numbers_are_those_of_the_kernels_headers(abi: Abi) -> None:
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_every_path_of_the_program_ends_in_a_verdict(machine: str) -> None:
-    code = list(struct.iter_unpack("=HBBI", filter.program(machine)))
+@pytest.mark.parametrize("joins", [False, True])
+def test_every_path_of_the_program_ends_in_a_verdict(machine: str, joins: bool) -> None:
+    code = list(struct.iter_unpack("=HBBI", filter.program(machine, joins=joins)))
     assert len(code) < 4096
     for at, (kind, yes, no, _) in enumerate(code):
         if kind & 7 == 5:
@@ -120,3 +121,43 @@ def test_ppoll_is_notified_where_there_is_no_poll(count: int, time: int) -> None
 def test_a_program_of_another_architecture_is_ended(machine: str, arch: int) -> None:
     if arch not in {abi.arch for abi in MACHINES[machine]}:
         assert verdict(machine, arch, 1) == KILL
+
+
+OPTIONS = {(0, 16), (0, 17), (41, 34), (41, 35)}
+
+
+@given(abis, st.sampled_from([0, 1, 6, 17, 41]), st.integers(0, 120), u64)
+def test_options_of_policies_are_notified_and_a_mark_that_is_set(
+    abi: Abi, level: int, name: int, above: int
+) -> None:
+    machine = MACHINE_OF[abi.name]
+    high = above >> 32 << 32  # not looked at: the kernel takes an int
+    is_policy = (level, name) in OPTIONS
+    args = (3, high | level, high | name, 0, 4)
+    got = verdict(machine, abi.arch, abi.getsockopt, *args)
+    assert got == (NOTIFY if is_policy else ALLOW)
+    got = verdict(machine, abi.arch, abi.setsockopt, *args)
+    assert got == (NOTIFY if is_policy or (level, name) == (1, 36) else ALLOW)
+
+
+@given(abis, u64)
+def test_what_begins_a_connection_is_notified_where_all_have_a_policy(abi: Abi, flags: int) -> None:
+    machine = MACHINE_OF[abi.name]
+    fast = bool(flags & 0x20000000)
+    flagged = {abi.sendto: 3, abi.sendmsg: 2, abi.sendmmsg: 3}
+    for number in (abi.connect, abi.listen, *flagged):
+        args = [0, 0, 0, 0]
+        args[flagged.get(number, 0)] = flags
+        is_told = number not in flagged or fast
+        assert verdict(machine, abi.arch, number, *args) == ALLOW
+        assert verdict(machine, abi.arch, number, *args, joins=True) == (
+            NOTIFY if is_told else ALLOW
+        )
+
+
+@pytest.mark.parametrize("abi", ABIS, ids=lambda abi: abi.name)
+def test_what_hides_a_connection_is_no_call_there(abi: Abi) -> None:
+    hiding = [425, 426, 427, *([102] if abi is I386 else [])]
+    for number in hiding:
+        assert verdict(MACHINE_OF[abi.name], abi.arch, number) == ALLOW
+        assert verdict(MACHINE_OF[abi.name], abi.arch, number, joins=True) == ERRNO | 38
