@@ -1,6 +1,7 @@
 """The command `pfkey`. Exit status: 0 done, 1 refused or failed, 2 wrong usage."""
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -9,11 +10,12 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
-from typing import Never
+from typing import BinaryIO, Never
 
-from pfkey import doctor, monitor, stat, streams, sysctl
+from pfkey import doctor, monitor, pcapng, stat, streams, sysctl
 from pfkey import policy as language
-from pfkey.blocking import Connection, control_call, socket_path
+from pfkey.blocking import Client
+from pfkey.control import control_call
 from pfkey.errors import PfkeyError, PolicyError, ShellError
 from pfkey.lab import kept, rootless
 from pfkey.lab.catalogue import DEMO, EXAMPLES
@@ -22,6 +24,7 @@ from pfkey.lab.story import Story
 from pfkey.message import Message
 from pfkey.run import launch
 from pfkey.setkey.main import main as setkey
+from pfkey.transport import socket_path
 
 _EXAMPLES = """\
 examples:
@@ -30,6 +33,7 @@ examples:
   pfkey lab encryption --keep  the same, and the hosts stay up to look around
   pfkey stat -s                the counters that are not zero
   pfkey monitor                PF_KEY messages as they pass
+  pfkey monitor --pcap FILE    the same into a file that Wireshark opens
   pfkey sysctl net.key         the knobs below a name; -w NAME=VALUE turns one
   pfkey doctor                 what this machine lacks, and the line that mends it
   pfkey run -- iked -d         a program written for AF_KEY, unmodified
@@ -98,7 +102,10 @@ def parser() -> argparse.ArgumentParser:
 
     one = command("monitor", "PF_KEY messages as they pass; ends with pfkeyd or by interrupt")
     one.add_argument("--show-keys", action="store_true", help="do not mask keys")
-    one.add_argument("--json", action="store_true", help="one JSON object a line")
+    form = one.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON object a line")
+    form.add_argument("--pcap", metavar="FILE", type=_file,
+                      help="write them to a pcapng file (-: to standard output)")  # fmt: skip
     _socket(one)
 
     one = command("sysctl", "read and turn pfkeyd's knobs, under NetBSD's names")
@@ -134,11 +141,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _socket(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--socket", metavar="PATH", type=_socket_file,
+    command.add_argument("--socket", metavar="PATH", type=_file,
                          help="pfkeyd's socket (default: that of this namespace)")  # fmt: skip
 
 
-def _socket_file(text: str) -> Path:
+def _file(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("a path is needed")
     return Path(text)
@@ -201,16 +208,48 @@ def _stat(options: argparse.Namespace) -> int:
 
 
 def _monitor(options: argparse.Namespace) -> int:
+    if options.pcap:
+        return _capture(options)
     show = monitor.line if options.json else monitor.render
-
-    def lost(count: int) -> None:
-        print(f"pfkey monitor: {count} messages passed too fast to be shown", file=sys.stderr)
-
     try:
-        for event in monitor.events(_path(options), show_keys=options.show_keys, lost=lost):
-            print(show(event, show_keys=options.show_keys), flush=True)
+        with monitor.subscribe(_path(options), show_keys=options.show_keys) as control:
+            for event in monitor.events(control, _lost):
+                print(show(event, show_keys=options.show_keys), flush=True)
     except KeyboardInterrupt:
         return 0
+    return 0
+
+
+def _lost(count: int) -> None:
+    print(f"pfkey monitor: {count} messages passed too fast to be shown", file=sys.stderr)
+
+
+def _capture(options: argparse.Namespace) -> int:
+    """Write messages to a file that others may not read: with --show-keys it holds keys."""
+    lost = 0
+
+    def missing(count: int) -> None:
+        nonlocal lost
+        lost += count
+        _lost(count)
+
+    with contextlib.ExitStack() as stack:
+        control = stack.enter_context(
+            monitor.subscribe(_path(options), show_keys=options.show_keys)
+        )
+        out: BinaryIO = sys.stdout.buffer
+        if str(options.pcap) != "-":
+            fd = os.open(options.pcap, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            out = stack.enter_context(os.fdopen(fd, "wb"))
+        out.write(pcapng.head(f"pfkey {_version()}"))
+        out.flush()
+        try:
+            for event in monitor.events(control, missing):
+                out.write(monitor.packet(event, show_keys=options.show_keys, lost=lost))
+                out.flush()
+                lost = 0
+        except KeyboardInterrupt:
+            return 0
     return 0
 
 
@@ -245,7 +284,7 @@ def _sysctl(options: argparse.Namespace) -> int:
 
 
 def _dump(options: argparse.Namespace, name: str) -> str:
-    with Connection(_path(options)) as engine:
+    with Client(_path(options)) as engine:
         exchange = engine.request(Message(type=sysctl.DUMPS[name], pid=os.getpid()))
     return b"".join(exchange.records).hex()
 

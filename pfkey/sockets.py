@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pfkey import policy as language
-from pfkey.blocking import ANSWER_SECONDS, Control, ControlError
 from pfkey.const import Dir
-from pfkey.errors import ShellError
+from pfkey.control import Control
+from pfkey.errors import ControlError, ShellError
 from pfkey.ext_x_policy import Policy
+from pfkey.link import ANSWER_SECONDS
 
 _CAP_NET_ADMIN = 12
 

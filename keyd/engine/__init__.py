@@ -33,6 +33,7 @@ from keyd.engine.handle_x_migrate import migrate
 from keyd.engine.handle_x_spd import spd_add, spd_delete, spd_delete_id, spd_flush, spd_get
 from keyd.engine.handle_x_spdexpire import spd_expire
 from keyd.engine.lifetimes import Schedule
+from keyd.engine.load import Draft, Loading
 from keyd.engine.proposal import Proposals
 from keyd.engine.public import without_keys
 from keyd.engine.reqids import Reqids
@@ -41,7 +42,7 @@ from keyd.engine.socket_policies import SocketPolicies
 from keyd.engine.spd import Spd
 from keyd.engine.state import Limits, Request, State
 from keyd.engine.sysctl import Sysctls
-from keyd.engine.tuning import retune, sysctl, tune
+from keyd.engine.tuning import adopt, refuse_if_off, retune, sysctl, tune, untune
 from keyd.model import Need, PolicySpec, SaSpec, Settings, Usage
 from pfkey.const import HEADER_OCTETS, MsgType
 from pfkey.errors import SadbError, WireError
@@ -101,17 +102,18 @@ class Engine:
             acquires=Acquires(bounds.acquires), proposals=Proposals(supported), usable=supported,
             usage=usage, pick=pick,
         )  # fmt: skip
+        self.loading = Loading(self, self._state)
         self._requests = 0
         self._refused = 0
         self._expired = {True: 0, False: 0}
 
-    def connect(self, client: ClientId) -> None:
-        """Take a client.
+    def connect(self, client: ClientId, dialect: str = "linux") -> None:
+        """Take a client, which speaks like a program of this system.
 
         Raises:
             SadbError: ENOBUFS when there are too many; the shell closes the connection.
         """
-        self._state.clients.connect(client)
+        self._state.clients.connect(client, dialect)
 
     def disconnect(self, client: ClientId) -> list[Effect]:
         """Forget a client; what it put into the databases stays."""
@@ -140,6 +142,7 @@ class Engine:
         )  # fmt: skip
         try:
             unsupported.refuse_message(message)
+            refuse_if_off(self._state, message.type)
             effects = HANDLERS[message.type](self._state, request)
         except SadbError as error:
             return self._refuse(client, record, copies, error)
@@ -173,6 +176,18 @@ class Engine:
             effects += self.receive(client, message.encode(), now)
         return [effect for effect in effects if not isinstance(effect, Send)]
 
+    def draft(self, now: Now) -> Draft:
+        """Empty databases, to try a file on for `loading.begin`; they may go to another thread.
+
+        The knobs are as they are here.
+        """
+        state = self._state
+        twin = Engine(
+            supported=state.usable, usage=lambda _: Usage(), pick=state.pick, limits=state.limits
+        )
+        twin._state.sysctl = state.sysctl.copy()
+        return Draft(twin, twin._state, now)
+
     def tick(self, now: Now) -> list[Effect]:
         """Age and end SAs and policies whose time is over; call it at `next_deadline`."""
         effects: list[Effect] = []
@@ -200,11 +215,15 @@ class Engine:
 
     def adopt(self, holds: Iterable[PolicySpec]) -> None:
         """Keep what a crashed predecessor left as holds (see `keyd.engine.spd`)."""
-        self._state.spd.adopt(holds)
+        left = tuple(holds)
+        self._state.spd.adopt(spec for spec in left if not spec.is_default)
+        adopt(self._state, (spec for spec in left if spec.is_default))
 
     def revert(self, change: PoliciesChanged) -> None:
         """Undo a change of the SPD that steering could not make; then obey its `on_failure`."""
         self._state.spd.revert(change)
+        self.loading.reverted(change)
+        untune(self._state, change)
 
     def policies(self) -> tuple[PolicySpec, ...]:
         """All policies in the order of the match, holds first."""
@@ -222,14 +241,14 @@ class Engine:
         """
         return sysctl(self._state, name)
 
-    def tune(self, name: str, value: int, now: Now) -> list[Effect]:
+    def tune(self, name: str, value: int) -> list[Effect]:
         """Turn a knob.
 
         Raises:
             SadbError: ENOENT for a name that is none, EPERM for one that can only be read, EINVAL
-                for a value out of its range.
+                for a value out of its range, EBUSY for switching off what is in use.
         """
-        return tune(self._state, name, value, now)
+        return tune(self._state, name, value)
 
     def settings(self) -> Settings:
         """What the data path is to know beside SAs and policies."""

@@ -138,6 +138,8 @@ class Acquires:
 
     def met(self, sa: SaSpec, seq: int, now: float) -> list[Asked]:
         """An SA with keys is there; the needs that it ends, or that its ADD names by `seq`."""
+        if not self._by_need:
+            return []
         ended = [one for need in _served(sa) if (one := self.find(need, now))]
         named = self.find_seq(seq, now)
         if named and (named.need.proto, named.need.dst) == (sa.proto, sa.dst):

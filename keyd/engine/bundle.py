@@ -55,6 +55,9 @@ def _request(reqids: Reqids, given: IpsecRequest) -> Request:
         raise SadbError(EINVAL, f"reqid {given.reqid} without level unique")
     level = Level.REQUIRE if given.level == Level.DEFAULT else Level(given.level)
     is_tunnel = given.mode == Mode.TUNNEL
+    for end in (given.src, given.dst):
+        if is_tunnel and end:
+            unsupported.refuse_address(end)
     return Request(
         proto=given.proto, mode=Mode(given.mode), level=level,
         reqid=given.reqid or reqids.new() if is_unique else 0,

@@ -15,15 +15,17 @@ from errno import EEXIST, EINVAL, ENOBUFS
 
 from keyd.engine.effects import ClientId, Send
 from pfkey.const import SaType
+from pfkey.dialect import LINUX
 from pfkey.errors import SadbError
 
-SATYPE_MAX = max(SaType)
+SATYPE_MAX = LINUX.satypes.highest
 
 
 @dataclass(slots=True)
 class Client:
     """What one connection has asked for; it ends with the connection."""
 
+    dialect: str = "linux"
     registered: set[int] = field(default_factory=set)
     is_promiscuous: bool = False
     is_dumping: bool = False
@@ -68,7 +70,7 @@ class Clients:
             self._registered = names
         return self._registered
 
-    def connect(self, client: ClientId) -> None:
+    def connect(self, client: ClientId, dialect: str = "linux") -> None:
         """Add a client.
 
         Raises:
@@ -76,7 +78,7 @@ class Clients:
         """
         if len(self._clients) >= self.limit:
             raise SadbError(ENOBUFS, f"{self.limit} clients are connected already")
-        self._clients[client] = Client()
+        self._clients[client] = Client(dialect)
 
     def disconnect(self, client: ClientId) -> None:
         """Forget a client and all it asked for."""

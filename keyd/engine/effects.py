@@ -72,12 +72,14 @@ class PoliciesChanged:
     """Make steering and data path equal to the SPD; one transaction for the whole change.
 
     `on_failure` are the effects to obey instead of all later ones in this list when nft refuses:
-    before obeying them the shell calls `Engine.revert(change)`.
+    before obeying them the shell calls `Engine.revert(change)`. `knob` is what the change follows
+    from, a name and the value before, if it follows from one.
     """
 
     added: tuple[PolicySpec, ...] = ()
     removed: tuple[PolicySpec, ...] = ()
     on_failure: tuple["Send", ...] = ()
+    knob: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

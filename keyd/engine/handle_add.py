@@ -12,6 +12,7 @@ from keyd.engine.life import begin
 from keyd.engine.parts import addresses, check_identities, limit, sa_mode, sa_proto
 from keyd.engine.sad import SaRecord
 from keyd.engine.state import Request, State
+from keyd.engine.variants import check_flags
 from keyd.model import SaSpec
 from pfkey.errors import SadbError
 
@@ -39,7 +40,8 @@ def requested_sa(state: State, request: Request) -> SaRecord:
         raise SadbError(EINVAL, "extension SA must be there", "3.1.3")
     src, dst = addresses(message)
     proto = sa_proto(message)
-    unsupported.refuse(unsupported.FAMILIES, dst.family)
+    for end in (src, dst):
+        unsupported.refuse_address(end.address)
     check_identities(message, may_differ=bool(state.sysctl["net.key.allow_different_idtype"]))
     if (message.hard is None) != (message.soft is None):
         raise SadbError(EINVAL, "give LIFETIME_HARD and LIFETIME_SOFT both, or none", "3.1.3")
@@ -49,6 +51,7 @@ def requested_sa(state: State, request: Request) -> SaRecord:
     mode = sa_mode(message)
     hard = limit(message.hard)
     chosen = keying(message, state.usable)
+    check_flags(message.sa.flags, proto, chosen, message.sa.replay)
     spec = SaSpec(
         slot=-1, proto=proto, spi=message.sa.spi, src=src.address, dst=dst.address, mode=mode,
         reqid=0 if message.sa2 is None else message.sa2.reqid,

@@ -32,7 +32,8 @@ def getspi(state: State, request: Request) -> list[Effect]:
     message = request.message
     src, dst = addresses(message)
     proto = sa_proto(message)
-    unsupported.refuse(unsupported.FAMILIES, dst.family)
+    for end in (src, dst):
+        unsupported.refuse_address(end.address)
     low, high = _range(state, message, proto)
     mode, reqid = sa_mode(message), 0 if message.sa2 is None else message.sa2.reqid
     wanted = Need(

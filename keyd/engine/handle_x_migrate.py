@@ -4,11 +4,11 @@ The policy extension holds pairs of requests: what was, and what shall be. SAs k
 numbers and counts; packets that are on their way to the old address are lost.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from errno import EEXIST, EINVAL, ELOOP, ENOBUFS, ENODATA
 from typing import NamedTuple
 
+from keyd.engine import unsupported
 from keyd.engine.effects import Effect, MoveSa, PoliciesChanged
 from keyd.engine.handle_x_spd import REQUESTS_MAX, policy_key
 from keyd.engine.parts import policy_of
@@ -40,8 +40,9 @@ def migrate(state: State, request: ClientRequest) -> list[Effect]:
     reply to who asked (test_migrate_is_echoed_to_all).
 
     Raises:
-        SadbError: EINVAL and ELOOP for what the request says; ENOENT for no such policy; ENODATA
-            when no request of it is meant; EEXIST when an SA would take another's name.
+        SadbError: EINVAL, ELOOP and EOPNOTSUPP for what the request says; ENOENT for no such
+            policy; ENODATA when no request of it is meant; EEXIST when an SA would take another's
+            name.
     """
     message = request.message
     policy = state.spd.find(policy_key(message))
@@ -49,18 +50,16 @@ def migrate(state: State, request: ClientRequest) -> list[Effect]:
     changed = _moved(policy.spec, moves)
     if changed is None:
         raise SadbError(ENODATA, "no request of the policy is meant")
-    found = [(sa, move) for sa in state.sad for move in moves if _is_meant(sa, move)]
+    found = [(sa, move.new) for sa in state.sad if (move := _meant(sa, moves)) is not None]
     _check(state, found)
     fresh = state.spd.replace(policy, changed)
     change = PoliciesChanged((fresh.spec,), (policy.spec,), request.refusal(ENOBUFS))
     state.spd.note(change, (policy,))
     state.acquires.forget_policies((policy.spec.id,))
-    effects: list[Effect] = [change]
-    for sa, move in found:
-        before = sa.spec
-        state.sad.move(sa, *move.new)
-        effects.append(MoveSa(before, sa.spec))
-    return [*effects, *state.clients.all(migrate_record(message))]
+    before = [sa.spec for sa, _ in found]
+    state.sad.move(found)
+    moved = [MoveSa(old, sa.spec) for old, (sa, _) in zip(before, found, strict=True)]
+    return [change, *moved, *state.clients.all(migrate_record(message))]
 
 
 def _moves(requests: tuple[IpsecRequest, ...]) -> list[Move]:
@@ -83,6 +82,8 @@ def _move(old: IpsecRequest, new: IpsecRequest) -> Move:
         raise SadbError(EINVAL, "old and new need two addresses each, in transport mode too")
     if not any(new.src) or not any(new.dst):
         raise SadbError(EINVAL, "a new address is the unspecified one")
+    for end in (new.src, new.dst):
+        unsupported.refuse_address(end)
     return Move(old.proto, old.mode, old.reqid, (old.src, old.dst), (new.src, new.dst))
 
 
@@ -105,27 +106,27 @@ def _request(one: Request, moves: list[Move]) -> tuple[bool, Request]:
     return False, one
 
 
-def _is_meant(sa: SaRecord, move: Move) -> bool:
+def _meant(sa: SaRecord, moves: list[Move]) -> Move | None:
+    """The first move that means an SA."""
     spec = sa.spec
-    return (
-        not sa.is_larval
-        and spec.proto == move.proto
-        and spec.mode in (Mode.ANY, move.mode)
-        and move.reqid in (0, spec.reqid)
-        and (spec.src, spec.dst) == move.old
-    )
+    for move in moves:
+        if (
+            not sa.is_larval
+            and spec.proto == move.proto
+            and spec.mode in (Mode.ANY, move.mode)
+            and move.reqid in (0, spec.reqid)
+            and (spec.src, spec.dst) == move.old
+        ):
+            return move
+    return None
 
 
-def _check(state: State, found: list[tuple[SaRecord, Move]]) -> None:
+def _check(state: State, found: list[tuple[SaRecord, tuple[bytes, bytes]]]) -> None:
     """No SA may take the name of one that stays, nor two the same."""
     leaving = {sa.key for sa, _ in found}
     taken: set[SaKey] = set()
-    for key in _new_keys(found):
+    for sa, (_, dst) in found:
+        key = SaKey(dst, sa.spec.proto, sa.spec.spi)
         if key in taken or (key in state.sad and key not in leaving):
             raise SadbError(EEXIST, f"SA {describe(key)} exists")
         taken.add(key)
-
-
-def _new_keys(found: list[tuple[SaRecord, Move]]) -> Iterator[SaKey]:
-    for sa, move in found:
-        yield SaKey(move.new[1], sa.spec.proto, sa.spec.spi)

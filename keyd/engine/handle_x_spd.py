@@ -4,6 +4,7 @@ A change is answered after steering has made it; if steering cannot, only the se
 the database is as it was (`Spd.revert`).
 """
 
+from dataclasses import replace
 from errno import EINVAL, ENOBUFS, EOPNOTSUPP
 
 from keyd.engine import unsupported
@@ -16,10 +17,13 @@ from keyd.engine.records import bare, policy_record
 from keyd.engine.spd import Key, PolicyRecord
 from keyd.engine.state import Request as ClientRequest
 from keyd.engine.state import State
+from keyd.engine.tuning import level_of_default
 from keyd.model import PolicySpec
 from pfkey.const import (
     UNSPEC_PROTO,
     Dir,
+    Level,
+    Mode,
     MsgType,
     PolicyType,
 )
@@ -28,6 +32,7 @@ from pfkey.message import Message
 from pfkey.selector import Range, Selector
 
 REQUESTS_MAX = 6  # XFRM_MAX_DEPTH
+DEFLEV_DIALECTS = ("netbsd", "freebsd")
 
 
 def spd_add(state: State, request: ClientRequest) -> list[Effect]:
@@ -37,10 +42,12 @@ def spd_add(state: State, request: ClientRequest) -> list[Effect]:
         SadbError: EEXIST for an equal policy unless it may be replaced; EINVAL, ELOOP and
             EOPNOTSUPP for what the request says; ENOBUFS when the database is full.
     """
-    spec = _spec(state, request.message)
+    spec, by_default = _spec(state, request)
     may_replace = request.message.type == MsgType.X_SPDUPDATE
     life = _life(request.message, spec)
-    policy, old, hold = state.spd.add(spec, request.now, life, may_replace=may_replace)
+    policy, old, hold = state.spd.add(
+        spec, request.now, life, may_replace=may_replace, by_default=by_default
+    )
     replaced = () if old is None else (old,)
     removed = (*(record.spec for record in replaced), *(() if hold is None else (hold,)))
     change = PoliciesChanged((policy.spec,), removed, request.refusal(ENOBUFS))
@@ -129,20 +136,32 @@ def policy_key(message: Message) -> Key:
     return Dir(direction), selector
 
 
-def _spec(state: State, message: Message) -> PolicySpec:
+def _spec(state: State, request: ClientRequest) -> tuple[PolicySpec, frozenset[int]]:
+    """The policy, and which of its requests' levels the knobs decide."""
+    message = request.message
     direction, selector = policy_key(message)
     policy = policy_of(message)
     if policy.type > PolicyType.IPSEC:
         raise SadbError(EINVAL, f"policy type {policy.type} is for sockets, or none")
-    unsupported.refuse(unsupported.FAMILIES, addresses(message)[0].family)
-    return PolicySpec(
-        id=0,
-        dir=direction,
-        type=PolicyType(policy.type),
-        selector=selector,
-        requests=bundle(state.reqids, policy),
-        priority=policy.priority,
-    )
+    is_ipsec = policy.type == PolicyType.IPSEC
+    if is_ipsec:
+        for end in (selector.src, selector.dst):
+            unsupported.refuse_address(end.address, end.prefixlen)
+    requests = list(bundle(state.reqids, policy))
+    by_default = []
+    # Level default is what the knobs say to who has them, and require on Linux.
+    if state.clients[request.client].dialect in DEFLEV_DIALECTS:
+        octets = len(selector.src.address)
+        for number, given in enumerate(policy.requests):
+            if given.level == Level.DEFAULT and is_ipsec:
+                level = level_of_default(state, octets, given.proto, Mode(given.mode))
+                requests[number] = replace(requests[number], level=level)
+                by_default.append(number)
+    spec = PolicySpec(
+        id=0, dir=direction, type=PolicyType(policy.type), selector=selector,
+        requests=tuple(requests), priority=policy.priority,
+    )  # fmt: skip
+    return spec, frozenset(by_default)
 
 
 def _life(message: Message, spec: PolicySpec) -> Limit:

@@ -47,8 +47,7 @@ def limit(lifetime: Lifetime | None) -> Limit:
 
 def identities(message: Message) -> tuple[Ident, ...]:
     """Source and destination identity, or none."""
-    found = (message.ident_src, message.ident_dst)
-    return tuple(ident for ident in found if ident is not None)
+    return tuple(one for one in message.extensions if isinstance(one, Ident))
 
 
 def check_identities(message: Message, *, may_differ: bool) -> None:

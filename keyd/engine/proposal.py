@@ -71,7 +71,8 @@ def _esp(usable: Container[tuple[str, int]], sysctl: Sysctls) -> Iterator[Comb]:
     ]
     yield from (comb for row, comb in ciphers if row.is_aead)
     plain = [comb for row, comb in ciphers if not row.is_aead]
-    auths = [row for row in _best(Kind.AUTH, usable) if row.icv]
+    # an authenticator with an IV of its own (GMAC) is for AH
+    auths = [row for row in _best(Kind.AUTH, usable) if row.icv and not row.iv]
     yield from (_with_auth(comb, row) for comb in plain for row in auths)
     if not sysctl["net.key.esp_auth"]:
         yield from plain

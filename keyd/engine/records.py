@@ -1,8 +1,9 @@
 """The records that go to clients: an SA, a policy, a bare header (RFC 2367 section 3.1).
 
 Fields and their order are those of Linux's af_key: an SA shows both lifetimes even when nothing
-limits it, its addresses without port or protocol, mode ANY as transport, and of its flags only
-those that Linux knows. Lifetimes are wall-clock seconds.
+limits it, its addresses without port or protocol, and mode ANY as transport. DEVIATION: its flags
+are shown, also those that Linux does not know (test_flags_are_shown_that_change_packets).
+Lifetimes are wall-clock seconds.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,7 @@ from keyd.engine.lifetimes import NO_LIMIT
 from keyd.engine.sad import SaRecord
 from keyd.engine.spd import CODE_OF_DIR, ID_STEP, PolicyRecord
 from keyd.engine.state import State
+from keyd.engine.variants import KNOWN
 from keyd.model import Need, PolicySpec, Usage
 from pfkey import hot
 from pfkey.base import Header, error_reply
@@ -21,15 +23,16 @@ from pfkey.ext_address import Address
 from pfkey.ext_sa import Sa
 from pfkey.ext_x_natt import NatTPort
 from pfkey.ext_x_policy import IpsecRequest
-from pfkey.hot import Place
 from pfkey.hot_events import Acquire
+from pfkey.hot_parts import Place
 from pfkey.message import Extension, Message
 from pfkey.selector import Range
 
 _Record = TypeVar("_Record")
 
 REFERENCES = 1  # Linux counts who holds a policy; setkey prints the count
-SHOWN_FLAGS = SaFlag.NOPMTUDISC | SaFlag.DECAP_DSCP | SaFlag.NOECN
+# CYCSEQ is not shown: setkey sets it by default and Linux ignores it
+SHOWN_FLAGS = KNOWN & ~SaFlag.CYCSEQ
 MODE_SHOWN = {Mode.ANY: Mode.TRANSPORT}
 
 

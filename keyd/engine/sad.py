@@ -5,7 +5,7 @@ take part in the data path's choice, not here. Addresses are packed, in network 
 """
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from errno import EEXIST, ENOBUFS, ESRCH
 from ipaddress import ip_address
@@ -150,12 +150,15 @@ class Sad:
         record.final_usage = Usage()
         record.reserved_by = pid
 
-    def move(self, record: SaRecord, src: bytes, dst: bytes) -> None:
-        """Give an SA other addresses, which must be free; it is the newest one then."""
-        del self._records[record.key]
-        self._order += 1
-        record.spec = replace(record.spec, src=src, dst=dst, order=self._order)
-        self._records[record.key] = record
+    def move(self, moves: Iterable[tuple[SaRecord, tuple[bytes, bytes]]]) -> None:
+        """Give SAs other addresses, together; the names must be free. They are the newest then."""
+        all_of_them = tuple(moves)
+        for record, _ in all_of_them:
+            del self._records[record.key]
+        for record, (src, dst) in all_of_them:
+            self._order += 1
+            record.spec = replace(record.spec, src=src, dst=dst, order=self._order)
+            self._records[record.key] = record
 
     def remove(self, record: SaRecord, usage: Usage) -> None:
         """Take an SA out: it is dead, keeps its last `usage`, and its slot is free."""

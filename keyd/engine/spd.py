@@ -41,14 +41,20 @@ class PolicyRecord:
     Attributes:
         generation: of the schedule; entries of an older one are void.
         tried_mono: when it was last to end; steering may have refused.
+        by_default: the numbers of requests whose level a knob decides.
     """
 
-    __slots__ = (
-        "created", "generation", "hard", "spec", "tried_mono", "used",
-    )  # fmt: skip
+    __slots__ = ("by_default", "created", "generation", "hard", "spec", "tried_mono", "used")
 
-    def __init__(self, spec: PolicySpec, created: Now, hard: Limit = NO_LIMIT) -> None:
+    def __init__(
+        self,
+        spec: PolicySpec,
+        created: Now,
+        hard: Limit = NO_LIMIT,
+        by_default: frozenset[int] = frozenset(),
+    ) -> None:
         self.spec = spec
+        self.by_default = by_default
         self.created = created
         self.hard = hard
         self.used: Now | None = None  # the last time
@@ -75,16 +81,22 @@ _RANK = attrgetter("rank")
 
 
 class Spd:
-    """All policies in the order of the match, and the holds."""
+    """All policies in the order of the match, and the holds.
+
+    Attributes:
+        times: when they end.
+        defaults: what stands behind all of them, by id; nobody sees or deletes it (def_policy).
+    """
 
     __slots__ = (
         "_by_id", "_by_key", "_held_ids", "_holds", "_last_id", "_order", "_owed", "_refused",
-        "_reqids", "_sorted", "_undo", "limit", "times",
+        "_reqids", "_sorted", "_undo", "defaults", "limit", "times",
     )  # fmt: skip
 
     def __init__(self, limit: int, reqids: Reqids) -> None:
         self.limit = limit
         self.times = PolicyTimes()
+        self.defaults: dict[int, PolicySpec] = {}
         self._reqids = reqids
         self._holds: dict[Key, PolicySpec] = {}
         self._held_ids: set[int] = set()  # never given again, even when the hold is lifted
@@ -112,7 +124,8 @@ class Spd:
 
     def policies(self) -> tuple[PolicySpec, ...]:
         """All that steering must do, in the order of the match."""
-        return (*self.holds, *(record.spec for record in self._sorted))
+        shown = (record.spec for record in self._sorted)
+        return (*self.holds, *shown, *self.defaults.values())
 
     def adopt(self, holds: Iterable[PolicySpec]) -> None:
         """Take over a predecessor's policies as holds."""
@@ -120,6 +133,10 @@ class Spd:
             self._holds[spec.key] = replace(spec, is_hold=True)
             self._held_ids.add(spec.id)
             self._order = max(self._order, spec.order)
+
+    def get(self, key: Key) -> PolicyRecord | None:
+        """The policy of this direction and selector, if there is one; holds are not found."""
+        return self._by_key.get(key)
 
     def find(self, key: Key) -> PolicyRecord:
         """The policy of this direction and selector.
@@ -150,7 +167,13 @@ class Spd:
             raise SadbError(ENOENT, f"no policy of id {policy_id}") from None
 
     def add(
-        self, spec: PolicySpec, created: Now, hard: Limit = NO_LIMIT, *, may_replace: bool
+        self,
+        spec: PolicySpec,
+        created: Now,
+        hard: Limit = NO_LIMIT,
+        *,
+        may_replace: bool,
+        by_default: frozenset[int] = frozenset(),
     ) -> tuple[PolicyRecord, PolicyRecord | None, PolicySpec | None]:
         """Insert a policy, giving it id and order; also returns what it replaced and lifted.
 
@@ -168,7 +191,8 @@ class Spd:
             self._order += 1
             order = self._order
         policy_id = old.spec.id if old is not None else self._new_id(spec.dir)
-        record = PolicyRecord(replace(spec, id=policy_id, order=order), created, hard)
+        spec = replace(spec, id=policy_id, order=order)
+        record = PolicyRecord(spec, created, hard, by_default)
         if old is not None:
             self._take_out(old)
         self._put_in(record)
@@ -176,7 +200,7 @@ class Spd:
 
     def replace(self, record: PolicyRecord, spec: PolicySpec) -> PolicyRecord:
         """Put another policy of the same selector, id and place; its life goes on."""
-        fresh = PolicyRecord(spec, record.created, record.hard)
+        fresh = PolicyRecord(spec, record.created, record.hard, record.by_default)
         fresh.used = record.used
         self._take_out(record)
         self._put_in(fresh)
@@ -205,6 +229,13 @@ class Spd:
         selector stays, and if that is refused as well, what was before both comes back.
         """
         records = self._records_of(change)
+        for spec in change.added:
+            self.defaults.pop(spec.id, None)
+        self.defaults.update({spec.id: spec for spec in change.removed if spec.is_default})
+        change = replace(
+            change, added=tuple(s for s in change.added if not s.is_default),
+            removed=tuple(s for s in change.removed if not s.is_default),
+        )  # fmt: skip
         for spec in change.added:
             record = self._by_id.get(spec.id)
             if record is not None and record.spec is spec:

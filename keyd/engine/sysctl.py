@@ -6,7 +6,7 @@ counters (`OPAQUE`, the shell answers) and dumps (a client makes them of SADB_DU
 
 from collections.abc import Sequence
 from errno import EINVAL, ENOENT, EPERM
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from pfkey.errors import SadbError
 
@@ -14,6 +14,7 @@ _U32 = range(2**32)
 _YEAR = range(1, 366 * 86400 + 1)
 _TRIES = range(1, 1_000_001)
 _SWITCH = (0, 1)
+_DEFLEVS = ("esp_trans_deflev", "esp_net_deflev", "ah_trans_deflev", "ah_net_deflev")
 
 
 class Row(NamedTuple):
@@ -44,6 +45,10 @@ ROWS: tuple[Row, ...] = (
     Row("net.key.ah_keymin", 128, range(0x10000)),
     Row("net.key.prefered_oldsa", 0),
     Row("net.key.allow_different_idtype", 0),
+    Row("net.inet.ipsec.def_policy", 1),
+    *(Row(f"net.inet.ipsec.{name}", 1, (1, 2)) for name in _DEFLEVS),
+    Row("net.inet.ipsec.enabled", 1, (0, 1, 2)),
+    Row("net.inet.ipsec.used", 0, ()),
     Row("net.inet.ipsec.ah_cleartos", 1),
     Row("net.inet.ipsec.ah_offsetmask", 0, range(0x10000)),
     Row("net.inet.ipsec.dfbit", 2, (0, 1, 2)),
@@ -56,6 +61,10 @@ ROWS: tuple[Row, ...] = (
     Row("net.inet.ipsec.crypto_support", 0, (-1, 0), why="there is no cryptographic hardware"),
     Row("net.inet.ipsec.test_replay", 0),
     Row("net.inet.ipsec.test_integrity", 0),
+    Row("net.inet6.ipsec6.def_policy", 1),
+    *(Row(f"net.inet6.ipsec6.{name}", 1, (1, 2)) for name in _DEFLEVS),
+    Row("net.inet6.ipsec6.enabled", 1, (0, 1, 2), shares="net.inet.ipsec.enabled"),
+    Row("net.inet6.ipsec6.used", 0, (), shares="net.inet.ipsec.used"),
     Row("net.inet6.ipsec6.ecn", 1, (-1, 0, 1)),
     Row("net.inet6.ipsec6.debug", 0, shares="net.inet.ipsec.debug"),
 )
@@ -71,6 +80,12 @@ class Sysctls:
     def __init__(self) -> None:
         self._rows = {row.name: row for row in ROWS}
         self._values = {row.name: row.default for row in ROWS}
+
+    def copy(self) -> Self:
+        """Another one with the same values."""
+        twin = type(self)()
+        twin._values = dict(self._values)
+        return twin
 
     def __getitem__(self, name: str) -> int:
         """The value of a name that is in `ROWS`."""

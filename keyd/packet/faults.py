@@ -2,13 +2,13 @@
 
 `test_replay` sends one sequence number again and again, which a receiver with a replay window must
 drop; `test_integrity` sends ICVs that do not hold. IVs and the counters of counter modes go on as
-ever, so no key is any weaker for it, and no number that was not sent yet is used up twice.
+ever, and where the number makes the IV (des-deriv) it goes on too, so no key is any weaker for it;
+and no number that was not sent yet is used up twice.
 """
 
 from collections.abc import Callable
 
 from keyd.packet import ip
-from keyd.packet.ah import FIXED_OCTETS
 from keyd.packet.association import OutSa
 from keyd.packet.layers import Layer, Stream
 from keyd.packet.sealer import Sealer
@@ -27,20 +27,23 @@ class FaultySealer(Sealer):
 
     def seal(self, layer: Layer, stream: Stream, now_us: int) -> Stream:
         """One layer around all packets."""
-        sealed = self._one_by_one(layer, stream, now_us) if self._repeats else None
+        sealed = self._one_by_one(layer, stream, now_us) if self._may_repeat(layer.sa) else None
         sealed = sealed or super().seal(layer, stream, now_us)
         if not self._spoils:
             return sealed
         return sealed._replace(payloads=[_spoilt(layer.sa, one) for one in sealed.payloads])
 
     def _take(self, sa: OutSa, packets: int, octets: int, now_us: int) -> int:
-        return sa.repeat(packets, octets, now_us) if self._repeats else sa.take(
-            packets, octets, now_us
-        )  # fmt: skip
+        take = sa.repeat if self._may_repeat(sa) else sa.take
+        return take(packets, octets, now_us)
+
+    def _may_repeat(self, sa: OutSa) -> bool:
+        return self._repeats and (sa.esp is None or sa.esp.iv_kind != "derived")
 
     def _one_by_one(self, layer: Layer, stream: Stream, now_us: int) -> Stream:
         """Each packet under the same number. AH covers identifications: they count up as ever."""
-        header, payloads = stream.header, list[Payload]()
+        header = stream.header
+        payloads: list[Payload] = []
         result = stream._replace(payloads=())
         is_counted = layer.sa.ah is not None and header[0] >> 4 == 4
         ident = ip.identification(header) if is_counted else 0
@@ -61,7 +64,7 @@ def _spoilt(sa: OutSa, payload: Payload) -> bytes:
     """With one bit of its ICV turned over; as it is if it has none."""
     octets = bytearray(payload)
     if sa.ah is not None:
-        octets[FIXED_OCTETS] ^= 1
+        octets[sa.ah.icv_at] ^= 1
     elif sa.esp is not None and sa.esp.has_authenticator:
         octets[-1] ^= 1
     return bytes(octets)

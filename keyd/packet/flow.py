@@ -10,10 +10,11 @@ class Flow:
     """What to do with a flow's packets: drop and count, seal, or, without layers, let out.
 
     `needs` are the SAs it lacks: with `drop` it cannot do without, else it can. `policy` is the id
-    of the policy that says so, 0 for none.
+    of the policy that says so, 0 for none. `told_until`: when its source may have forgotten what
+    fits.
     """
 
-    __slots__ = ("drop", "layers", "needs", "policy", "takes_fragments")
+    __slots__ = ("drop", "layers", "needs", "policy", "takes_fragments", "told_until")
 
     def __init__(
         self,
@@ -28,6 +29,7 @@ class Flow:
         self.needs = needs
         self.policy = 0
         self.takes_fragments = takes_fragments
+        self.told_until = 0.0
 
 
 def flow_key(frame: Frame) -> bytes:

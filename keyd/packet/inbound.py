@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from keyd.model import PolicySpec, Request, SaSpec, Settings
 from keyd.packet import counters as count
-from keyd.packet import datagram, tunnel
+from keyd.packet import datagram, ip6, tunnel
 from keyd.packet.association import InSa, peek
 from keyd.packet.classify import Classifier
 from keyd.packet.coalesce import Frame
@@ -152,6 +152,8 @@ class Inbound:
             head = datagram.read(packet)
             if head is None:  # an extension header that does not fit came out of the layer
                 return drops[Drop.HDROPS]
+            if not self._is_plausible(head, layers):
+                return drops[Drop.BADKCR]
             if head.proto not in _PROTOS or head.is_fragment:
                 break
             if layers[-1].is_tunnel and not self._is_local(head.dst):
@@ -212,7 +214,9 @@ class Inbound:
         layers.append(_Layer(sa, is_tunnel))
         if is_tunnel:
             return tunnel.inner(next_header, payload, header, knobs=sa.knobs)
-        if not _is_authentic(layers) and next_header not in self._believable(sa.spec):
+        # destination options are believed for what they lead to, see `_is_plausible`
+        is_doubtful = next_header != ip6.DESTINATION and not _is_authentic(layers)
+        if is_doubtful and next_header not in self._believable(sa.spec):
             return Drop.BADKCR
         try:
             return datagram.rebuild(header, next_header, len(payload)) + payload
@@ -232,6 +236,13 @@ class Inbound:
             door = _ANY_DOOR - verdict
             self.entrances.add(door, packet, flow, is_authentic=_is_authentic(layers))
         return verdict
+
+    def _is_plausible(self, head: Head, layers: list[_Layer]) -> bool:
+        """Whether this may have come out of transport mode, should nobody vouch for it."""
+        sa, is_tunnel = layers[-1]
+        if is_tunnel or _is_authentic(layers):
+            return True
+        return not head.is_fragment and head.proto in self._believable(sa.spec)
 
     def _believable(self, spec: SaSpec) -> frozenset[int]:
         """The protocols that may come out of an SA without authenticator."""
@@ -261,11 +272,9 @@ class Inbound:
 
     def _judge(self, packet: bytes, head: Head, layers: list[_Layer], named: list[int]) -> int:
         has_tunnel = any(layer.is_tunnel for layer in layers)
-        # on a link, hosts may protect what they say under their link-local addresses
-        may_be_link_local = not has_tunnel and head.src[:1] == b"\xfe"
-        impossible = tunnel.cannot_be_a_source(head.src) and not may_be_link_local
         may_be_ours = has_tunnel and not self._settings.checks_source
-        if impossible or (not may_be_ours and self._is_local(head.src)):
+        is_ours = not may_be_ours and self._is_local(head.src)
+        if tunnel.cannot_be_a_source(head.src) or is_ours:
             return count.SPOOFED
         if tunnel.is_discovery(packet):
             return count.ND_REFUSED

@@ -8,8 +8,10 @@ in `Batch`. RFC 4301 section 5.1. The steps, in the order of the functions:
 3. `_decide`: the first matching policy, then an SA for each of its requests; a flow that lacks
    one waits for it (`keyd.packet.waiting`) while somebody is asked, and `resume`s.
 4. `_cut`: into packets that fit the path after sealing; what may not be cut is answered by ICMP.
+   IPv6 shows nowhere whether its source minds fragments, so it is cut and its source told as well.
 5. `_protect`: through all layers (`keyd.packet.sealer`); what is too long is fragmented before
-   the first tunnel, else at the end (transport mode protects datagrams, not fragments).
+   the first tunnel, else at the end (transport mode protects datagrams, not fragments), as it is
+   where one host opens both a tunnel and a transport mode layer inside it.
 6. `_clear`: what `use` lets out without an SA.
 
 Every packet ends in one counter; a super-packet that is dropped before it is cut counts as one.
@@ -19,7 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from keyd.model import Need, PolicySpec, Request, Settings
+from keyd.model import Need, PolicySpec, Settings
 from keyd.packet import counters as count
 from keyd.packet import datagram, icmp, ip, ip6, layers, segment, tunnel
 from keyd.packet.association import OutSa
@@ -29,17 +31,17 @@ from keyd.packet.faults import FaultySealer
 from keyd.packet.flow import Flow, flow_key
 from keyd.packet.icmp import PathMtu
 from keyd.packet.layers import Layer, Stream
+from keyd.packet.outsad import OutSad
 from keyd.packet.sealer import Sealer
 from keyd.packet.segment import Frame, Payload
 from keyd.packet.used import Used
 from keyd.packet.waiting import Waiting, can_be_met, need_of
-from pfkey.const import IPPROTO_AH, IPPROTO_ESP, Level, Mode, PolicyType
+from pfkey.const import Level, Mode, PolicyType
 
 FLOWS_MAX = 8192
 _DF = 0x40
 _ROOM_MIN = 68  # the least MTU of IPv4 (RFC 791)
 _MTU_MIN = 128  # what is cut for less would be mostly header
-_PROTOS = frozenset((IPPROTO_ESP, IPPROTO_AH))
 
 
 @dataclass(slots=True)
@@ -87,8 +89,7 @@ class Outbound:
         self._sealer = Sealer(counters, random)
         self._is_local = is_local
         self._policies = Classifier()
-        self._by_slot: dict[int, OutSa] = {}
-        self._by_pair: dict[tuple[bytes, bytes], list[OutSa]] = {}
+        self._sad = OutSad()
         self._flows: dict[bytes, Flow] = {}
         self._paths = PathMtu()
         self._now = 0.0
@@ -101,7 +102,7 @@ class Outbound:
 
     def share(self, main: "Outbound") -> None:
         """Use another's SAs, and add to its batch."""
-        self._by_slot, self._by_pair, self._paths = main._by_slot, main._by_pair, main._paths
+        self._sad, self._paths = main._sad, main._paths
         self.batch = main.batch
 
     def stir(self, src: bytes, dst: bytes) -> None:
@@ -111,22 +112,12 @@ class Outbound:
 
     def install(self, sa: OutSa) -> None:
         """Put in an SA, or replace the one with its slot."""
-        self.remove(sa.spec.slot)
-        sa.tune(self._settings)
-        self._by_slot[sa.spec.slot] = sa
-        pair = self._by_pair.setdefault((sa.spec.src, sa.spec.dst), [])
-        pair.append(sa)
-        pair.sort(key=self._preference)
+        self._sad.install(sa)
         self.stir(sa.spec.src, sa.spec.dst)
 
     def remove(self, slot: int) -> None:
         """Take out the SA with this slot, if it is there."""
-        sa = self._by_slot.pop(slot, None)
-        if sa is not None:
-            pair = (sa.spec.src, sa.spec.dst)
-            self._by_pair[pair].remove(sa)
-            if not self._by_pair[pair]:
-                del self._by_pair[pair]
+        self._sad.remove(slot)
         self._flows.clear()
 
     def update_policies(self, added: Iterable[PolicySpec], removed: Iterable[int]) -> None:
@@ -139,10 +130,7 @@ class Outbound:
         """Follow a change of what the engine says beside SAs and policies."""
         self.waiting.tune(settings)
         self._settings = settings
-        for sa in self._by_slot.values():
-            sa.tune(settings)
-        for pair in self._by_pair.values():
-            pair.sort(key=self._preference)
+        self._sad.tune(settings)
         self._flows.clear()
         self._sealer = Sealer(self._counters, self._random)
         if settings.repeats_numbers or settings.spoils_icvs:
@@ -150,13 +138,6 @@ class Outbound:
                 self._counters, self._random, repeats=settings.repeats_numbers,
                 spoils=settings.spoils_icvs,
             )  # fmt: skip
-
-    def _preference(self, sa: OutSa) -> tuple[bool, int]:
-        """NetBSD's: the newest, past its soft limit only for want of others; or turned round."""
-        spec = sa.spec
-        if self._settings.prefers_old_sa:
-            return (not spec.is_dying, spec.order)
-        return (spec.is_dying, -spec.order)
 
     # ---------------------------------------------------------------- the pipeline
 
@@ -199,7 +180,7 @@ class Outbound:
             counters[count.TUN_SEGMENTS] += 1
             counters[drop] += 1
         elif flow.layers:
-            self._protect(frame, flow.layers, now_us)
+            self._protect(frame, flow, now_us)
         else:
             self._clear(frame)
 
@@ -244,7 +225,7 @@ class Outbound:
             if is_tunnel and (not request.src or not request.dst):
                 return Flow(drop=count.OUT_INVAL)
             ends = (request.src or b"", request.dst or b"") if is_tunnel else (b"", b"")
-            sa = self._choose(request, *(ends if is_tunnel else (src, dst)))
+            sa = self._sad.choose(request, *(ends if is_tunnel else (src, dst)))
             if sa is not None:
                 chosen.append(Layer(sa, *ends))
             else:
@@ -260,21 +241,6 @@ class Outbound:
         if not set(required) <= set(lacking):
             return Flow(drop=count.OUT_NOSA)
         return Flow(drop=count.OUT_NOSA, needs=lacking, takes_fragments=first)
-
-    def _choose(self, request: Request, src: bytes, dst: bytes) -> OutSa | None:
-        """The first SA, in the order of preference, that serves a request."""
-        if request.proto not in _PROTOS or request.mode == Mode.BEET:
-            return None
-        mode = request.mode or Mode.TRANSPORT
-        for sa in self._by_pair.get((src, dst), ()):
-            spec = sa.spec
-            if (
-                spec.proto == request.proto
-                and spec.mode in (Mode.ANY, mode)
-                and request.reqid in (0, spec.reqid)
-            ):
-                return sa
-        return None
 
     def _cut(self, frame: Frame, room: int) -> tuple[Sequence[Payload], _Cut]:
         """The payloads, and whether what becomes of them must be fragmented; none: counted."""
@@ -295,9 +261,25 @@ class Outbound:
         if how is not _Cut.FITS or not _ROOM_MIN <= fits < ip.PACKET_MAX:
             counters[count.OUT_INVAL] += 1
             return (), how
-        counters[count.ICMP_TOOBIG_SENT] += 1
-        self.batch.back.append(segment.PLAIN + icmp.too_big(frame.packet, fits))
+        self._answer(frame, fits)
         return (), how
+
+    def _answer(self, frame: Frame, fits: int) -> None:
+        self._counters[count.ICMP_TOOBIG_SENT] += 1
+        self.batch.back.append(segment.PLAIN + icmp.too_big(frame.packet, fits))
+
+    def _tell(self, flow: Flow, frame: Frame, payload: Payload, fits: int) -> None:
+        """What fits, for the source of packets that are fragmented and would fit the bare link.
+
+        Those for which its kernel allows no fragments are refused there from now on; larger ones
+        are fragmented for the source anyway.
+        """
+        octets = len(frame.header) + len(payload)
+        is_large = octets > self._link_mtu(ip6.dst(frame.packet))
+        if is_large or flow.told_until - icmp.AGE_SECONDS <= self._now < flow.told_until:
+            return
+        flow.told_until = self._now + icmp.AGE_SECONDS
+        self._answer(frame, fits)
 
     def _may_fragment(self, frame: Frame) -> _Cut:
         """Whether anybody but the sender may cut this packet, and where."""
@@ -309,15 +291,19 @@ class Outbound:
         is_source = not frame.is_fragment and self._is_local(ip6.src(frame.packet))
         return _Cut.ANYWHERE if is_source else _Cut.FITS
 
-    def _protect(self, frame: Frame, chain: tuple[Layer, ...], now_us: int) -> None:
-        header = frame.header
+    def _protect(self, frame: Frame, flow: Flow, now_us: int) -> None:
+        header, chain = frame.header, flow.layers
         mtu = self._mtu(layers.destination(chain, frame.packet))
         rooms = layers.rooms(chain, header, mtu)
         payloads, how = self._cut(frame, rooms[0] - len(header))
         if not payloads:
             return
+        if how is _Cut.ANYWHERE and header[0] >> 4 == 6:
+            self._tell(flow, frame, payloads[0], rooms[0])
         stream = Stream(header, frame.proto, payloads)
         if how is not _Cut.FITS:  # only then can one be too long for any IP packet
+            if _ends_together(chain, datagram.dst(frame.packet)):
+                how = _Cut.OUTSIDE
             stream = self._holdable(stream, chain, how)
         for layer, room in zip(chain, rooms, strict=True):
             if layer.is_tunnel and stream.payloads:
@@ -380,14 +366,18 @@ class Outbound:
             self._counters[count.ICMP_IGNORED] += 1
             return
         src, dst, spi, seq = told
-        ours = any(
-            sa.spec.spi == spi and 0 < seq < sa.next_seq for sa in self._by_pair.get((src, dst), ())
-        )
+        ours = self._sad.has_sent((src, dst), spi, seq)
         if not ours or not _ROOM_MIN <= mtu < self._link_mtu(dst):
             self._counters[count.ICMP_IGNORED] += 1
             return
         self._paths.learn(dst, mtu, now_us / 1e6)
         self._counters[count.ICMP_ACCEPTED] += 1
+
+
+def _ends_together(chain: tuple[Layer, ...], dst: bytes) -> bool:
+    """Whether a tunnel around a transport mode layer ends where that does: nobody joins pieces."""
+    first = next((number for number, layer in enumerate(chain) if layer.is_tunnel), 0)
+    return first > 0 and chain[first].dst == dst
 
 
 # type and code that tell of a path's MTU, by the octets of an address

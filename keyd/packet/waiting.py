@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from keyd.model import Need, PolicySpec, Request, Settings
 from keyd.packet import counters as count
+from keyd.packet import tunnel
 from pfkey.const import Mode
 
 OCTETS_MAX = 4 << 20
@@ -271,6 +272,11 @@ def need_of(policy: PolicySpec, request: Request, src: bytes, dst: bytes) -> Nee
 
 
 def can_be_met(need: Need, is_local: Callable[[bytes], bool]) -> bool:
-    """Whether asking makes sense: nobody negotiates with this host itself, nor with a group."""
-    groups = 0xFF if len(need.dst) == 16 else 0xE0
-    return need.dst[0] < groups and not is_local(need.dst)
+    """Whether asking makes sense: nobody negotiates with this host itself, nor with a group.
+
+    Nor between link-local addresses of IPv6, for which no SA is taken.
+    """
+    if len(need.dst) == 4:
+        return need.dst[0] < 0xE0 and not is_local(need.dst)
+    ends = (need.src, need.dst)
+    return not any(map(tunnel.cannot_be_a_source, ends)) and not is_local(need.dst)

@@ -20,6 +20,7 @@ from keyd.shell.rpc import INVALID_PARAMS, NO_ROOM, RpcError
 from pfkey.const import SaType
 
 _SO_DOMAIN = 39
+_SATYPES = frozenset(SaType) - {SaType.UNSPEC}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ async def adopt(serve: Adopt, peer: Told, fd: int | None, params: dict[str, Any]
 
 
 def _is_satype(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= max(SaType)
+    return isinstance(value, int) and not isinstance(value, bool) and value in _SATYPES
 
 
 def client_socket(fd: int | None) -> socket.socket:

@@ -2,9 +2,10 @@
 
 1. nft's table, guard and routes (with what a crashed predecessor left);
 2. the engine, and the workers, until they are ready;
-3. the sockets;
-4. READY, then clients, until a signal;
-5. sockets away, workers ended, steering undone (or left closed: `--hold`, and after a fault).
+3. the file of keys and policies, if there is one;
+4. the sockets;
+5. READY, then clients, until a signal; SIGHUP loads the file again;
+6. sockets away, workers ended, steering undone (or left closed: `--hold`, and after a fault).
 """
 
 import logging
@@ -21,13 +22,14 @@ import trio
 
 from keyd.engine import Engine, Limits
 from keyd.engine.effects import Now
-from keyd.model import PolicySpec, SaSpec, Settings
+from keyd.model import PolicySpec, SaSpec, Settings, Usage
 from keyd.shell.adopted import adopt
 from keyd.shell.applier import Applier
 from keyd.shell.control import Control, Handed, Peer
 from keyd.shell.knobs import Knobs
 from keyd.shell.listener import accept_all, listen
-from keyd.shell.marks import Marks
+from keyd.shell.load import Loader
+from keyd.shell.marks import PAIRS_MAX, Marks
 from keyd.shell.notify import notify
 from keyd.shell.options import Options, program_version
 from keyd.shell.paths import beside, netns_cookie, netns_inode, remove_socket
@@ -39,6 +41,7 @@ from keyd.shell.socket_policies import Sockets
 from keyd.shell.tap import Tap
 from keyd.shell.timers import Timers
 from pfkey import crypto
+from pfkey.errors import ShellError
 
 LOG = logging.getLogger("keyd.shell")
 
@@ -56,6 +59,12 @@ def pick(low: int, high: int) -> int:
     return low + int.from_bytes(os.urandom(16), "big") % span
 
 
+def make_engine(usage: Callable[[int], Usage], socket_pairs: int = PAIRS_MAX) -> Engine:
+    """The key engine with all that this machine can do."""
+    limits = Limits(clients=CLIENTS, socket_pairs=socket_pairs)
+    return Engine(supported=crypto.probe(), usage=usage, pick=pick, limits=limits)
+
+
 class Daemon:
     """One run. `is_asked` tells a stop on request from a fault."""
 
@@ -69,10 +78,8 @@ class Daemon:
         self._is_serving = False
         self._holds = 0
         self._marks = Marks(options.mark_mask)
-        self._engine = Engine(
-            supported=crypto.probe(), usage=plane.usage, pick=pick,
-            limits=Limits(clients=CLIENTS, socket_pairs=self._marks.pairs),
-        )  # fmt: skip
+        self._engine = make_engine(plane.usage, self._marks.pairs)
+        self._reload = trio.Event()
         self._tap = Tap()
         self._server: Server | None = None
 
@@ -101,7 +108,7 @@ class Daemon:
         async for number in signals:
             name = signal.Signals(number).name
             if number not in _STOPPING:
-                LOG.info("signal-ignored name=%s", name)
+                self._reload.set()
                 continue
             LOG.info("stopping signal=%s hold=%s", name, self._options.hold)
             notify("STOPPING=1")
@@ -130,7 +137,7 @@ class Daemon:
         )  # fmt: skip
         control = Control(
             status=self._status, counters=plane.counters, tap=self._tap, nursery=nursery,
-            knobs=Knobs(engine, clock, applier.obey, plane.counters),
+            knobs=Knobs(engine, applier.obey, plane.counters),
             handed=self._handed(server, sockets),
         )  # fmt: skip
 
@@ -143,6 +150,12 @@ class Daemon:
         nursery.start_soon(timers.run)
         nursery.start_soon(sockets.run)
         nursery.start_soon(reports.run)
+        options = self._options
+        loader = Loader(
+            options.load, engine, obey=applier.obey, clock=clock, called=timers.changed,
+            default=options.default_file,
+        )  # fmt: skip
+        await loader.load()
         ctl = beside(self._path, "ctl")
         with ExitStack() as stack:
             listeners = []
@@ -160,7 +173,20 @@ class Daemon:
             )  # fmt: skip
             notify("READY=1")
             task_status.started()
-            await trio.sleep_forever()
+            await self._reloads(loader)
+
+    async def _reloads(self, loader: Loader) -> None:
+        """Load the file again whenever that is asked for; a bad one changes nothing."""
+        while True:
+            await self._reload.wait()
+            self._reload = trio.Event()
+            notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            try:
+                if not await loader.load():
+                    LOG.info("reload-ignored reason=no-file")
+            except ShellError as error:
+                LOG.error("reload-refused reason=%s", error)
+            notify("READY=1")
 
     def _handed(
         self, server: Server, sockets: Sockets

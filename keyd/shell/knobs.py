@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from keyd.engine.effects import Effect, Now
+from keyd.engine.effects import Effect
 from keyd.engine.sysctl import DUMPS, OPAQUE, ROWS
 from keyd.shell import rpc
 from keyd.shell.plane import Counters
@@ -19,12 +19,10 @@ class Knobs:
     def __init__(
         self,
         engine: KeyEngine,
-        clock: Callable[[], Now],
         obey: Callable[[Sequence[Effect]], Awaitable[None]],
         counters: Callable[[], Awaitable[Counters]],
     ) -> None:
         self._engine = engine
-        self._clock = clock
         self._obey = obey
         self._counters = counters
 
@@ -53,7 +51,7 @@ class Knobs:
         """
         try:
             before = self._engine.sysctl(name)
-            effects = self._engine.tune(name, value, self._clock())
+            effects = self._engine.tune(name, value)
         except SadbError as error:
             raise RpcError(rpc.INVALID_PARAMS, str(error)) from None
         await self._obey(effects)

@@ -3,6 +3,7 @@
 A policy becomes one rule, or a few, in the `policy_*` chain of its direction, in match order, so
 that the first match decides as in the SPD. The table's base chains lead there:
 
+    cut        keeps connection tracking from joining the fragments that the data path sends
     output   → policy_out   (packets to others)   protect mark, pass, or drop
              → policy_own   (packets that routing never gives to a TUN: to this host's own
                              addresses, and to broadcast and multicast ones)
@@ -27,7 +28,7 @@ let packets pass leave to those that follow what they cannot be sure of.
 import base64
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 
 from keyd import doors
@@ -41,12 +42,13 @@ from pfkey.selector import Range, Selector
 
 TABLE = "pfkey"
 PRIORITY_STEER = -90  # after mangle (-150) and dstnat (-100): others' marks come first
-PRIORITY_INBOUND = -450  # before the reassembly of connection tracking (-400)
+PRIORITY_EARLY = -450  # before the reassembly of connection tracking (-400)
 PRIORITY_LATE = 300  # after everybody's
 PRIORITY_GUARD = -500  # the first after routing: what others do to marks there comes too late
 POLICY_CHAINS = ("policy_out", "policy_own", "policy_in", "policy_fwd")
 COUNTERS = (
     "in_polvio",  # clear packets that an inbound policy wants protected
+    "in_own",  # of these, what the host sends to itself
     "in_discard",  # inbound packets that a discard policy selects
     "out_discard",  # outbound packets that a discard policy selects
     "out_own",  # packets to the host's own addresses whose policy demands protection
@@ -73,6 +75,8 @@ _NEIGHBOUR_DISCOVERY = (
 _SEALED = (f"meta l4proto {_IPSEC}", f"frag nexthdr {IPPROTO_AH}")
 _PRIVATE_UID = 0x38000000  # users from here on are nobody's, see `keyd.shell.plane_real`
 _REQUESTS_KEPT = 6
+_REFUSED_IN = "refused_in"  # the chain that drops and counts clear packets under `require`
+_POLICY, _DEFAULT = "p1:", "d1:"  # comments on rules begin so
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +115,16 @@ class Frame:
             "jump policy_out",
             *sockets.out_after,
         )
-        fixed = {**nft_sockets.FIXED, "own": ("jump policy_own", *sockets.out_after)}
+        fixed = {
+            **nft_sockets.FIXED,
+            "own": ("jump policy_own", *sockets.out_after),
+            _REFUSED_IN: ('iifname "lo" counter name in_own drop', "counter name in_polvio drop"),
+        }
         chains = {
+            "cut": (  # IPv4's sockets say it themselves (IP_NODEFRAG)
+                f"type filter hook output priority {PRIORITY_EARLY}",
+                f"{is_ours} exthdr frag exists notrack",
+            ),
             "output": (
                 f"type route hook output priority {PRIORITY_STEER}",
                 # a router's kernel announces there, without an address, which groups it is in
@@ -136,7 +148,7 @@ class Frame:
                 "jump guard_sockets",
             ),
             "inbound": (
-                f"type filter hook prerouting priority {PRIORITY_INBOUND}",
+                f"type filter hook prerouting priority {PRIORITY_EARLY}",
                 f"{from_tun} ip6 nexthdr 44 @nh,352,32 set @nh,352,32 ^ {self.fragment_key:#010x}",
                 f"{from_tun} ip6 nexthdr != 44 exthdr frag exists counter name in_discard drop",
                 "jump sealed_sockets",
@@ -185,9 +197,9 @@ class Frame:
             case Dir.OUT:
                 chains = {"policy_out": self._out(spec), "policy_own": _own(spec)}
             case Dir.IN:
-                chains = {"policy_in": _in(spec, "in")}
+                chains = {"policy_in": _in(spec, "in", f"goto {_REFUSED_IN}")}
             case Dir.FWD:
-                chains = {"policy_fwd": _in(spec, "fwd")}
+                chains = {"policy_fwd": _in(spec, "fwd", "counter name fwd_polvio drop")}
             case _:
                 return {}
         rules: dict[str, list[str]] = {}
@@ -223,12 +235,12 @@ def _own(spec: PolicySpec) -> str:
     return "counter name out_own drop" if spec.is_required else "accept"
 
 
-def _in(spec: PolicySpec, prefix: str) -> str:
+def _in(spec: PolicySpec, prefix: str, refusal: str) -> str:
     if spec.is_hold:
         return _held(spec)
     if spec.type == PolicyType.DISCARD:
         return f"counter name {prefix}_discard drop"
-    return f"counter name {prefix}_polvio drop" if spec.is_required else "accept"
+    return refusal if spec.is_required else "accept"
 
 
 def _held(spec: PolicySpec) -> str:
@@ -316,16 +328,18 @@ def encode_comment(spec: PolicySpec) -> str:
         octets += end.address + struct.pack(">BH", end.prefixlen, end.port)
     for r in requests:
         octets += struct.pack(">BBI", r.proto, r.mode << 4 | r.level, r.reqid & 0xFFFFFFFF)
-    return "p1:" + base64.b64encode(octets).decode()
+    return (_DEFAULT if spec.is_default else _POLICY) + base64.b64encode(octets).decode()
 
 
 def decode_comment(text: str) -> PolicySpec | None:
     """The policy that `encode_comment` wrote, as a hold with id 0; None for other comments.
 
-    Tunnel end points are not kept: a hold drops and never seals.
+    Tunnel end points are not kept: a hold drops and never seals. What a knob put behind all others
+    is no hold: it stays there.
     """
-    if not text.startswith("p1:"):
+    if not text.startswith((_POLICY, _DEFAULT)):
         return None
+    is_default = text.startswith(_DEFAULT)
     try:
         octets = base64.b64decode(text[3:], validate=True)
         what, width, priority, proto = struct.unpack_from(">BBIB", octets)
@@ -342,7 +356,8 @@ def decode_comment(text: str) -> PolicySpec | None:
             return None
         return PolicySpec(
             id=0, dir=Dir(what >> 4), type=PolicyType(what & 15), priority=priority,
-            selector=Selector(ends[0], ends[1], proto), requests=requests, is_hold=True,
+            selector=Selector(ends[0], ends[1], proto), requests=requests,
+            is_hold=not is_default, is_default=is_default,
         )  # fmt: skip
     except (ValueError, struct.error):
         return None
@@ -356,13 +371,10 @@ def holds(comments: Iterable[str]) -> list[PolicySpec]:
     found: dict[object, PolicySpec] = {}
     for text in comments:
         spec = decode_comment(text)
-        if spec is None or spec.key in found:
+        if spec is None or (spec.key, spec.is_default) in found:
             continue
         is_protecting = spec.type == PolicyType.IPSEC and (spec.dir == Dir.OUT or spec.is_required)
         if is_protecting or spec.type == PolicyType.DISCARD:
             number = len(found)
-            found[spec.key] = PolicySpec(
-                id=-1 - number, dir=spec.dir, type=spec.type, selector=spec.selector,
-                requests=spec.requests, priority=spec.priority, order=number, is_hold=True,
-            )  # fmt: skip
+            found[spec.key, spec.is_default] = replace(spec, id=-1 - number, order=number)
     return list(found.values())

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from keyd.engine.effects import ClientId, Effect, Now, PoliciesChanged
+from keyd.engine.load import Draft, Loading
 from keyd.model import Need, PolicySpec, SaSpec, Settings
 
 
@@ -57,7 +58,7 @@ class KeyEngine(Protocol):
     def sysctl(self, name: str) -> int:
         """The value of a knob."""
 
-    def tune(self, name: str, value: int, now: Now) -> list[Effect]:
+    def tune(self, name: str, value: int) -> list[Effect]:
         """Turn a knob."""
 
     def settings(self) -> Settings:
@@ -65,6 +66,17 @@ class KeyEngine(Protocol):
 
     def stats(self) -> dict[str, int]:
         """How many of what."""
+
+
+class FileEngine(Protocol):
+    """The same engine, as the file that pfkeyd loads meets it."""
+
+    @property
+    def loading(self) -> Loading:
+        """What puts a file in force."""
+
+    def draft(self, now: Now) -> Draft:
+        """Empty databases to try it on, in whatever thread."""
 
 
 class Steering(Protocol):

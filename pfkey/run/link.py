@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pfkey.blocking import Control
+from pfkey.control import Control
 
 _RECORD_OCTETS = 1 << 16
 

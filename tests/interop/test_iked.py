@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pfkey.blocking import Control
 from pfkey.const import MsgType, SaType
+from pfkey.control import Control
 from pfkey.lab.hosts import Net
 from tests.support.system import Daemon, until
 

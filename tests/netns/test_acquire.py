@@ -23,8 +23,8 @@ A4, B4 = socket.inet_aton(A), socket.inet_aton(B)
 class Asked(Two):
     """Two hosts, and key managers that end with the test."""
 
-    def __init__(self, net: Net, tmp: Path) -> None:
-        super().__init__(net, tmp)
+    def __init__(self, net: Net, tmp: Path, version: int = 4) -> None:
+        super().__init__(net, tmp, version)
         self.managers: list[KeyManager] = []
         self._before: dict[str, dict[str, int]] = {}
 
@@ -67,7 +67,7 @@ def two(stand: Asked) -> Iterator[Asked]:
 
 def ping(two: Asked, *options: str) -> subprocess.Popen[str]:
     """One echo request, and ten seconds of patience."""
-    return two.a.start("ping", "-n", "-c1", "-W10", *options, B)
+    return two.a.start("ping", "-n", "-c1", "-W10", *options, two.other)
 
 
 def ended(process: subprocess.Popen[str]) -> bool:
@@ -97,6 +97,20 @@ def test_the_first_packet_waits_for_its_sa_and_arrives(two: Asked) -> None:
     assert two.grew("pfkey", "queue_dropped") == two.grew("ipsec", "out_nosa") == 0
     assert two.da.setkey("dump;").count("state=mature") == 2
     assert not waits(two)
+
+
+def test_over_ipv6_it_waits_and_arrives_as_well(net: Net, tmp_path: Path) -> None:
+    two = Asked(net, tmp_path, 6)
+    two.begin()
+    two.load(require(A, B), require(B, A))
+    here, there = two.pair()
+    with Tap(two.b, two.b_dev) as tap:
+        pinging = ping(two)
+        negotiate(here, there, here.acquire())
+        assert ended(pinging)
+    assert set(tap.protocols(two.own, two.other)) == {50}
+    assert two.grew("pfkey", "queue_dropped") == two.grew("ipsec", "out_nosa") == 0
+    two.end()
 
 
 def test_many_packets_of_one_flow_wait_in_their_order(two: Asked) -> None:

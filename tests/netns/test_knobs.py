@@ -58,6 +58,58 @@ def test_a_receiver_is_tried_with_one_number_again_and_again(two: Knobbed) -> No
     assert two.ping()
 
 
+def passes(two: Knobbed, address: str) -> bool:
+    return two.a.run("ping", "-c1", "-W1", address, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("tree", "near", "far", "own", "anywhere"),
+    [
+        ("net.inet.ipsec", "10.2.2.1/24", "10.2.2.2", "127.0.0.1", "0.0.0.0/0"),
+        ("net.inet6.ipsec6", "fd22::1/64", "fd22::2", "::1", "::/0"),
+    ],
+    ids=["v4", "v6"],
+)
+def test_what_no_policy_selects_is_discarded_where_the_knob_says_so(
+    net: Net, tmp_path: Path, tree: str, near: str, far: str, own: str, anywhere: str
+) -> None:
+    """Also through a crash, and until the knob is turned back."""
+    a, b = net.host("a", ipv6=True), net.host("b", ipv6=True)
+    net.link(a, f"{A}/32", b, f"{B}/32")
+    prefix = near.partition("/")[2]
+    for host, address, dev in ((a, near, "tob"), (b, f"{far}/{prefix}", "toa")):
+        host.ip("addr", "add", address, "dev", dev, *(["nodad"] if ":" in address else []))
+    two = Knobbed.__new__(Knobbed)
+    two.a, two.b = a, b
+    two.da = Daemon(a, tmp_path)
+    assert passes(two, far)
+    assert passes(two, own)
+    two.turn(two.da, f"{tree}.def_policy=0")
+    assert not passes(two, far)
+    assert not passes(two, own)
+    assert two.da.counter("ipsec", "out_polvio") >= 2
+    is_v6 = tree.endswith("6")
+    assert passes(two, B) == is_v6, "the other version has a knob of its own"
+    if not is_v6:
+        lines = f"{anywhere} {far} any -P out none; spdadd {far} {anywhere} any -P in none;"
+        two.da.setkey(f"spdadd {lines}")
+        assert passes(two, far)
+        assert not passes(two, own)
+        two.da.setkey("spdflush;")
+        assert not passes(two, far)
+    two.da.kill()
+    assert not passes(two, far)
+    two.da.start()
+    assert not passes(two, far)
+    shown = a.run(str(BIN / "pfkey"), "sysctl", f"{tree}.def_policy").stdout
+    assert shown == f"{tree}.def_policy = 0\n"
+    two.turn(two.da, f"{tree}.def_policy=1")
+    assert passes(two, far)
+    assert passes(two, own)
+    two.da.stop()
+    assert "pfkey" not in a.run("nft", "list", "tables").stdout
+
+
 def test_a_worker_that_is_started_anew_knows_the_knobs(two: Knobbed) -> None:
     two.turn(two.db, "net.inet.ipsec.esp_enable=0")
     old = two.db.workers()["in"]

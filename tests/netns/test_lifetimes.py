@@ -3,7 +3,6 @@
 import re
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -33,9 +32,10 @@ def lives(hard: int, soft: int, *, of: str) -> tuple[Lifetime, Lifetime]:
 class Keyed:
     """Two hosts that require ESP of each other, with a key manager at each."""
 
-    def __init__(self, net: Net, tmp: Path) -> None:
-        self.two = Two(net, tmp)
-        self.two.load(require(A, B), require(B, A))
+    def __init__(self, two: Two) -> None:
+        self.two = two
+        both = "flush; spdflush;"
+        self.two.load(both + require(A, B), both + require(B, A))
         self.here, self.there = KeyManager(self.two.da.socket), KeyManager(self.two.db.socket)
 
     def begin(self, *limits: Lifetime) -> None:
@@ -55,9 +55,15 @@ class Keyed:
         self.there.close()
 
 
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
+    with Net() as net:
+        yield Two(net, tmp_path_factory.mktemp("lifetimes"))
+
+
 @pytest.fixture
-def keyed(net: Net, tmp_path: Path) -> Iterator[Keyed]:
-    made = Keyed(net, tmp_path)
+def keyed(two: Two) -> Iterator[Keyed]:
+    made = Keyed(two)
     yield made
     made.close()
 

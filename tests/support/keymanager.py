@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from pfkey.blocking import Connection
+from pfkey.blocking import Client
 from pfkey.const import ExtType, Mode, MsgType, SaType
 from pfkey.ext_address import Address
 from pfkey.ext_key import Key
@@ -33,7 +33,7 @@ class KeyManager:
     """One registered connection to a pfkeyd."""
 
     def __init__(self, socket: Path, *, pid: int | None = None, registers: bool = True) -> None:
-        self.engine = Connection(socket)
+        self.engine = Client(socket)
         self.pid = os.getpid() if pid is None else pid
         self._heard: list[Message] = []
         if registers:

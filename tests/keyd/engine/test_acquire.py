@@ -36,6 +36,8 @@ from tests.keyd.engine.desk import (
     C,
     Desk,
     add,
+    auth_key,
+    cipher_key,
     dst,
     message,
     named,
@@ -421,6 +423,18 @@ def test_ciphers_alone_come_last_or_not_at_all() -> None:
     assert alone == sorted(alone)
     assert any(alone)
     assert not any(not c.auth and c.encrypt not in aeads for c in offered(50, esp_auth=1))
+
+
+def test_nothing_is_offered_that_an_add_could_not_say() -> None:
+    gmacs = {name("auth", c.auth) for c in offered(51) if "gmac" in name("auth", c.auth)}
+    assert gmacs == {"aes-128-gmac", "aes-192-gmac", "aes-256-gmac"}
+    for comb in offered(50):
+        keys = [cipher_key(bytes(range(comb.encrypt_minbits // 8)))]
+        if comb.auth:
+            keys.append(auth_key(bytes(range(comb.auth_minbits // 8))))
+        desk = Desk(usable=frozenset((row.kind.value, row.number) for row in ROWS))
+        made = add(encrypt=comb.encrypt, auth=comb.auth, keys=keys)
+        assert desk.errno(made) == 0, (comb.encrypt, comb.auth)
 
 
 def test_ah_offers_each_authenticator_whose_key_is_long_enough() -> None:

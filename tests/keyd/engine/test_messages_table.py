@@ -16,6 +16,7 @@ from keyd.engine.sad import SaKey
 from keyd.engine.unsupported import EXTENSIONS, MESSAGES
 from keyd.model import Need
 from pfkey.const import ExtType, Level, Mode, MsgType, PolicyType, SaType
+from pfkey.dialect import LINUX
 from pfkey.ext_ident import Ident
 from pfkey.ext_key import Key
 from pfkey.ext_lifetime import Lifetime
@@ -28,6 +29,7 @@ from pfkey.ext_x_linux import Filter, KmAddress, KmPrivate, SecCtx
 from pfkey.ext_x_natt import NatTPort, NatTType
 from pfkey.ext_x_policy import IpsecRequest, Policy
 from pfkey.ext_x_sa2 import Sa2
+from pfkey.ext_x_word import Word
 from pfkey.message import Extension, Message
 from tests.keyd.engine.desk import (
     ESP,
@@ -56,6 +58,7 @@ TABLE: dict[str, dict[str, Any]] = tomllib.loads(
 )
 BUILT = [name for name in TABLE if MsgType[name] in HANDLERS]
 OTHER = bytes((30, 1, 1, 1))
+LINK_LOCAL = b"\xfe\x80" + bytes(13) + b"\1"
 OLD = IpsecRequest(proto=50, mode=Mode.TUNNEL, level=Level.REQUIRE, src=HERE, dst=THERE)
 NEW = replace(OLD, src=OTHER)
 
@@ -131,6 +134,7 @@ SAMPLES: dict[ExtType, Extension] = {
     ExtType.X_SEC_CTX: SecCtx(doi=1, alg=1, context=b"a:b:c\0\0\0"),
     ExtType.X_KMADDRESS: KmAddress(local=HERE, remote=THERE),
     ExtType.X_FILTER: Filter(family=2),
+    ExtType.X_REPLAY_WINDOW: Word(exttype=ExtType.X_REPLAY_WINDOW, value=4096),
 }
 # Two that come together or not at all.
 PAIRS = {
@@ -160,9 +164,10 @@ def cells(column: str) -> list[Any]:
 
 def test_the_engine_knows_every_message_of_the_table() -> None:
     known = set(HANDLERS) | set(MESSAGES)
-    assert {MsgType[name] for name in TABLE} == known == set(MsgType) - {MsgType.RESERVED}
+    assert {MsgType[name] for name in TABLE} == known
+    assert known == set(LINUX.messages.named.values()) - {MsgType.RESERVED}
     assert not set(HANDLERS) & set(MESSAGES)
-    assert set(SAMPLES) == set(ExtType)
+    assert set(SAMPLES) == set(LINUX.extensions.named.values())
 
 
 @pytest.mark.parametrize(("type_", "exttype"), cells("required"))
@@ -199,7 +204,7 @@ def test_no_other_extension_is_taken(name: str) -> None:
     silent = {ExtType[one] for one in row.get("silent", ())}
     listed = silent | {ExtType[one] for one in (*row["required"], *row["optional"])}
     assert silent <= EXTENSIONS[type_] <= listed
-    for exttype in set(ExtType) - listed - EXTENSIONS[type_]:
+    for exttype in set(SAMPLES) - listed - EXTENSIONS[type_]:
         desk = Desk(A, B)
         whole = request(desk, type_)
         other = replace(whole, extensions=(*whole.extensions, SAMPLES[exttype]))
@@ -401,6 +406,9 @@ REFUSALS: dict[tuple[str, str], Case] = {
     ("X_MIGRATE", "EEXIST"): _case(
         policy(requests=(OLD,)), add(sa2=Sa2(mode=Mode.TUNNEL)), add(to=OTHER),
         then=moving(OLD, replace(OLD, dst=OTHER)),
+    ),
+    ("X_MIGRATE", "EOPNOTSUPP"): _case(
+        policy(requests=(OLD,)), then=moving(OLD, replace(OLD, src=LINK_LOCAL, dst=LINK_LOCAL))
     ),
 }  # fmt: skip
 

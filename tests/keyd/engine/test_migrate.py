@@ -26,9 +26,11 @@ from tests.keyd.engine.desk import (
     Desk,
     add,
     dst,
+    hard,
     message,
     named,
     policy,
+    soft,
     src,
 )  # fmt: skip
 
@@ -130,6 +132,39 @@ def test_in_transport_mode_only_the_sas_move() -> None:
     assert [e.new.dst for e in effects if isinstance(e, MoveSa)] == [NEW_THERE]
     (spec,) = desk.engine.policies()
     assert (spec.requests[0].src, spec.requests[0].dst) == (None, None)
+
+
+def test_sas_may_take_each_others_names() -> None:
+    desk = standing()
+    desk.ask(tunnelled())
+    desk.ask(add(to=HERE, sa2=Sa2(mode=Mode.TUNNEL)))
+    here = tunnel(HERE, HERE)
+    swap = (OLD, here, here, OLD)
+    moved = [e for e in desk.effects(migrate(*swap)) if isinstance(e, MoveSa)]
+    assert [(e.old.dst, e.new.dst) for e in moved] == [(THERE, HERE), (HERE, THERE)]
+    assert {(sa.dst, sa.slot) for sa in desk.engine.sas()} == {(HERE, 0), (THERE, 1)}
+    for to in (HERE, THERE):
+        assert desk.errno(named(MsgType.DELETE, to=to)) == 0
+
+
+def test_of_two_moves_the_first_counts() -> None:
+    desk = standing(request=tunnel(HERE, THERE, 5))
+    desk.ask(tunnelled(1, reqid=5))
+    other = tunnel(HERE, NEW_HERE)
+    five = tunnel(HERE, THERE, 5), tunnel(NEW_HERE, NEW_THERE, 5)
+    moved = [e for e in desk.effects(migrate(*five, OLD, other)) if isinstance(e, MoveSa)]
+    assert [e.new.dst for e in moved] == [NEW_THERE]
+    assert len(desk.engine.sas()) == 1
+
+
+def test_an_sa_that_moved_ends_by_its_limits_and_once() -> None:
+    desk = standing()
+    desk.ask(replace(tunnelled(), extensions=(*tunnelled().extensions, hard(octets=9), soft())))
+    desk.effects(migrate())
+    desk.used[0] = Usage(packets=1, octets=9)
+    assert [type(e).__name__ for e in desk.tick(1)] == ["RemoveSa"]
+    assert desk.tick(1) == []
+    assert desk.engine.next_deadline() is None
 
 
 def test_a_larval_sa_stays() -> None:

@@ -1,21 +1,36 @@
 """The knobs against specs/tables/sysctls.toml, in both directions; the engine's own effects."""
 
 import tomllib
-from errno import EINVAL, ENOENT, EPERM
+from dataclasses import replace
+from errno import EBUSY, EINVAL, ENOENT, EOPNOTSUPP, EPERM
 from logging import DEBUG, INFO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from keyd.engine.effects import Log, SettingsChanged
+from keyd.engine.effects import Log, PoliciesChanged, SettingsChanged
 from keyd.engine.sysctl import DUMPS, OPAQUE, ROWS
 from keyd.model import Settings
 from pfkey import sysctl as client
-from pfkey.const import ExtType, MsgType
+from pfkey.const import Dir, ExtType, Level, Mode, MsgType, PolicyType
 from pfkey.errors import SadbError
 from pfkey.ext_ident import Ident
-from tests.keyd.engine.desk import A, B, Desk, add, message, named
+from pfkey.ext_x_policy import IpsecRequest
+from pfkey.selector import Range
+from tests.keyd.engine.desk import (
+    HERE,
+    THERE,
+    A,
+    B,
+    Desk,
+    add,
+    dst,
+    message,
+    named,
+    policy,
+    src,
+)  # fmt: skip
 
 ROOT = Path(__file__).parents[3]
 TABLE: dict[str, dict[str, Any]] = tomllib.loads(
@@ -27,7 +42,7 @@ TESTS = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py
 
 
 def turn(desk: Desk, name: str, value: int) -> list[Any]:
-    return list(desk.engine.tune(name, value, desk.now))
+    return list(desk.engine.tune(name, value))
 
 
 def errno(desk: Desk, name: str, value: int) -> int:
@@ -154,3 +169,142 @@ def test_identities_of_two_types_are_refused_unless_the_knob_allows_them() -> No
     turn(desk, "net.key.allow_different_idtype", 1)
     assert desk.errno(add(SRC)) == EINVAL
     assert desk.errno(mixed) == 0
+
+
+def changes(effects: list[Any]) -> list[PoliciesChanged]:
+    return [e for e in effects if isinstance(e, PoliciesChanged)]
+
+
+@pytest.mark.parametrize(
+    ("tree", "octets"), [("net.inet.ipsec", 4), ("net.inet6.ipsec6", 16)], ids=["v4", "v6"]
+)
+def test_def_policy_stands_behind_all_policies_and_nobody_sees_it(tree: str, octets: int) -> None:
+    desk = Desk(A)
+    (change,) = changes(turn(desk, f"{tree}.def_policy", 0))
+    assert change.removed == ()
+    assert change.knob == (f"{tree}.def_policy", 1)
+    assert [(s.dir, s.type, s.is_default) for s in change.added] == [
+        (Dir.IN, PolicyType.DISCARD, True), (Dir.OUT, PolicyType.DISCARD, True),
+    ]  # fmt: skip
+    assert all(s.selector.src == s.selector.dst == Range(bytes(octets), 0) for s in change.added)
+    assert changes(turn(desk, f"{tree}.def_policy", 0)) == []
+    desk.ask(policy(priority=0xFFFFFFFF))
+    assert [s.is_default for s in desk.engine.policies()] == [False, True, True]
+    assert len(desk.ask(message(MsgType.X_SPDDUMP))[A]) == 1
+    anywhere = src(bytes(4), 0), dst(bytes(4), 0)
+    assert desk.errno(policy(MsgType.X_SPDDELETE, source=anywhere[0], to=anywhere[1])) == ENOENT
+    desk.ask(message(MsgType.X_SPDFLUSH))
+    assert [s.is_default for s in desk.engine.policies()] == [True, True]
+    (back,) = changes(turn(desk, f"{tree}.def_policy", 1))
+    assert (back.added, back.removed) == ((), change.added)
+    assert desk.engine.policies() == ()
+
+
+def test_what_nft_refuses_is_not_turned() -> None:
+    desk = Desk(A)
+    name = "net.inet.ipsec.def_policy"
+    (change,) = changes(turn(desk, name, 0))
+    desk.engine.revert(change)
+    assert desk.engine.sysctl(name) == 1
+    assert desk.engine.policies() == ()
+    turn(desk, name, 0)
+    before = desk.engine.policies()
+    (change,) = changes(turn(desk, name, 1))
+    desk.engine.revert(change)
+    assert desk.engine.sysctl(name) == 0
+    assert desk.engine.policies() == before
+
+
+def test_a_successor_keeps_def_policy_as_a_crash_left_it() -> None:
+    desk, successor = Desk(A), Desk(A)
+    turn(desk, "net.inet6.ipsec6.def_policy", 0)
+    left = [replace(spec, id=-1 - n) for n, spec in enumerate(desk.engine.policies())]
+    successor.engine.adopt(left)
+    assert successor.engine.sysctl("net.inet6.ipsec6.def_policy") == 0
+    assert successor.engine.sysctl("net.inet.ipsec.def_policy") == 1
+    assert successor.engine.policies() == desk.engine.policies()
+    assert successor.engine.stats()["holds"] == 0
+
+
+def steps(*requests: tuple[int, Mode]) -> tuple[IpsecRequest, ...]:
+    return tuple(
+        IpsecRequest(
+            proto=proto, mode=mode, level=Level.DEFAULT,
+            src=HERE if mode == Mode.TUNNEL else None, dst=THERE if mode == Mode.TUNNEL else None,
+        )
+        for proto, mode in requests
+    )  # fmt: skip
+
+
+ESP_TRANS, ESP_NET = (50, Mode.TRANSPORT), (50, Mode.TUNNEL)
+AH_TRANS, AH_NET = (51, Mode.TRANSPORT), (51, Mode.TUNNEL)
+
+
+@pytest.mark.parametrize("dialect", ["netbsd", "freebsd"])
+@pytest.mark.parametrize(
+    ("leaf", "step"),
+    [("esp_trans", ESP_TRANS), ("esp_net", ESP_NET), ("ah_trans", AH_TRANS), ("ah_net", AH_NET)],
+)
+def test_level_default_is_what_the_knob_says_to_a_bsd(
+    dialect: str, leaf: str, step: tuple[int, Mode]
+) -> None:
+    desk = Desk(A)
+    desk.engine.connect(B, dialect)
+    every = steps(ESP_TRANS, AH_TRANS, ESP_NET, AH_NET)
+    desk.ask(policy(requests=every, source=src(port=1)), B)
+    desk.ask(policy(requests=every, source=src(port=2)), A)
+
+    def levels() -> list[list[Level]]:
+        return [[r.level for r in spec.requests] for spec in desk.engine.policies()]
+
+    assert levels() == [[Level.USE] * 4, [Level.REQUIRE] * 4], "Linux's default is require"
+    name = f"net.inet.ipsec.{leaf}_deflev"
+    (change,) = changes(turn(desk, name, 2))
+    at = [(r.proto, r.mode) for r in every].index(step)
+    expected = [Level.REQUIRE if n == at else Level.USE for n in range(4)]
+    assert levels() == [expected, [Level.REQUIRE] * 4]
+    assert len(change.added) == len(change.removed) == 1
+    assert change.added[0].id == change.removed[0].id
+    desk.ask(policy(requests=every, source=src(port=3)), B)
+    assert levels()[2] == expected
+    assert changes(turn(desk, name.replace("net.inet.ipsec", "net.inet6.ipsec6"), 2)) == []
+    (change,) = changes(turn(desk, name, 1))
+    desk.engine.revert(change)
+    assert desk.engine.sysctl(name) == 2
+    assert levels() == [expected, [Level.REQUIRE] * 4, expected]
+
+
+def test_while_ipsec_is_off_nothing_begins() -> None:
+    desk = Desk(A)
+    name = "net.inet.ipsec.enabled"
+    desk.ask(policy())
+    assert errno(desk, name, 0) == EBUSY
+    assert errno(desk, "net.inet6.ipsec6.enabled", 0) == EBUSY
+    desk.ask(message(MsgType.X_SPDFLUSH))
+    desk.ask(message(MsgType.GETSPI, src(), dst(), satype=3))
+    assert errno(desk, name, 0) == EBUSY
+    desk.ask(message(MsgType.FLUSH))
+    turn(desk, name, 0)
+    for request in (
+        add(), add(type=MsgType.UPDATE), policy(), policy(MsgType.X_SPDUPDATE),
+        policy(MsgType.X_SPDSETIDX), message(MsgType.GETSPI, src(), dst(), satype=3),
+    ):  # fmt: skip
+        assert desk.errno(request) == EOPNOTSUPP
+        assert f"{name} is 0" in desk.logs(request)[0].text
+    assert desk.errno(message(MsgType.REGISTER, satype=3)) == 0
+    assert desk.errno(message(MsgType.FLUSH)) == 0
+    turn(desk, "net.inet6.ipsec6.enabled", 2)
+    assert desk.errno(add()) == 0
+
+
+def test_used_tells_whether_there_are_policies() -> None:
+    desk = Desk(A)
+    for name in ("net.inet.ipsec.used", "net.inet6.ipsec6.used"):
+        assert desk.engine.sysctl(name) == 0
+        desk.ask(policy())
+        assert desk.engine.sysctl(name) == 1
+        desk.ask(message(MsgType.X_SPDFLUSH))
+        turn(desk, "net.inet.ipsec.enabled", 2)
+        assert desk.engine.sysctl(name) == 1
+        turn(desk, "net.inet.ipsec.enabled", 1)
+        assert errno(desk, name, 1) == EPERM

@@ -9,10 +9,12 @@ from keyd.model import Settings
 from keyd.packet import counters as count
 from keyd.packet import ip6, trace
 from pfkey.const import IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP, Dir, Level
-from tests.keyd.packet.test_bundles import BUNDLES, A, B, Pair, policy, whole
+from tests.keyd.packet.test_bundles import BUNDLES
+from tests.keyd.packet.test_esp_old import VARIANTS
 from tests.keyd.packet.test_outbound import Rig, spec
 from tests.keyd.packet.test_outbound import policy as simple
-from tests.support.packets import frame, ipv4, tcp, udp
+from tests.support.packets import A, B, frame, ipv4, tcp, udp
+from tests.support.pipelines import Pair, policy, whole
 
 
 def pair(name: str, out: Settings | None = None, into: Settings | None = None) -> Pair:
@@ -112,7 +114,7 @@ def test_an_sas_own_flags_go_before_the_knobs() -> None:
     flagged = replace(spec(), flags=0x20000000 | 0x80000000)
     rig.install(flagged)
     rig.pipeline.tune(Settings(dfbit=1, ecn=1))
-    (sa,) = rig.pipeline._by_slot.values()
+    (sa,) = rig.pipeline._sad._by_slot.values()
     assert (sa.knobs.dfbit, sa.knobs.has_ecn) == (0, False)
 
 
@@ -181,6 +183,27 @@ def test_faults_on_purpose_are_noticed_by_the_receiver(name: str) -> None:
     assert both.dropped()[outermost, "badauth"] == len(wire)
     both.out.tune(Settings())
     assert both.receive(both.send(frame(packet(name)))) != []
+
+
+@pytest.mark.parametrize("name", ["des-deriv", "ah-old", "gmac"])
+def test_faults_on_purpose_respect_each_variants_layout(name: str) -> None:
+    step, made = VARIANTS[name]
+    both = Pair([step], A, B, make=lambda slot, step: made)
+    for settings, comes in ((Settings(spoils_icvs=True), False), (Settings(), True)):
+        both.out.tune(settings)
+        (wire,) = both.send(frame(whole(A, B, 17, udp(b"hello"))))
+        assert bool(both.receive([wire])) == comes
+    assert sum(n for (_, what), n in both.dropped().items() if what == "badauth") == 1
+
+
+def test_a_number_that_makes_the_iv_is_never_repeated() -> None:
+    step, made = VARIANTS["des-deriv"]
+    both = Pair([step], A, B, make=lambda slot, step: replace(made, replay_packets=64))
+    both.out.tune(Settings(repeats_numbers=True))
+    packet = whole(A, B, 17, udp(b"hello"))
+    wire = [octets for _ in range(3) for octets in both.send(frame(packet))]
+    assert [octets[24:28] for octets in wire] == [n.to_bytes(4, "big") for n in (1, 2, 3)]
+    assert len(both.receive(wire)) == 3
 
 
 def test_both_faults_at_once_and_an_sa_without_icv() -> None:

@@ -351,7 +351,7 @@ def test_a_flow_is_looked_up_once_until_something_changes() -> None:
 
 ENDS = (
     "foreign", "out_polvio", "out_nosa", "hold_dropped", "frag_dropped", "tun_short", "toobig",
-    "icmp_toobig_sent", "out_inval", "wrap", "expired",
+    "icmp_toobig_sent", "out_inval", "wrap", "expired", "pdrops",
 )  # fmt: skip
 
 
@@ -375,7 +375,18 @@ def test_no_octets_raise_and_every_packet_is_counted_once(data: st.DataObject) -
         packet, gso=data.draw(st.sampled_from((0, 0, 1, 5, 3))), gso_size=data.draw(size),
         csum=(data.draw(at), data.draw(at)),
     )  # fmt: skip
+    rig.pipeline.tune(
+        Settings(
+            is_asking=data.draw(st.booleans()), repeats_numbers=data.draw(st.booleans()),
+            spoils_icvs=data.draw(st.booleans()), disabled=data.draw(st.sampled_from([(), (50,)])),
+        )
+    )  # fmt: skip
     rig.put(octets)
+    if len(rig.pipeline.waiting):
+        assert rig.pipeline.waiting.needs.take(NOW / 1e6)
+        rig.pipeline.tune(Settings())  # nobody makes SAs any more
+        assert rig.counted["queue_dropped"] == rig.counted["tun_segments"] == 1
+        return
     sent = len(rig.sealed) + len(rig.pipeline.batch.clear)
     ends = sum(rig.counted.get(name, 0) for name in ENDS)
     if sent:

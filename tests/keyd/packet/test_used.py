@@ -4,9 +4,10 @@ import pytest
 
 from keyd.packet.used import Used
 from pfkey.const import Level, PolicyType
-from tests.keyd.packet.test_bundles import BUNDLES, Pair, whole
+from tests.keyd.packet.test_bundles import BUNDLES
 from tests.keyd.packet.test_outbound import Rig, policy
 from tests.support.packets import frame, ipv4, udp
+from tests.support.pipelines import Pair, whole
 
 
 @pytest.mark.parametrize("name", ["esp", "esp-tunnel"])

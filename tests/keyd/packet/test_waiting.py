@@ -2,6 +2,7 @@
 
 import array
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from keyd.packet.waiting import PACKET_OCTETS, Needs, Waiting
 from pfkey.const import UNSPEC_PROTO, Dir, Level, Mode, PolicyType
 from pfkey.selector import Range, Selector
 from tests.keyd.packet.test_outbound import C, Rig, policy, spec
-from tests.support.packets import A, B, frame, ipv4, tcp, udp
+from tests.support.packets import A6, B6, A, B, frame, ipv4, ipv6, tcp, udp
 
 ASKING = Settings(is_asking=True, wait_seconds=20)
 US = 1_000_000
@@ -151,6 +152,40 @@ def test_nobody_is_asked_for_the_hosts_own_addresses_or_a_group(dst: bytes, leve
     assert rig.pipeline.waiting.needs.take(NOW / US) == {}
     assert len(rig.pipeline.waiting) == 0
     assert rig.counted["out_nosa" if level == Level.REQUIRE else "clear_out"] == 1
+
+
+def anywhere6(level: Level) -> PolicySpec:
+    anywhere = Range(bytes(16), 0)
+    selector = Selector(anywhere, anywhere, UNSPEC_PROTO)
+    return replace(bundle(step(level)), selector=selector)
+
+
+def datagram6(src: bytes, dst: bytes) -> bytes:
+    return frame(ipv6(17, udp(b"x", src=src, dst=dst), src, dst))
+
+
+LINK = bytes.fromhex("fe80" + "00" * 13 + "01")
+
+
+@pytest.mark.parametrize(
+    ("src", "dst"), [(A6, b"\xff\x02" + bytes(13) + b"\5"), (B6, A6), (A6, LINK), (LINK, B6)]
+)
+@pytest.mark.parametrize("level", [Level.REQUIRE, Level.USE])
+def test_over_ipv6_nobody_is_asked_for_a_link_either(src: bytes, dst: bytes, level: Level) -> None:
+    rig = asking(anywhere6(level))
+    rig.put(datagram6(src, dst))
+    assert rig.pipeline.waiting.needs.take(NOW / US) == {}
+    assert rig.counted["out_nosa" if level == Level.REQUIRE else "clear_out"] == 1
+
+
+def test_ipv6_waits_as_well_and_leaves_by_its_own_socket() -> None:
+    rig = asking(anywhere6(Level.REQUIRE))
+    rig.put(datagram6(A6, B6))
+    (want,) = rig.pipeline.waiting.needs.take(NOW / US)
+    assert (want.src, want.dst) == (A6, B6)
+    rig.install(replace(spec(), src=A6, dst=B6))
+    rig.pipeline.resume(NOW + US)
+    assert (len(rig.sealed), len(rig.pipeline.batch.sealed6)) == (0, 1)
 
 
 def test_a_tunnel_needs_its_end_points_and_takes_fragments() -> None:

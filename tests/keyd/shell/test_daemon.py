@@ -47,6 +47,7 @@ class FakePlane:
 
     def __init__(self, path: Path, holds: Sequence[PolicySpec] = ()) -> None:
         self.did: list[str] = []
+        self.steps: list[Step] = []
         self.snapshot: Snapshot | None = None
         self.fails_at = ""
         self._path = path
@@ -61,6 +62,7 @@ class FakePlane:
         return self._commit
 
     async def _commit(self, step: Step) -> None:
+        self.steps.append(step)
         self._note("commit")
 
     async def commit_sockets(
@@ -97,9 +99,11 @@ class FakePlane:
         return {}
 
 
-async def serve(path: Path, plane: FakePlane, *, hold: bool = False) -> None:
+async def serve(
+    path: Path, plane: FakePlane, *, hold: bool = False, load: Path | None = None
+) -> None:
     """A daemon that is asked to stop as soon as it serves."""
-    daemon = Daemon(Options(hold=hold), path, None, plane)
+    daemon = Daemon(Options(hold=hold, load=load, has_default_file=False), path, None, plane)
     async with trio.open_nursery() as nursery:
         with trio.fail_after(5):
             await nursery.start(daemon.run)
@@ -114,6 +118,43 @@ async def test_it_is_closed_first_and_serves_last(tmp_path: Path) -> None:
         "open socket=False", "start socket=False", "close hold=False socket=False",
     ]  # fmt: skip
     assert os.listdir(tmp_path) == []
+
+
+CONF = """
+spdflush;
+spdadd 10.1.1.1 20.1.1.1 any -P out ipsec esp/transport//require;
+spdadd 20.1.1.1 10.1.1.1 any -P in ipsec esp/transport//require;
+"""
+
+
+async def test_the_file_is_in_force_in_one_transaction_before_anybody_can_come(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "conf").write_text(CONF)
+    plane = FakePlane(tmp_path / "s", [HOLD])
+    await serve(tmp_path / "s", plane, load=tmp_path / "conf")
+    assert plane.did[:3] == ["open socket=False", "start socket=False", "commit socket=False"]
+    assert len(plane.did) == 4
+    (step,) = plane.steps
+    assert len(step.policies) == 2
+    assert [policy.is_hold for policy in step.removed] == [True]
+
+
+@pytest.mark.parametrize("holds", [[], [HOLD]], ids=["none", "holds"])
+@pytest.mark.parametrize("what", ["spdad;", None, "nft"], ids=["fault", "missing", "refused"])
+async def test_a_bad_file_ends_the_start_and_leaves_what_it_found(
+    tmp_path: Path, holds: list[PolicySpec], what: str | None
+) -> None:
+    conf = tmp_path / "conf"
+    if what:
+        conf.write_text(CONF if what == "nft" else CONF + what)
+    plane = FakePlane(tmp_path / "s", holds)
+    plane.fails_at = "commit"
+    with pytest.raises(BaseExceptionGroup) as raised:
+        await Daemon(Options(load=conf), tmp_path / "s", None, plane).run()
+    assert raised.group_contains(ShellError, match=f"{conf}: ")
+    assert plane.did[-1] == f"close hold={bool(holds)} socket=False"
+    assert any("commit" in did for did in plane.did) == (what == "nft")
 
 
 async def test_hold_leaves_it_closed(tmp_path: Path) -> None:
@@ -140,7 +181,7 @@ async def test_a_failed_start_leaves_what_it_found(
     plane = FakePlane(tmp_path / "s", holds)
     plane.fails_at = step
     with pytest.raises(BaseExceptionGroup) as raised:
-        await Daemon(Options(), tmp_path / "s", None, plane).run()
+        await Daemon(Options(has_default_file=False), tmp_path / "s", None, plane).run()
     assert raised.group_contains(ShellError, match=f"no {step}")
     found = bool(holds) and step == "start"
     assert plane.did[-1] == f"close hold={found} socket=False"
@@ -157,7 +198,9 @@ async def test_a_fault_leaves_closed_what_was_protected(
         plane = FakePlane(tmp_path / "s", holds)
         with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
             async with trio.open_nursery() as nursery:
-                await nursery.start(Daemon(Options(), tmp_path / "s", None, plane).run)
+                await nursery.start(
+                    Daemon(Options(has_default_file=False), tmp_path / "s", None, plane).run
+                )
                 with connect(tmp_path / "s") as client:
                     client.send(REGISTER)
                     await trio.sleep(5)

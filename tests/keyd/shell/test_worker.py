@@ -20,7 +20,7 @@ from keyd.model import Need, PolicySpec, Request, SaSpec, Settings
 from keyd.packet.drop import Drop
 from keyd.packet.esp import EspSa
 from keyd.shell.channel import policy_records
-from keyd.shell.raw import RawSockets, open_raw
+from keyd.shell.raw import FAMILIES, RawSockets, open_raw
 from keyd.shell.spawn import Worker
 from keyd.shell.state import StateFile
 from pfkey.const import Dir, Level, Mode, PolicyType
@@ -43,17 +43,18 @@ REQUIRE = PolicySpec(
 class Rig:
     """A state file, a pair of sockets in place of a TUN device, and others in place of raw ones."""
 
-    def __init__(self, tmp: Path, raw: RawSockets | None = None) -> None:
+    def __init__(self, tmp: Path) -> None:
         self.state = StateFile.open(tmp / "state")
         self.tun, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.tun.settimeout(5)
         theirs.setblocking(False)
         self._theirs = theirs
-        self.wires = [
-            socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-            for _ in range(5)
-        ]
-        self.raw = raw or RawSockets(*self.wires)
+        self.raw = {
+            version: RawSockets(*(
+                socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) for _ in range(5)
+            ))
+            for version, family in FAMILIES.items()
+        }  # fmt: skip
         self.records: list[dict[str, Any]] = []
 
     def worker(self, role: Any) -> Worker:
@@ -72,9 +73,10 @@ class Rig:
 
     def close(self) -> None:
         self.state.close()
-        for sock in (self.tun, self._theirs, *self.wires):
-            sock.close()
-        self.raw.close()
+        self.tun.close()
+        self._theirs.close()
+        for sockets in self.raw.values():
+            sockets.close()
 
 
 @pytest.fixture
@@ -200,8 +202,10 @@ async def test_a_record_written_before_a_packet_is_obeyed_before_it(
     rig: Rig, tmp_path: Path
 ) -> None:
     """Over loopback: what goes out under an SA, and how its numbers survive the worker."""
-    wire = open_raw()
-    rig.raw = wire
+    for sockets in rig.raw.values():
+        sockets.close()
+    rig.raw = open_raw()
+    wire = rig.raw[4]
     numbers = []
     for _ in range(2):
         worker = rig.worker("out")
