@@ -20,6 +20,7 @@ from tests.support.socket_hosts import (
     BYPASS,
     ESP,
     ICMP,
+    ICMPV6,
     IN,
     OUT,
     REQUIRE,
@@ -30,7 +31,7 @@ from tests.support.socket_hosts import (
     is_empty,
     ports,
 )
-from tests.support.system import AUTHENTIC_KEYS, A, B, require, until
+from tests.support.system import A6, AUTHENTIC_KEYS, B6, A, B, require, until
 from tests.support.wire import checksum
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
@@ -58,15 +59,19 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
 
 
 @pytest.fixture
-def two(stand: Two) -> Iterator[Two]:
+def two(stand: Two, request: pytest.FixtureRequest) -> Iterator[Two]:
+    stand.version = getattr(request, "param", 4)
     with stand.watched():
         stand.begin()
         yield stand
 
 
-def transfer(client: socket.socket, listener: socket.socket, port: int) -> socket.socket:
+both = pytest.mark.parametrize("two", [4, 6], indirect=True, ids=["ipv4", "ipv6"])
+
+
+def transfer(two: Two, client: socket.socket, listener: socket.socket, port: int) -> socket.socket:
     """Connect and send both ways; the accepted socket."""
-    client.connect((B, port))
+    client.connect((two.at_b, port))
     accepted, _ = listener.accept()
     accepted.settimeout(5)
     client.sendall(b"x" * 200_000)
@@ -83,10 +88,11 @@ def transfer(client: socket.socket, listener: socket.socket, port: int) -> socke
 # ---------------------------------------------------------------- what each kind of socket does
 
 
+@both
 def test_tcp_is_protected_from_its_first_segment_to_its_last(two: Two) -> None:
     listener, port = two.listener(*REQUIRE)
     client = two.open(two.a, *REQUIRE, kind=socket.SOCK_STREAM)
-    accepted = transfer(client, listener, port)
+    accepted = transfer(two, client, listener, port)
     assert get_policy(accepted, Dir.OUT, path=two.db.socket) == OUT
     assert get_policy(accepted, Dir.IN, path=two.db.socket) == IN
     accepted.close()
@@ -94,10 +100,11 @@ def test_tcp_is_protected_from_its_first_segment_to_its_last(two: Two) -> None:
     two.wire(ESP)
 
 
+@both
 def test_udp_is_protected_connected_or_not(two: Two) -> None:
     receiver, port = two.pair(REQUIRE, REQUIRE)
     sender = two.open(two.a, *REQUIRE)
-    sender.connect((B, port))
+    sender.connect((two.at_b, port))
     sender.send(WORD)
     data, peer = receiver.recvfrom(100)
     assert data == WORD
@@ -106,18 +113,22 @@ def test_udp_is_protected_connected_or_not(two: Two) -> None:
     two.wire(ESP)
 
 
+@both
 def test_a_raw_socket_protects_what_it_sends(two: Two) -> None:
-    echo = struct.pack(">BBHHH", 8, 0, 0, 7, 1) + b"echo"
-    echo = echo[:2] + struct.pack(">H", checksum(echo)) + echo[4:]
-    ping = two.open(two.a, OUT, kind=socket.SOCK_RAW, proto=ICMP)
-    ping.sendto(echo, (B, 0))
-    assert ping.recv(100)[20] == 0  # the answer, which nobody asked to be protected
+    asks, answers, proto, at = (8, 0, ICMP, 20) if two.version == 4 else (128, 129, ICMPV6, 0)
+    echo = struct.pack(">BBHHH", asks, 0, 0, 7, 1) + b"echo"
+    echo = echo[:2] + struct.pack(">H", checksum(echo)) + echo[4:]  # the kernel makes ICMPv6's
+    ping = two.open(two.a, OUT, kind=socket.SOCK_RAW, proto=proto)
+    ping.sendto(echo, (two.at_b, 0))
+    # the answer, which nobody asked to be protected
+    until(lambda: ping.recv(100)[at] == answers)
     two.wire(ESP)
     with pytest.raises(OSError, match="inbound policies are for sockets of TCP and UDP") as refused:
         set_policy(ping, IN, path=two.da.socket)
     assert refused.value.errno == EOPNOTSUPP
 
 
+@both
 def test_another_socket_on_the_same_host_is_not_concerned(two: Two) -> None:
     two.pair(REQUIRE, ())
     two.wire(ESP)
@@ -125,14 +136,35 @@ def test_another_socket_on_the_same_host_is_not_concerned(two: Two) -> None:
     two.wire(ESP, UDP)
 
 
+def test_a_socket_of_both_versions_has_one_policy_for_both(two: Two) -> None:
+    """An IPv6 listener that IPv4 clients reach."""
+    two.begin(AUTHENTIC_KEYS + AUTHENTIC_KEYS.replace(A, A6).replace(B, B6))
+    port = next(ports)
+    two.version = 6
+    listener = two.open(two.b, *REQUIRE, kind=socket.SOCK_STREAM, port=port)
+    listener.listen()
+    for two.version in (6, 4):
+        client = two.open(two.a, *REQUIRE, kind=socket.SOCK_STREAM)
+        transfer(two, client, listener, port).close()
+        two.wire(ESP)
+        two.tap.forget()
+        clear = two.open(two.a, kind=socket.SOCK_STREAM)
+        clear.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            clear.connect((two.at_b, port))
+        two.tap.forget()
+
+
+@both
 def test_a_policy_ends_with_its_socket(two: Two) -> None:
     receiver, port = two.pair(REQUIRE, REQUIRE)
     receiver.close()
     again = two.open(two.b, port=port)
-    two.open(two.a).sendto(WORD, (B, port))
+    two.open(two.a).sendto(WORD, (two.at_b, port))
     assert again.recv(100) == WORD
 
 
+@both
 def test_a_bundle_has_all_its_layers(two: Two) -> None:
     two.begin(AUTHENTIC_KEYS + AH_KEYS)
     both = "ipsec esp/transport//require ah/transport//require"
@@ -144,23 +176,25 @@ def test_a_bundle_has_all_its_layers(two: Two) -> None:
 # ---------------------------------------------------------------- inbound
 
 
+@both
 def test_clear_packets_are_dropped_for_that_socket_only(two: Two) -> None:
     strict, port = two.pair(REQUIRE, REQUIRE)
     other = two.open(two.b, port=next(ports))
     sender = two.open(two.a)
-    sender.sendto(b"clear", (B, port))
-    sender.sendto(b"clear", (B, other.getsockname()[1]))
+    sender.sendto(b"clear", (two.at_b, port))
+    sender.sendto(b"clear", (two.at_b, other.getsockname()[1]))
     assert other.recv(100) == b"clear"
     assert is_empty(strict)
     assert two.grew("ipsec", "in_polvio") == 1
 
 
+@both
 def test_a_clear_syn_does_not_reach_a_listener(two: Two) -> None:
     listener, port = two.listener(*REQUIRE)
     client = two.open(two.a, kind=socket.SOCK_STREAM)
     client.settimeout(0.3)
     with pytest.raises(TimeoutError):
-        client.connect((B, port))
+        client.connect((two.at_b, port))
     assert two.grew("ipsec", "in_polvio") >= 1
     assert is_empty_listener(listener)
 
@@ -174,23 +208,26 @@ def is_empty_listener(listener: socket.socket) -> bool:
     return False
 
 
+@both
 def test_fragments_in_clear_are_put_together_for_nobody(two: Two) -> None:
     strict, port = two.pair(REQUIRE, REQUIRE)
     other = two.open(two.b, port=next(ports))
     sender = two.open(two.a)
-    sender.sendto(b"x" * 5000, (B, port))
-    sender.sendto(b"x" * 5000, (B, other.getsockname()[1]))
+    sender.sendto(b"x" * 5000, (two.at_b, port))
+    sender.sendto(b"x" * 5000, (two.at_b, other.getsockname()[1]))
     assert len(other.recv(9000)) == 5000
     assert is_empty(strict)
 
 
+@both
 def test_use_takes_both(two: Two) -> None:
     level = "in ipsec esp/transport//use"
     receiver, port = two.pair(REQUIRE, (level,))
-    two.open(two.a).sendto(b"clear", (B, port))
+    two.open(two.a).sendto(b"clear", (two.at_b, port))
     assert receiver.recv(100) == b"clear"
 
 
+@both
 def test_what_protected_it_must_be_what_the_socket_asks_for(two: Two) -> None:
     """As on NetBSD: the protocols must have been there, whatever the SPD made of them."""
     two.begin(AUTHENTIC_KEYS + AH_KEYS)
@@ -207,7 +244,7 @@ def test_what_protected_it_must_be_what_the_socket_asks_for(two: Two) -> None:
     for wanted, taken in takes.items():
         receiver = two.open(two.b, wanted, port=next(ports))
         for policy, sender in senders.items():
-            sender.sendto(policy.encode(), (B, receiver.getsockname()[1]))
+            sender.sendto(policy.encode(), (two.at_b, receiver.getsockname()[1]))
         got = {receiver.recv(200) for _ in taken}
         assert got == {policy.encode() for policy in taken}, wanted
         refused += len(senders) - len(taken)
@@ -219,29 +256,32 @@ def has_grown(two: Two, by: int) -> bool:
     return two.grew("ipsec", "in_polvio") == by
 
 
+@both
 def test_discard_takes_nothing_and_sends_nothing(two: Two) -> None:
     receiver = two.open(two.b, "in discard", "out discard", port=next(ports))
     port = receiver.getsockname()[1]
     other = two.open(two.b, port=next(ports))
     for sender in (two.open(two.a), two.open(two.a, OUT)):
-        sender.sendto(WORD, (B, port))
-        sender.sendto(WORD, (B, other.getsockname()[1]))
+        sender.sendto(WORD, (two.at_b, port))
+        sender.sendto(WORD, (two.at_b, other.getsockname()[1]))
         assert other.recv(100) == WORD
     assert is_empty(receiver)
     with pytest.raises(PermissionError):
-        receiver.sendto(WORD, (A, 9))
+        receiver.sendto(WORD, (two.at_a, 9))
     assert two.grew("ipsec", "out_polvio") == 1
 
 
+@both
 def test_a_tunnel_of_a_sockets_own_lets_in_for_it_alone(two: Two) -> None:
     two.begin(TUNNEL_KEYS)
-    out, inward = f"out ipsec esp/tunnel/{A}-{B}/require", f"in ipsec esp/tunnel/{A}-{B}/require"
+    tunnel = f"ipsec esp/tunnel/{two.at_a}-{two.at_b}/require"
+    out, inward = f"out {tunnel}", f"in {tunnel}"
     receiver, _ = two.pair((out,), (inward,))
     two.wire(ESP)
     other = two.open(two.b, port=next(ports))
     sender = two.open(two.a, out)
-    sender.sendto(b"not asked for", (B, other.getsockname()[1]))
-    sender.sendto(b"after it", (B, receiver.getsockname()[1]))
+    sender.sendto(b"not asked for", (two.at_b, other.getsockname()[1]))
+    sender.sendto(b"after it", (two.at_b, receiver.getsockname()[1]))
     assert receiver.recv(100) == b"after it"
     assert is_empty(other)
 
@@ -249,11 +289,12 @@ def test_a_tunnel_of_a_sockets_own_lets_in_for_it_alone(two: Two) -> None:
 # ---------------------------------------------------------------- who wins
 
 
+@both
 def test_bypass_wins_over_the_spd_in_both_directions(two: Two) -> None:
-    two.db.setkey(require(B, A))
+    two.load(two.db, require(B, A))
     receiver, port = two.pair((), BYPASS)
     sender = two.open(two.a)
-    sender.sendto(WORD, (B, port))
+    sender.sendto(WORD, (two.at_b, port))
     _, peer = receiver.recvfrom(100)
     receiver.sendto(b"in clear", peer)
     assert sender.recv(100) == b"in clear"
@@ -261,35 +302,38 @@ def test_bypass_wins_over_the_spd_in_both_directions(two: Two) -> None:
     assert two.grew("ipsec", "in_polvio") == 0
 
 
+@both
 def test_a_listener_that_bypasses_talks_in_clear_under_a_strict_spd(two: Two) -> None:
     """The last segment of the handshake finds no socket yet, and is let in all the same."""
-    two.db.setkey(require(B, A))
+    two.load(two.db, require(B, A))
     listener, port = two.listener(*BYPASS)
-    transfer(two.open(two.a, kind=socket.SOCK_STREAM), listener, port).close()
+    transfer(two, two.open(two.a, kind=socket.SOCK_STREAM), listener, port).close()
     two.wire(TCP)
     other, refused = two.listener()
     client = two.open(two.a, kind=socket.SOCK_STREAM)
     client.settimeout(0.3)
     with pytest.raises(TimeoutError):
-        client.connect((B, refused))
+        client.connect((two.at_b, refused))
     assert is_empty_listener(other)
 
 
+@both
 def test_a_strict_socket_wins_over_none_in_the_spd(two: Two) -> None:
-    two.da.setkey(f"spdadd {A} {B} any -P out none;")
-    two.db.setkey(f"spdadd {A} {B} any -P in none;")
+    two.load(two.da, f"spdadd {A} {B} any -P out none;")
+    two.load(two.db, f"spdadd {A} {B} any -P in none;")
     strict, port = two.pair(REQUIRE, REQUIRE)
     two.wire(ESP)
     other = two.open(two.b, port=next(ports))
     for to in (port, other.getsockname()[1]):
-        two.open(two.a).sendto(b"clear", (B, to))
+        two.open(two.a).sendto(b"clear", (two.at_b, to))
     assert other.recv(100) == b"clear"
     assert is_empty(strict)
 
 
+@both
 def test_entrust_asks_the_spd(two: Two) -> None:
-    two.da.setkey(require(A, B))
-    two.db.setkey(require(B, A))
+    two.load(two.da, require(A, B))
+    two.load(two.db, require(B, A))
     two.pair((*BYPASS, "out entrust", "in entrust"), (*BYPASS, "in entrust"))
     two.wire(ESP)
 
@@ -301,9 +345,10 @@ def as_user(two: Two, host: Host, policy: str, port: int = 0) -> socket.socket:
     return made
 
 
+@both
 def test_a_users_policy_is_heard_where_the_spd_says_nothing(two: Two) -> None:
     receiver = as_user(two, two.b, IN, port=next(ports))
-    to = (B, receiver.getsockname()[1])
+    to = (two.at_b, receiver.getsockname()[1])
     sender = as_user(two, two.a, OUT)
     sender.sendto(WORD, to)
     assert receiver.recv(100) == WORD
@@ -313,8 +358,8 @@ def test_a_users_policy_is_heard_where_the_spd_says_nothing(two: Two) -> None:
     assert receiver.recv(100) == WORD  # and not what was in clear
     assert two.grew("ipsec", "in_polvio") == 1
     two.tap.forget()
-    two.da.setkey(f"spdadd {A} {B} any -P out none;")
-    two.db.setkey(f"spdadd {A} {B} any -P in none;")
+    two.load(two.da, f"spdadd {A} {B} any -P out none;")
+    two.load(two.db, f"spdadd {A} {B} any -P in none;")
     sender.sendto(b"clear", to)
     assert receiver.recv(100) == b"clear"
     two.wire(UDP)
@@ -323,34 +368,38 @@ def test_a_users_policy_is_heard_where_the_spd_says_nothing(two: Two) -> None:
 # ---------------------------------------------------------------- no way around
 
 
+@both
 def test_without_an_sa_nothing_leaves(two: Two) -> None:
-    two.da.setkey("flush;")
-    two.open(two.a, OUT).sendto(WORD, (B, 9))
-    two.open(two.a).sendto(WORD, (B, 9))
+    two.load(two.da, "flush;")
+    two.open(two.a, OUT).sendto(WORD, (two.at_b, 9))
+    two.open(two.a).sendto(WORD, (two.at_b, 9))
     two.wire(UDP)
-    assert two.tap.protocols(A, B) == {UDP: 1}
+    assert two.tap.protocols(two.at_a, two.at_b) == {UDP: 1}
 
 
+@both
 def test_to_its_own_host_a_strict_socket_sends_nothing(two: Two) -> None:
     """Nothing can be sealed there."""
     receiver = two.open(two.b, port=next(ports))
-    to = (B, receiver.getsockname()[1])
+    to = (two.at_b, receiver.getsockname()[1])
     with pytest.raises(PermissionError):
         two.open(two.b, OUT).sendto(WORD, to)
     two.open(two.b, "out ipsec esp/transport//use").sendto(WORD, to)
     assert receiver.recv(100) == WORD
 
 
+@both
 def test_a_socket_bound_to_a_device_does_not_slip_out(two: Two) -> None:
     sender = two.open(two.a, OUT)
     sender.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, two.a_dev.encode())
     before = two.da.counter("pfkey", "out_guard")
     with pytest.raises(OSError, match="Operation not permitted"):
-        sender.sendto(WORD, (B, 9))
+        sender.sendto(WORD, (two.at_b, 9))
     assert two.da.counter("pfkey", "out_guard") == before + 1
     assert two.seen() == set()
 
 
+@both
 def test_nobody_else_sends_into_a_pairs_device(two: Two) -> None:
     two.pair(REQUIRE, ())
     two.tap.forget()
@@ -358,8 +407,8 @@ def test_nobody_else_sends_into_a_pairs_device(two: Two) -> None:
     device = next(d for d in devices if d.startswith("pfkey") and d[5:].strip("0").isdigit())
     foreign = two.open(two.a)
     foreign.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
-    with pytest.raises(OSError, match=r"not permitted|No route"):
-        foreign.sendto(WORD, (B, 9))
+    with pytest.raises(OSError, match=r"not permitted|No route|is unreachable"):
+        foreign.sendto(WORD, (two.at_b, 9))
     assert two.seen() == set()
 
 

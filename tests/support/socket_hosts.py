@@ -9,10 +9,11 @@ from typing import Self
 
 from pfkey import set_policy
 from pfkey.lab.hosts import Host, Net
-from tests.support.system import AUTHENTIC_KEYS, A, B, Daemon, until
+from tests.support.sites import join_both, side
+from tests.support.system import AUTHENTIC_KEYS, ENDS, A, B, Daemon, until
 from tests.support.wire import Tap, in_host
 
-ESP, AH, UDP, TCP, ICMP = 50, 51, 17, 6, 1
+ESP, AH, UDP, TCP, ICMP, ICMPV6 = 50, 51, 17, 6, 1, 58
 OUT, IN = "out ipsec esp/transport//require", "in ipsec esp/transport//require"
 REQUIRE = (OUT, IN)
 BYPASS = ("out bypass", "in bypass")
@@ -21,11 +22,16 @@ ports = itertools.count(9000)
 
 
 class Two:
-    """Hosts a and b with a pfkeyd each; what arrives at b is seen."""
+    """Hosts a and b with a pfkeyd each; what arrives at b is seen.
+
+    `version` is the one that a test speaks; A and B in what it loads stand for the addresses.
+    """
 
     def __init__(self, net: Net, tmp: Path) -> None:
-        self.a, self.b = net.host("a"), net.host("b")
-        self.a_dev, self.b_dev = net.link(self.a, f"{A}/32", self.b, f"{B}/32")
+        self.version = 4
+        self.a, self.b = net.host("a", ipv6=True), net.host("b", ipv6=True)
+        self.a_dev, self.b_dev = "tob", "toa"
+        join_both(net, self.a, side(ENDS, 0), self.b, side(ENDS, 1))
         self.da, self.db = Daemon(self.a, tmp), Daemon(self.b, tmp)
         self.sockets: list[socket.socket] = []
         self._before: dict[str, dict[str, int]] = {}
@@ -34,9 +40,27 @@ class Two:
         """As if it were new."""
         self.close()
         for daemon in (self.da, self.db):
-            daemon.setkey(f"flush; spdflush; {keys}")
+            self.load(daemon, f"flush; spdflush; {keys}")
         self._before = self.db.control("counters")["counters"]
         self.tap.forget()
+
+    @property
+    def at_a(self) -> str:
+        """The address of a."""
+        return ENDS[self.version][0]
+
+    @property
+    def at_b(self) -> str:
+        """The address of b."""
+        return ENDS[self.version][1]
+
+    def text(self, commands: str) -> str:
+        """With the addresses of the version."""
+        return commands.replace(A, self.at_a).replace(B, self.at_b)
+
+    def load(self, daemon: Daemon, commands: str) -> None:
+        """Commands for one of them."""
+        daemon.setkey(self.text(commands))
 
     def close(self) -> None:
         """The sockets of a test."""
@@ -66,7 +90,8 @@ class Two:
         port: int = 0, address: str = "",
     ) -> socket.socket:  # fmt: skip
         """A socket in a host with policies and perhaps a port; five seconds of patience."""
-        made = in_host(host, lambda: socket.socket(socket.AF_INET, kind, proto))
+        family = socket.AF_INET if self.version == 4 else socket.AF_INET6
+        made = in_host(host, lambda: socket.socket(family, kind, proto))
         self.sockets.append(made)
         made.settimeout(5)
         for policy in policies:
@@ -79,7 +104,7 @@ class Two:
         """UDP at b with policies, and what it got from a is WORD; its socket and its port."""
         port = next(ports)
         receiver = self.open(self.b, *server, port=port)
-        self.open(self.a, *client).sendto(WORD, (B, port))
+        self.open(self.a, *client).sendto(WORD, (self.at_b, port))
         assert receiver.recv(100) == WORD
         return receiver, port
 
@@ -92,7 +117,7 @@ class Two:
 
     def seen(self) -> set[int]:
         """The protocols of what arrived from a at b."""
-        return set(self.tap.protocols(A, B))
+        return set(self.tap.protocols(self.at_a, self.at_b))
 
     def wire(self, *protocols: int) -> None:
         """Nothing but these has arrived, and each of them has."""
