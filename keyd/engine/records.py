@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from keyd.engine.lifetimes import NO_LIMIT
 from keyd.engine.sad import SaRecord
-from keyd.engine.spd import PolicyRecord
+from keyd.engine.spd import CODE_OF_DIR, ID_STEP, PolicyRecord
 from keyd.engine.state import State
 from keyd.engine.variants import KNOWN
 from keyd.model import Need, PolicySpec, Usage
@@ -114,10 +114,15 @@ def policy_record(policy: PolicyRecord, *, type: MsgType, seq: int = 0, pid: int
     return hot.PolicyRecord(
         src=_place(spec.selector.src, spec.selector.proto),
         dst=_place(spec.selector.dst, spec.selector.proto),
-        policy_type=spec.type, dir=spec.dir, id=spec.id, priority=spec.priority,
+        policy_type=spec.type, dir=_shown_dir(spec), id=spec.id, priority=spec.priority,
         requests=requests, type=type, seq=seq, pid=pid, refcount=REFERENCES, hard=policy.hard,
         soft=NO_LIMIT, current=(0, 0, int(policy.created.wall), int(last_use)),
     ).encode()  # fmt: skip
+
+
+def _shown_dir(spec: PolicySpec) -> int:
+    """Of a socket's policy Linux shows another number, and says so in the id's low bits too."""
+    return spec.dir + len(CODE_OF_DIR) * (spec.id % ID_STEP >= len(CODE_OF_DIR))
 
 
 def sa_dump(state: State, sas: list[SaRecord], pid: int, *, keys: bool) -> Iterator[bytes]:

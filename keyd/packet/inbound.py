@@ -23,17 +23,20 @@ from keyd.packet import counters as count
 from keyd.packet import datagram, ip6, tunnel
 from keyd.packet.association import InSa, peek
 from keyd.packet.classify import Classifier
-from keyd.packet.coalesce import Coalescer, Frame
+from keyd.packet.coalesce import Frame
 from keyd.packet.datagram import Head
 from keyd.packet.drop import Drop
+from keyd.packet.entrances import Entrances
 from keyd.packet.used import Used
+from keyd.socket_pair import SocketPair
 from pfkey.const import IPPROTO_AH, IPPROTO_ESP, UNSPEC_PROTO, Dir, Level, Mode, PolicyType
 
 FLOWS_MAX = 8192
 LAYERS_MAX = 8
 _NO_NEXT_HEADER = 59  # RFC 4303 2.6: a dummy packet
 _INNER_PACKETS = (tunnel.IPV4, tunnel.IPV6)
-_PROTOS = frozenset((IPPROTO_ESP, IPPROTO_AH))
+_PROTOS_IN_ORDER = (IPPROTO_ESP, IPPROTO_AH)
+_PROTOS = frozenset(_PROTOS_IN_ORDER)
 # protocols that are believed of an SA without authenticator and without a policy
 _PLAUSIBLE = frozenset((1, 2, 6, 17, 33, 46, 47, 50, 51, 58, 89, 103, 108, 112, 132, 136))
 
@@ -64,7 +67,7 @@ class Inbound:
         self._flows: dict[tuple[bytes, ...], tuple[int, tuple[int, ...]]] = {}
         self.used = Used()
         self._believed: dict[int, frozenset[int]] = {}
-        self._coalescer = Coalescer()
+        self.entrances = Entrances()
 
     # ---------------------------------------------------------------- databases
 
@@ -105,6 +108,16 @@ class Inbound:
         self._settings = settings
         for sa in self._by_slot.values():
             sa.tune(settings)
+        self._forget()
+
+    def open_door(self, door: int, pair: SocketPair | None) -> None:
+        """There is another TUN device, see `keyd.doors`."""
+        self.entrances.open(door, pair)
+        self._forget()
+
+    def close_door(self, door: int) -> None:
+        """There is one less."""
+        self.entrances.close(door)
         self._forget()
 
     def _forget(self) -> None:
@@ -220,7 +233,8 @@ class Inbound:
         if verdict == _REFUSED:
             return drops[Drop.PDROPS]
         if verdict < 0:
-            self._coalescer.add(packet, flow, _is_authentic(layers))
+            door = _ANY_DOOR - verdict
+            self.entrances.add(door, packet, flow, is_authentic=_is_authentic(layers))
         return verdict
 
     def _is_plausible(self, head: Head, layers: list[_Layer]) -> bool:
@@ -240,7 +254,7 @@ class Inbound:
         return known
 
     def _allowed(self, packet: bytes, head: Head, flow: bytes, layers: list[_Layer]) -> int:
-        """The counter of a refusal, _REFUSED, or -1; remembered per flow and SAs."""
+        """The counter of a refusal, _REFUSED, or _ANY_DOOR less a door; remembered."""
         counters = self._counters
         counters[count.SPDCACHELOOKUP] += 1
         key = (flow, *(b"%d%d" % (is_tunnel, sa.spec.slot) for sa, is_tunnel in layers))
@@ -268,10 +282,27 @@ class Inbound:
         if has_tunnel and not self._is_local(head.dst):
             verdicts.append(self._judge_by(self._forwarded, head, layers, named))
         refusals = [verdict for verdict in verdicts if verdict not in (_NAMED, _NAMELESS)]
-        if refusals:
-            return refusals[0]
         # transport mode asks for no policy; out of a tunnel comes only what one names
-        return _REFUSED if has_tunnel and _NAMED not in verdicts else -1
+        if refusals or (has_tunnel and _NAMED not in verdicts):
+            refusal = refusals[0] if refusals else _REFUSED
+            return self._for_a_socket(head, layers, refusal, is_spd_silent=not refusals)
+        has_esp, has_ah = (
+            any(layer.sa.spec.proto == proto for layer in layers) for proto in _PROTOS_IN_ORDER
+        )
+        return _ANY_DOOR - self.entrances.of_spd(has_esp=has_esp, has_ah=has_ah)
+
+    def _for_a_socket(
+        self, head: Head, layers: list[_Layer], refusal: int, *, is_spd_silent: bool
+    ) -> int:
+        """What the SPD refuses may be what a socket's policy asks for; no fragments, though."""
+        if refusal not in (_REFUSED, count.IN_POLVIO) or head.is_fragment:
+            return refusal
+        if not self._is_local(head.dst):
+            return refusal
+        door = self.entrances.of_socket(
+            lambda policy: _as_asked(policy, layers[::-1]), is_spd_silent=is_spd_silent
+        )
+        return refusal if door is None else _ANY_DOOR - door
 
     def _judge_by(
         self, policies: Classifier, head: Head, layers: list[_Layer], named: list[int]
@@ -291,11 +322,11 @@ class Inbound:
 
     def flush(self) -> list[tuple[int, Frame]]:
         """(segments in it, buffers for one writev) for each frame of this batch."""
-        return self._coalescer.flush()
+        return [(segments, frame) for _, segments, frame in self.entrances.flush()]
 
 
-# verdicts beside the counters' indexes
-_NAMED, _NAMELESS, _REFUSED = -2, -3, -4
+# verdicts beside the counters' indexes; from the last one downwards they mean doors
+_NAMED, _NAMELESS, _REFUSED, _ANY_DOOR = -2, -3, -4, -100
 
 
 def _is_authentic(layers: list[_Layer]) -> bool:

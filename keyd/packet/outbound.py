@@ -71,6 +71,7 @@ class Outbound:
         link_mtu: the MTU of the link towards a packed destination address.
         random: so many unforeseeable octets.
         is_local: whether a packed address is one of this host's own.
+        policy: what decides of every packet; None: those of `update_policies`.
     """
 
     def __init__(
@@ -79,7 +80,9 @@ class Outbound:
         link_mtu: Callable[[bytes], int],
         random: Callable[[int], bytes],
         is_local: Callable[[bytes], bool],
+        policy: PolicySpec | None = None,
     ) -> None:
+        self._policy = policy
         self._counters = counters
         self._link_mtu = link_mtu
         self._random = random
@@ -97,11 +100,20 @@ class Outbound:
 
     # ---------------------------------------------------------------- databases
 
+    def share(self, main: "Outbound") -> None:
+        """Use another's SAs, and add to its batch."""
+        self._sad, self._paths = main._sad, main._paths
+        self.batch = main.batch
+
+    def stir(self, src: bytes, dst: bytes) -> None:
+        """The SAs between these addresses are others."""
+        self._flows.clear()
+        self.waiting.stir((src, dst))
+
     def install(self, sa: OutSa) -> None:
         """Put in an SA, or replace the one with its slot."""
         self._sad.install(sa)
-        self._flows.clear()
-        self.waiting.stir((sa.spec.src, sa.spec.dst))
+        self.stir(sa.spec.src, sa.spec.dst)
 
     def remove(self, slot: int) -> None:
         """Take out the SA with this slot, if it is there."""
@@ -188,7 +200,7 @@ class Outbound:
         if head is None:
             return Flow(drop=count.TUN_SHORT)
         src, dst = head.src, head.dst
-        policy = self._policies.match(src, dst, head.proto, *head.ports)
+        policy = self._policy or self._policies.match(src, dst, head.proto, *head.ports)
         if head.is_fragment and self._policies.is_vague(src, dst, head.proto, policy):
             return Flow(drop=count.FRAG_DROPPED)
         if policy is None or policy.type in (PolicyType.NONE, PolicyType.BYPASS):

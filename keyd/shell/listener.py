@@ -23,8 +23,8 @@ _PAUSE_SECONDS = 0.1  # when the system's descriptors have run out
 _RESERVE = 64  # descriptors that no client gets: for routes, nft, workers that are started anew
 
 
-def listen(path: Path, gid: int | None) -> socket.socket:
-    """Bind and listen; mode 0600, or 0660 with a group. The lock must be held.
+def listen(path: Path, gid: int | None, *, for_all: bool = False) -> socket.socket:
+    """Bind and listen; mode 0600, 0660 with a group, 0666 for all. The lock must be held.
 
     Raises:
         ShellError: the socket cannot be made there.
@@ -37,6 +37,8 @@ def listen(path: Path, gid: int | None) -> socket.socket:
         if gid is not None:
             os.chown(path, -1, gid)
             path.chmod(0o660)
+        if for_all:
+            path.chmod(0o666)
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
@@ -54,11 +56,15 @@ def is_allowed(sock: socket.socket, gid: int | None) -> bool:
 
 
 async def accept_all(
-    listener: socket.socket, gid: int | None, admit: Callable[[socket.socket], None]
+    listener: socket.socket,
+    gid: int | None,
+    admit: Callable[[socket.socket], object],
+    admit_stranger: Callable[[socket.socket], object] | None = None,
 ) -> None:
-    """Hand each rightful connection to `admit`, until cancelled.
+    """Hand each rightful connection to `admit`, and others to `admit_stranger`, until cancelled.
 
-    The last descriptors are ours: clients that take all others must not end the data path.
+    Without that they are closed. The last descriptors are ours: clients that take all others
+    must not end the data path.
     """
     while True:
         await trio.lowlevel.wait_readable(listener)
@@ -79,6 +85,9 @@ async def accept_all(
                 continue
             if is_allowed(sock, gid):
                 admit(sock)
+                continue
+            if admit_stranger is not None:
+                admit_stranger(sock)
                 continue
             STRANGERS.warning("client-refused pid=%d uid=%d", *credentials(sock)[:2])
             sock.close()

@@ -28,7 +28,7 @@ def test_whatever_is_missing_here_comes_with_its_remedy(monkeypatch: pytest.Monk
     monkeypatch.setenv("PFKEY_SOCKET", "/nonexistent/sock")
     findings = doctor.examine(os.environ)
     assert [f.name for f in findings] == [
-        "kernel", "tun", "nftables", "ipv6", "rights", "crypto", "lab", "pfkeyd",
+        "kernel", "tun", "nftables", "ipv6", "rights", "crypto", "lab", "run", "pfkeyd",
     ]  # fmt: skip
     assert all(f.ok or f.remedy for f in findings)
     assert findings[-1].remedy == "pfkeyd &"
