@@ -76,7 +76,7 @@ class DataPath:
 
     def counters(self) -> dict[str, int]:
         groups = self.ask(counters=1)["counters"]
-        del groups["ah"]  # its names are those of esp
+        del groups["ah"], groups["ipcomp"]  # their names are those of esp
         return {name: n for group in groups.values() for name, n in group.items()}
 
 
