@@ -1,4 +1,4 @@
-"""IPv4 packets made by hand, and scapy as the judge of their checksums."""
+"""IP packets made by hand, and scapy as the judge of their checksums."""
 
 import struct
 
@@ -8,6 +8,7 @@ from keyd.packet import segment
 from keyd.packet.checksum import checksum, partial
 
 A, B = bytes((10, 1, 1, 1)), bytes((20, 1, 1, 1))
+A6, B6 = (bytes.fromhex("fd00" + "00" * 13 + f"{n:02x}") for n in (1, 2))
 
 
 def ipv4(
@@ -72,3 +73,14 @@ def sums_hold(packet: bytes) -> bool:
                 delattr(layer, name)
         layer = getattr(layer, "payload", None)
     return bool(bytes(told) == bytes(IP(bytes(again))))
+
+
+def ipv6(
+    proto: int, payload: bytes, src: bytes = A6, dst: bytes = B6, before: bytes = b""
+) -> bytes:
+    head = 6 << 28 | 0xABCDE
+    length = len(before) + len(payload)
+    return b"".join(
+        (head.to_bytes(4, "big"), length.to_bytes(2, "big"), bytes((proto, 60)), src, dst, before,
+         payload)
+    )  # fmt: skip

@@ -1,118 +1,35 @@
 """Both pipelines against each other: every mode, both versions, bundles (RFC 4301 section 5)."""
 
-import array
-from collections.abc import Sequence
-
 import pytest
 
-from keyd.model import PolicySpec, Request, SaSpec
+from keyd.model import PolicySpec
 from keyd.packet import counters as count
 from keyd.packet import datagram, segment
-from keyd.packet.association import InSa, OutSa
-from keyd.packet.inbound import Inbound
+from keyd.packet.association import InSa
 from keyd.packet.ip6 import ICMPV6
-from keyd.packet.outbound import Outbound
 from keyd.packet.segment import GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4
-from pfkey.const import UNSPEC_PROTO, Dir, Level, Mode, PolicyType
+from pfkey.const import Dir, Level, PolicyType
 from pfkey.selector import Range, Selector
-from tests.support.packets import frame, ipv4, tcp, udp
-
-NOW = 1_700_000_000_000_000
-A, B = bytes((10, 1, 1, 1)), bytes((20, 1, 1, 1))
-G, H = bytes((30, 1, 1, 1)), bytes((40, 1, 1, 1))
-A6, B6, G6, H6 = (bytes.fromhex("fd00" + "00" * 13 + f"{n:02x}") for n in (1, 2, 3, 4))
-MTU = 1500
-ESP, AH = 50, 51
-TRANSPORT, TUNNEL = Mode.TRANSPORT, Mode.TUNNEL
-
-
-def ipv6(
-    proto: int, payload: bytes, src: bytes = A6, dst: bytes = B6, before: bytes = b""
-) -> bytes:
-    head = 6 << 28 | 0xABCDE
-    length = len(before) + len(payload)
-    return b"".join(
-        (head.to_bytes(4, "big"), length.to_bytes(2, "big"), bytes((proto, 60)), src, dst, before,
-         payload)
-    )  # fmt: skip
-
-
-Step = tuple[int, Mode, bytes, bytes]  # protocol, mode, ends of the SA
-
-
-def sa(slot: int, step: Step) -> SaSpec:
-    proto, mode, src, dst = step
-    return SaSpec(
-        slot=slot, proto=proto, spi=1000 + slot, src=src, dst=dst, mode=mode, auth=5,
-        auth_key=b"a" * 32, encrypt=12 if proto == ESP else 0,
-        encrypt_key=b"k" * 16 if proto == ESP else b"", replay_packets=64,
-    )  # fmt: skip
-
-
-def policy(
-    steps: Sequence[Step], direction: Dir, src: bytes, dst: bytes, level: Level = Level.REQUIRE
-) -> PolicySpec:
-    return PolicySpec(
-        id=1 + direction, dir=direction, type=PolicyType.IPSEC,
-        selector=Selector(Range(src, 8 * len(src)), Range(dst, 8 * len(dst)), UNSPEC_PROTO),
-        requests=tuple(
-            Request(
-                proto=proto, mode=mode, level=level, src=one if mode == TUNNEL else None,
-                dst=other if mode == TUNNEL else None,
-            ) for proto, mode, one, other in steps
-        ),
-    )  # fmt: skip
-
-
-class Pair:
-    """A sender and a receiver that share keys and the policy."""
-
-    def __init__(self, steps: Sequence[Step], src: bytes, dst: bytes, mtu: int = MTU) -> None:
-        self.out_values = array.array("Q", [0] * len(count.ROWS))
-        self.in_values = array.array("Q", [0] * len(count.ROWS))
-        chance = iter(range(1, 1 << 30))
-        self.out = Outbound(
-            memoryview(self.out_values), lambda _: mtu,
-            lambda n: next(chance).to_bytes(8, "big").rjust(n, b"i")[:n] if n != 2 else b"\x10\0",
-            lambda address: address in (A, A6),
-        )  # fmt: skip
-        self.into = Inbound(memoryview(self.in_values), lambda address: address in (B, B6, H, H6))
-        self.out.update_policies([policy(steps, Dir.OUT, src, dst)], ())
-        self.into.update_policies([policy(steps, Dir.IN, src, dst)], ())
-        for slot, step in enumerate(steps):
-            part = array.array("Q", [1] + [0] * (count.SA_WORDS - 1))
-            self.out.install(OutSa(sa(slot, step), memoryview(part), (0, 0, 0)))
-            part = array.array("Q", [0] * count.SA_WORDS)
-            self.into.install(InSa(sa(slot, step), memoryview(part), (0, 0, 0)))
-
-    def send(self, octets: bytes) -> list[bytes]:
-        """What is on the wire."""
-        self.out.process(octets, NOW)
-        batch = self.out.batch
-        packets = batch.sealed + batch.sealed6
-        batch.sealed.clear()
-        batch.sealed6.clear()
-        return packets
-
-    def receive(self, packets: Sequence[bytes]) -> list[bytes]:
-        """What is written to the TUN device, virtio header and all."""
-        for packet in packets:
-            self.into.process(packet, NOW)
-        return [b"".join(buffers) for _, buffers in self.into.flush()]
-
-    def dropped(self) -> dict[tuple[str, str], int]:
-        return {row: n for row, n in zip(count.ROWS, self.in_values, strict=True) if n}
-
-
-def joined(written: Sequence[bytes]) -> bytes:
-    """The TCP data of what was written, whatever it was joined to."""
-    data = b""
-    for octets in written:
-        packet = octets[10:]
-        at = 40 if packet[0] >> 4 == 6 else 20
-        data += packet[at + 20 :]
-    return data
-
+from tests.support.packets import A6, B6, A, B, frame, ipv4, ipv6, tcp, udp
+from tests.support.pipelines import (
+    AH,
+    ESP,
+    G6,
+    H6,
+    MTU,
+    NOW,
+    TRANSPORT,
+    TUNNEL,
+    G,
+    H,
+    Pair,
+    Step,
+    joined,
+    part,
+    policy,
+    sa,
+    whole,
+)  # fmt: skip
 
 BUNDLES: dict[str, tuple[list[Step], bytes, bytes]] = {
     "esp": ([(ESP, TRANSPORT, A, B)], A, B),
@@ -135,12 +52,6 @@ BUNDLES: dict[str, tuple[list[Step], bytes, bytes]] = {
     "6-in-4-in-6": ([(ESP, TUNNEL, G, H), (AH, TUNNEL, G6, H6)], A6, B6),
 }
 every = pytest.mark.parametrize("name", BUNDLES)
-
-
-def whole(src: bytes, dst: bytes, proto: int, payload: bytes, *, df: bool = True) -> bytes:
-    if len(src) == 16:
-        return ipv6(proto, payload, src, dst)
-    return ipv4(proto, payload, src=src, dst=dst, df=df)
 
 
 @every
@@ -346,8 +257,7 @@ def test_others_protected_packets_pass_through_a_tunnel_unopened() -> None:
 def test_an_sa_for_one_mode_does_not_take_the_other() -> None:
     for mode, step in ((TRANSPORT, (ESP, TUNNEL, A, B)), (TUNNEL, (ESP, TRANSPORT, A, B))):
         pair = Pair([step], A, B)
-        part = array.array("Q", [0] * count.SA_WORDS)
-        pair.into.install(InSa(sa(0, (ESP, mode, A, B)), memoryview(part), (0, 0, 0)))
+        pair.into.install(InSa(sa(0, (ESP, mode, A, B)), part(0), (0, 0, 0)))
         assert pair.receive(pair.send(frame(whole(A, B, 17, udp(b"x"))))) == []
         assert pair.dropped()["esp", "invalid"] == 1
 
