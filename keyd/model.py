@@ -102,7 +102,8 @@ class SaSpec:
     reqid: int = 0
     auth: int = 0  # SADB_AALG number, 0 none
     auth_key: bytes = b""
-    encrypt: int = 0  # SADB_EALG number, 0 none
+    icv_bits: int = 0  # another length of the ICV than the algorithm's RFC gives; 0 for that
+    encrypt: int = 0  # SADB_EALG number, 0 none; of IPComp the SADB_X_CALG number
     encrypt_key: bytes = b""
     replay_packets: int = 0
     flags: int = 0
@@ -122,7 +123,7 @@ class SaSpec:
         return {
             "slot": self.slot, "proto": self.proto, "spi": self.spi, "src": self.src.hex(),
             "dst": self.dst.hex(), "mode": int(self.mode), "reqid": self.reqid,
-            "auth": self.auth, "auth_key": self.auth_key.hex(),
+            "auth": self.auth, "auth_key": self.auth_key.hex(), "icv_bits": self.icv_bits,
             "encrypt": self.encrypt, "encrypt_key": self.encrypt_key.hex(),
             "replay": self.replay_packets, "flags": self.flags, "order": self.order,
             "dying": self.is_dying, "hard_bytes": self.hard_bytes,
@@ -135,7 +136,7 @@ class SaSpec:
         return cls(
             slot=o["slot"], proto=o["proto"], spi=o["spi"], src=bytes.fromhex(o["src"]),
             dst=bytes.fromhex(o["dst"]), mode=Mode(o["mode"]), reqid=o["reqid"],
-            auth=o["auth"], auth_key=bytes.fromhex(o["auth_key"]),
+            auth=o["auth"], auth_key=bytes.fromhex(o["auth_key"]), icv_bits=o["icv_bits"],
             encrypt=o["encrypt"], encrypt_key=bytes.fromhex(o["encrypt_key"]),
             replay_packets=o["replay"], flags=o["flags"], order=o["order"],
             is_dying=o["dying"], hard_bytes=o["hard_bytes"], hard_packets=o["hard_packets"],

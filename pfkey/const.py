@@ -104,10 +104,11 @@ class SaState(IntEnum):
 
 
 class SaFlag(IntFlag):
-    """sadb_sa_flags that Linux knows, and KAME's CYCSEQ, which setkey sets by default."""
+    """sadb_sa_flags that Linux knows; CYCSEQ, which setkey sets by default; FreeBSD's ESN."""
 
     PFS = 0x00000001
     CYCSEQ = 0x00000040
+    ESN = 0x00000400  # extended sequence numbers
     NOPMTUDISC = 0x20000000
     DECAP_DSCP = 0x40000000
     NOECN = 0x80000000

@@ -13,6 +13,7 @@ from keyd.engine.parts import addresses
 from keyd.engine.records import sa_record
 from keyd.engine.sad import SaRecord, describe
 from keyd.engine.state import Request, State
+from keyd.engine.variants import check_flags
 from keyd.model import SaSpec
 from pfkey.const import PROTO_OF_SATYPE, Mode, MsgType, SaType
 from pfkey.errors import SadbError
@@ -67,8 +68,10 @@ def requested_sa(state: State, request: Request) -> SaRecord:
     mode = _mode(0 if message.sa2 is None else message.sa2.mode)
     hard = limit(message.hard)
     chosen = keying(message, state.usable)
+    proto = PROTO_OF_SATYPE[SaType(message.satype)]
+    check_flags(message.sa.flags, proto, chosen, message.sa.replay)
     spec = SaSpec(
-        slot=-1, proto=PROTO_OF_SATYPE[SaType(message.satype)], spi=message.sa.spi,
+        slot=-1, proto=proto, spi=message.sa.spi,
         src=src.address, dst=dst.address, mode=mode,
         reqid=0 if message.sa2 is None else message.sa2.reqid,
         auth=chosen.auth, auth_key=chosen.auth_key,

@@ -7,11 +7,12 @@ from errno import EINVAL, ENOSYS
 
 from keyd.engine.effects import Log
 from keyd.model import SaSpec
-from pfkey.algorithms import Algorithm, Kind, bits_ok, by_number, lengths_text
+from pfkey.algorithms import Algorithm, Kind, bits_ok, by_number, lengths_text, why_not
 from pfkey.const import SaType
 from pfkey.errors import SadbError
 from pfkey.ext_key import Key
 from pfkey.message import Message
+from pfkey.weak_keys import weakness
 
 # The registries' ends on Linux: a number beyond is no algorithm at all.
 NUMBER_MAX = {Kind.AUTH: 251, Kind.ENCRYPT: 253}
@@ -58,6 +59,8 @@ def keying(message: Message, usable: Container[tuple[str, int]]) -> Keying:
     if message.satype == SaType.AH and (auth is None or not auth.icv):
         raise SadbError(EINVAL, "an AH SA needs an authenticator, such as hmac-sha2-256")
     encrypt, encrypt_key = _checked(Kind.ENCRYPT, sa.encrypt, message.key_encrypt, usable)
+    if message.satype == SaType.ESP and auth is not None and auth.iv:
+        raise SadbError(EINVAL, f"{auth.name} is for AH; in ESP aes-gmac is a cipher, number 23")
     if encrypt is not None and encrypt.is_aead and auth is not None and auth.icv:
         raise SadbError(EINVAL, f"{encrypt.name} authenticates by itself; {auth.name} is too much")
     return Keying(auth=sa.auth, encrypt=sa.encrypt, auth_key=auth_key, encrypt_key=encrypt_key)
@@ -71,9 +74,8 @@ def warnings(sa: SaSpec, name: str, warned: set[str]) -> list[Log]:
     if (auth is None or auth.icv == 0) and not (encrypt is not None and encrypt.is_aead):
         text = f"{name} has no authenticator: anyone can change its packets; add -A hmac-sha256"
         logs.append(Log(logging.WARNING, text))
-    if encrypt is not None and encrypt.name == "3des-cbc" and _is_single_des(sa.encrypt_key):
-        text = f"{name}: parts of its 3des-cbc key are equal, which makes it single DES; it is weak"
-        logs.append(Log(logging.WARNING, text))
+    if weak := weakness(sa.encrypt, sa.encrypt_key):
+        logs.append(Log(logging.WARNING, f"{name}: {weak}"))
     for row in (auth, encrypt):
         if row is None or row.standing not in WEAK or row.max_bits == 0 or row.name in warned:
             continue
@@ -97,8 +99,7 @@ def _checked(
     if row is None:
         raise SadbError(ENOSYS, f"{kind} algorithm {number} is unknown")
     if (kind.value, number) not in usable:
-        why = f"{row.name} (keys of {_bits(row)}) is not done on this machine"
-        raise SadbError(ENOSYS, why)
+        raise SadbError(ENOSYS, f"{row.name} (keys of {_bits(row)}) is not done: {why_not(row)}")
     bits = 0 if key is None else key.bits
     if not bits_ok(row, bits):
         raise SadbError(EINVAL, f"{row.name} takes keys of {_bits(row)}, not {bits} bits")
@@ -107,9 +108,3 @@ def _checked(
 
 def _bits(row: Algorithm) -> str:
     return "no bits" if row.max_bits == 0 else f"{lengths_text(row)} bits"
-
-
-def _is_single_des(key: bytes) -> bool:
-    """Two neighbouring parts alike undo each other: encrypt, decrypt, encrypt (parity aside)."""
-    parts = [bytes(octet & 0xFE for octet in key[at : at + 8]) for at in (0, 8, 16)]
-    return parts[0] == parts[1] or parts[1] == parts[2]

@@ -1,8 +1,9 @@
 """The records that go to clients: an SA, a policy, a bare header (RFC 2367 section 3.1).
 
 Fields and their order are those of Linux's af_key: an SA shows both lifetimes even when nothing
-limits it, its addresses without port or protocol, mode ANY as transport, and of its flags only
-those that Linux knows. Lifetimes are wall-clock seconds.
+limits it, its addresses without port or protocol, and mode ANY as transport. DEVIATION: its flags
+are shown, also those that Linux does not know (test_flags_are_shown_that_change_packets).
+Lifetimes are wall-clock seconds.
 """
 
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from keyd.engine.lifetimes import NO_LIMIT
 from keyd.engine.sad import SaRecord
 from keyd.engine.spd import PolicyRecord
 from keyd.engine.state import State
+from keyd.engine.variants import KNOWN
 from keyd.model import Usage
 from pfkey import hot
 from pfkey.base import Header, error_reply
@@ -24,7 +26,8 @@ from pfkey.selector import Range
 _Record = TypeVar("_Record")
 
 REFERENCES = 1  # Linux counts who holds a policy; setkey prints the count
-SHOWN_FLAGS = SaFlag.NOPMTUDISC | SaFlag.DECAP_DSCP | SaFlag.NOECN
+# CYCSEQ is not shown: setkey sets it by default and Linux ignores it
+SHOWN_FLAGS = KNOWN & ~SaFlag.CYCSEQ
 MODE_SHOWN = {Mode.ANY: Mode.TRANSPORT}
 
 

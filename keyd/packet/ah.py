@@ -1,12 +1,16 @@
-"""AH: RFC 4302 sections 2 and 3.3-3.4, without extended sequence numbers. Network order.
+"""AH: RFC 4302 sections 2 and 3.3-3.4, and RFC 1826, its predecessor. Network order.
 
 IP packets in, IP packets or payloads out, for one SA; no lookup, no clock, no chance.
 
-    IP header | next header 1 | length 1 | 0 0 | SPI 4 | sequence 4 | ICV, padding | payload
+    IP header | next header 1 | length 1 | 0 0 | SPI 4 | sequence 4 | IV, ICV, padding | payload
 
 The ICV covers all of it: the ICV as zeros, and what routers may change in the IP header as zeros
 or as it will arrive (`frozen`, appendix A). The padding makes AH a multiple of 32 bits on IPv4
 and of 64 bits on IPv6. AH stands outside fragmentation: seal first, then cut; join, then open.
+Of an extended sequence number the lower half is sent; the upper is covered behind the payload
+(section 3.3.3.2.2). GMAC alone has an IV, which stands before the ICV (RFC 4543 section 4).
+
+`ah-old` (flag OLD) has no sequence number and an ICV of 128 bits (RFC 1826, RFC 1828).
 """
 
 from struct import Struct
@@ -14,17 +18,22 @@ from struct import Struct
 from keyd.model import SaSpec
 from keyd.packet import ip, ip6
 from keyd.packet.drop import Drop
+from keyd.packet.esp import ESN_MAX, SEQ_MAX
 from pfkey import crypto
-from pfkey.const import IPPROTO_AH
+from pfkey.const import IPPROTO_AH, KameFlag, SaFlag
 from pfkey.errors import CryptoError
 
 Octets = bytes | bytearray | memoryview
 Opened = tuple[int, memoryview]
 
-FIXED_OCTETS = 12  # all but ICV and padding
-SEQ_MAX = 0xFFFF_FFFF
+FIXED_OCTETS = 12  # all but IV, ICV and padding
+OLD_FIXED_OCTETS = 8  # and but the sequence number
+OLD_ICV_OCTETS = 16
 _FIXED = Struct("!BBHII")
+_OLD_FIXED = Struct("!BBHI")
 _SPI_SEQ = Struct("!II")
+_HIGH = Struct("!I")
+_OLD, _ESN = int(KameFlag.OLD), int(SaFlag.ESN)
 
 # IPv4 options that nobody changes on the way (appendix A1); all others count as zeros.
 _END, _NOP = 0, 1
@@ -36,7 +45,10 @@ _SWAPPING = frozenset((0, 2))  # routing headers that swap addresses (RFC 2460 4
 
 
 def peek(octets: Octets) -> tuple[int, int] | None:
-    """(SPI, sequence number) of what may be an AH, without its IP header; None if too short."""
+    """(SPI, sequence number) of what may be an AH, without its IP header; None if too short.
+
+    The number of an old AH means nothing.
+    """
     if len(octets) < FIXED_OCTETS:
         return None
     spi, seq = _SPI_SEQ.unpack_from(octets, 4)
@@ -50,19 +62,32 @@ class AhSa:
         pads_to_64_bits: on IPv4, too, for peers that expect it (old Linux). DEVIATION from RFC
             4302 3.3.3.2.1 when set; both are taken (test_both_paddings_are_taken_on_ipv4).
 
+    Attributes:
+        iv_octets: how many octets of IV `seal` wants: a number in network order that was never
+            handed in under this key and never will be again.
+        seq_max: the last sequence number.
+
     Raises:
         CryptoError: the key does not fit, there is no authenticator, or this machine lacks it.
     """
 
-    __slots__ = ("_integrity", "_lengths", "_units", "icv_octets", "spec")
+    __slots__ = (
+        "_fixed", "_integrity", "_is_extended", "_is_old", "_lengths", "_units", "icv_octets",
+        "iv_octets", "seq_max", "spec",
+    )  # fmt: skip
 
     def __init__(self, spec: SaSpec, *, pads_to_64_bits: bool = False) -> None:
         self.spec = spec
-        self._integrity = crypto.integrity(spec.auth, spec.auth_key)
-        self.icv_octets = self._integrity.icv_octets
+        self._is_old = bool(spec.flags & _OLD)
+        icv = OLD_ICV_OCTETS if self._is_old else spec.icv_bits // 8
+        self._integrity = crypto.integrity(spec.auth, spec.auth_key, icv)
+        self.icv_octets, self.iv_octets = self._integrity.icv_octets, self._integrity.iv_octets
         if not self.icv_octets:
             raise CryptoError("AH without an authenticator protects nothing")
-        whole = FIXED_OCTETS + self.icv_octets
+        self._is_extended = bool(spec.flags & _ESN)
+        self.seq_max = ESN_MAX if self._is_extended else SEQ_MAX
+        self._fixed = OLD_FIXED_OCTETS if self._is_old else FIXED_OCTETS
+        whole = self._fixed + self.iv_octets + self.icv_octets
         by_32, by_64 = whole + -whole % 4, whole + -whole % 8
         self._units = {4: by_64 if pads_to_64_bits else by_32, 6: by_64}
         self._lengths = {4: (by_32, by_64), 6: (by_64,)}
@@ -74,7 +99,9 @@ class AhSa:
         """The octets that AH adds to a packet of IP version 4 or 6."""
         return self._units[version]
 
-    def seal(self, header: Octets, payload: Octets, seq: int, next_header: int) -> bytes | Drop:
+    def seal(
+        self, header: Octets, payload: Octets, seq: int, next_header: int, iv: bytes = b""
+    ) -> bytes | Drop:
         """The IP packet to send.
 
         `header` is the whole IP header as it will leave, with IPv4 options or with the IPv6
@@ -84,8 +111,8 @@ class AhSa:
         Raises:
             ValueError: the sequence number is none; what is used up may not wrap (3.3.2).
         """
-        if not 0 <= seq <= SEQ_MAX:
-            raise ValueError(f"sequence number {seq} does not fit 32 bits")
+        if not 0 <= seq <= self.seq_max:
+            raise ValueError(f"sequence number {seq} exceeds {self.seq_max:#x}")
         version = _version(header)
         if not version:
             return Drop.HDROPS
@@ -100,16 +127,21 @@ class AhSa:
         covered = frozen(outer, is_sending=True)
         if covered is None:
             return Drop.HDROPS
-        fixed = _FIXED.pack(next_header, octets // 4 - 2, 0, self.spec.spi, seq)
-        zeros = bytes(octets - FIXED_OCTETS)
-        icv = self._integrity.icv(covered, fixed, zeros, payload)
-        padding = zeros[self.icv_octets :]
-        return b"".join((outer, fixed, icv, padding, payload))
+        words, spi = octets // 4 - 2, self.spec.spi
+        if self._is_old:
+            fixed = _OLD_FIXED.pack(next_header, words, 0, spi)
+        else:
+            fixed = _FIXED.pack(next_header, words, 0, spi, seq & SEQ_MAX)
+        zeros = bytes(octets - self._fixed)
+        icv = self._integrity.icv(*self._covered(iv, seq >> 32, covered, fixed, zeros, payload))
+        padding = zeros[self.iv_octets + self.icv_octets :]
+        return b"".join((outer, fixed, iv, icv, padding, payload))
 
-    def open(self, packet: Octets) -> Opened | Drop:
+    def open(self, packet: Octets, high: int = 0) -> Opened | Drop:
         """(next header, payload) of a whole IP packet, or why it is none. Never raises.
 
-        The IP header without AH is `ip.rebuild` or `ip6.rebuild` of what `header_length` gives.
+        `high` is the upper half of an extended sequence number, as the window infers it. The IP
+        header without AH is `ip.rebuild` or `ip6.rebuild` of what `header_length` gives.
         """
         at = header_length(packet)
         if at is None:
@@ -122,13 +154,22 @@ class AhSa:
         covered = frozen(view[:at])
         if covered is None:
             return Drop.HDROPS
-        start, end = at + FIXED_OCTETS, at + octets
-        icv = view[start : start + self.icv_octets]
+        end = at + octets
+        start = at + self._fixed
+        middle = start + self.iv_octets
+        iv, icv = view[start:middle], view[middle : middle + self.icv_octets]
         # the padding is covered as it came: nobody says what it holds
-        rest = (view[at:start], bytes(len(icv)), view[start + len(icv) : end], view[end:])
-        if not self._integrity.verify(icv, covered, *rest):
+        zeros = bytes(len(iv) + len(icv))
+        rest = (view[at:start], zeros, view[start + len(zeros) : end], view[end:])
+        if not self._integrity.verify(icv, *self._covered(iv, high, covered, *rest)):
             return Drop.BADAUTH
         return view[at], view[end:]
+
+    def _covered(self, iv: Octets, high: int, *parts: Octets) -> tuple[Octets, ...]:
+        """What goes into the authenticator."""
+        if self._is_extended:
+            parts = (*parts, _HIGH.pack(high))
+        return (iv, *parts) if self.iv_octets else parts
 
 
 def header_length(packet: Octets) -> int | None:

@@ -11,6 +11,7 @@ from keyd.packet import ah, esp
 from keyd.packet.ah import AhSa
 from keyd.packet.counters import EDGE, FIRST_USE, IV, LAST_USE, OCTETS, PACKETS
 from keyd.packet.esp import SEQ_MAX, EspSa
+from keyd.packet.esp_old import esp_sa
 from keyd.packet.replay import Window
 from keyd.packet.tunnel import DfBit, Knobs
 from pfkey.const import IPPROTO_AH, SaFlag
@@ -35,7 +36,7 @@ class _Sa:
         if spec.proto == IPPROTO_AH:
             self.ah = AhSa(spec)
         else:
-            self.esp = EspSa(spec)
+            self.esp = esp_sa(spec)
         self.knobs = Knobs(
             has_ecn=not spec.flags & SaFlag.NOECN,
             dfbit=DfBit.CLEAR if spec.flags & SaFlag.NOPMTUDISC else DfBit.COPY,

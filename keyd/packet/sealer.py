@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 from keyd.packet import counters as count
 from keyd.packet import ip, ip6
+from keyd.packet.ah import AhSa
 from keyd.packet.association import OutSa
 from keyd.packet.drop import Drop
+from keyd.packet.esp import EspSa
 from keyd.packet.layers import Layer, Stream
 from pfkey.const import IPPROTO_AH, IPPROTO_ESP
 
@@ -23,7 +25,7 @@ class Sealer:
     def seal(self, layer: Layer, stream: Stream, now_us: int) -> Stream:
         """One layer around all packets; those that its SA may not carry any more are counted."""
         counters, sa = self._counters, layer.sa
-        header, proto, payloads = stream
+        header, payloads = stream.header, stream.payloads
         octets = 0 if layer.is_tunnel else len(header)
         sizes = [octets + len(payload) for payload in payloads]
         passing = sa.within_limits(sizes)
@@ -38,18 +40,30 @@ class Sealer:
             row = Drop.WRAP
             counters[(count.OF_DROP if sa.esp else count.OF_AH_DROP)[row]] += len(payloads)
             return stream._replace(payloads=())
-        if sa.esp is None:
-            return self._authenticate(sa, stream._replace(payloads=payloads), first, total)
-        if sa.esp.iv_kind == "counter":
-            ivs = sa.take_counters(len(payloads), int.from_bytes(self._random(8), "big"))
+        stream = stream._replace(payloads=payloads)
+        if sa.ah is not None:
+            return self._authenticate(sa, sa.ah, stream, first, total)
+        if sa.esp is not None:
+            return self._encrypt(sa, sa.esp, stream, first, total)
+        return stream._replace(payloads=())
+
+    def _encrypt(self, sa: OutSa, esp: EspSa, stream: Stream, first: int, total: int) -> Stream:
+        header, proto, payloads = stream
+        number = len(payloads)
+        if esp.iv_kind == "counter":
+            ivs = self._unused(sa, number)
         else:
-            ivs = self._random(sa.esp.iv_octets * len(payloads))
-        sealed = sa.esp.seal_many(first, payloads, proto, ivs)
-        counters[count.ESP_OUTPUT] += len(sealed)
-        counters[count.OBYTES] += total
+            ivs = self._random(esp.iv_octets * number)
+        pads = self._random(esp.pad_octets * number) if esp.pad_octets else b""
+        sealed = esp.seal_many(first, payloads, proto, ivs, pads)
+        self._counters[count.ESP_OUTPUT] += len(sealed)
+        self._counters[count.OBYTES] += total
         return Stream(header, IPPROTO_ESP, sealed)
 
-    def _authenticate(self, sa: OutSa, stream: Stream, first: int, total: int) -> Stream:
+    def _unused(self, sa: OutSa, number: int) -> bytes:
+        return sa.take_counters(number, int.from_bytes(self._random(8), "big"))
+
+    def _authenticate(self, sa: OutSa, ah: AhSa, stream: Stream, first: int, total: int) -> Stream:
         """AH covers the header that is sent, so its identifications are settled here."""
         counters = self._counters
         header, proto, payloads = stream
@@ -59,13 +73,15 @@ class Sealer:
             ident = 1 + int.from_bytes(self._random(2), "big") % (0xFFFF - len(payloads))
             header = ip.rebuild(header, proto, 0, ident=ident)
         done: list[memoryview] = []
-        octets = len(header)
+        octets, size = len(header), ah.iv_octets
+        ivs = self._unused(sa, len(payloads)) if size else b""
         for number, payload in enumerate(payloads):
             if is_v4:
                 head = b"".join((header[:4], (ident + number).to_bytes(2, "big"), header[6:]))
             else:
                 head = header
-            packet = sa.ah.seal(head, payload, first + number, proto) if sa.ah else Drop.NOXFORM
+            iv = ivs[number * size : (number + 1) * size]
+            packet = ah.seal(head, payload, first + number, proto, iv)
             if isinstance(packet, Drop):
                 # the identification counts by position: nothing after this one may move up
                 counters[count.OF_AH_DROP[packet]] += len(payloads) - number

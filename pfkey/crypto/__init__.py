@@ -40,6 +40,7 @@ CIPHERS: dict[str, Callable[[bytes], Cipher]] = {
     "cbc.blowfish": ciphers.blowfish_cbc,
     "cbc.aes": ciphers.aes_cbc,
     "cbc.camellia": ciphers.camellia_cbc,
+    "cbc.sm4": ciphers.sm4_cbc,
 }
 AEADS: dict[str, Callable[[bytes, int, int], Combined]] = {
     "gcm.aes": counter_modes.gcm,
@@ -48,6 +49,7 @@ AEADS: dict[str, Callable[[bytes, int, int], Combined]] = {
     "chacha20-poly1305": counter_modes.chacha20_poly1305,
 }
 CTR_WALL = "ctr.aes"
+_ICV_MIN = 12
 AUTHENTICATORS: dict[str, Callable[[bytes, int], Integrity]] = {
     "null": authenticators.null,
     "hmac.md5": authenticators.hmac_md5,
@@ -56,6 +58,10 @@ AUTHENTICATORS: dict[str, Callable[[bytes, int], Integrity]] = {
     "hmac.sha384": authenticators.hmac_sha384,
     "hmac.sha512": authenticators.hmac_sha512,
     "hmac.ripemd160": authenticators.hmac_ripemd160,
+    "hmac.sm3": authenticators.hmac_sm3,
+    "keyed.md5": authenticators.keyed_md5,
+    "keyed.sha1": authenticators.keyed_sha1,
+    "gmac.aes": authenticators.aes_gmac,
     "xcbc.aes": authenticators.aes_xcbc,
     "cmac.aes": authenticators.aes_cmac,
 }
@@ -81,29 +87,39 @@ def cipher(number: int, key: bytes) -> Cipher:
     return make(key)
 
 
-def combined(number: int, key: bytes, auth: int = 0, auth_key: bytes = b"") -> Combined:
+def combined(
+    number: int, key: bytes, auth: int = 0, auth_key: bytes = b"", icv_octets: int = 0
+) -> Combined:
     """The counter mode of an SADB_EALG number in `COUNTER_IV`, with its authenticator.
 
-    An AEAD brings its own: `auth` is then 0 or NULL's number.
+    An AEAD brings its own: `auth` is then 0 or NULL's number. `icv_octets` is as for `integrity`.
 
     Raises:
         UnsupportedAlgorithmError: not done here, or switched off in this machine's library.
-        CryptoError: a key of a wrong length, or an AEAD with a second authenticator.
+        CryptoError: a key of a wrong length, an AEAD with a second authenticator, or an
+            authenticator that wants an IV of its own.
     """
     row = algorithms.by_number(Kind.ENCRYPT, number)
     if row is None or (row.wall not in AEADS and row.wall != CTR_WALL):
         raise _not_done("encryption", number, row)
     _check_key(row, key)
-    second = integrity(auth, auth_key)
-    if row.wall == CTR_WALL:
+    second = integrity(auth, auth_key, icv_octets)
+    if row.wall == CTR_WALL and not second.iv_octets:
         return CtrThenMac(key, row.salt_bits // 8, second)
     if second.icv_octets:
         raise CryptoError(f"{row.name} authenticates itself: authentication {auth} is one too many")
     return AEADS[row.wall](key, row.salt_bits // 8, row.icv)
 
 
-def integrity(number: int, key: bytes) -> Integrity:
-    """The authenticator of an SADB_AALG number under a key. Raises as `cipher` does."""
+def integrity(number: int, key: bytes, icv_octets: int = 0) -> Integrity:
+    """The authenticator of an SADB_AALG number under a key.
+
+    `icv_octets`: another length than the algorithm's RFC gives, as peers from before it have it.
+
+    Raises:
+        UnsupportedAlgorithmError, CryptoError: as `cipher`; or an ICV of a length that the
+            algorithm cannot have, or that is below 96 bits.
+    """
     if number == 0:
         return authenticators.null()
     row = algorithms.by_number(Kind.AUTH, number)
@@ -111,16 +127,18 @@ def integrity(number: int, key: bytes) -> Integrity:
     if row is None or make is None:
         raise _not_done("authentication", number, row)
     _check_key(row, key)
-    return make(key, row.icv)
+    made = make(key, icv_octets or row.icv)
+    if icv_octets not in (0, row.icv) and (
+        icv_octets < _ICV_MIN or row.iv or len(made.icv(b"")) != icv_octets
+    ):
+        raise CryptoError(f"{row.name} has no ICV of {8 * icv_octets} bits")
+    return made
 
 
-def probe(*, counters: bool = False) -> frozenset[tuple[str, int]]:
+def probe() -> frozenset[tuple[str, int]]:
     """The (kind, number) pairs that work on this machine, found by doing each once.
 
     A FIPS mode or an OpenSSL without legacy algorithms shows only in the doing.
-
-    `counters`: whether who seals packets hands in counters as IVs; without, the algorithms of
-    `COUNTER_IV` are not offered.
     """
     works = set()
     for row in algorithms.AUTH + algorithms.ENCRYPT:
@@ -128,10 +146,8 @@ def probe(*, counters: bool = False) -> frozenset[tuple[str, int]]:
         key = bytes(range(row.min_bits // 8))
         try:
             if row.kind == Kind.AUTH:
-                integrity(row.number, key).icv(b"probe")
+                integrity(row.number, key).icv(bytes(row.iv), b"probe")
             elif row.number in COUNTER_IV:
-                if not counters:
-                    continue
                 mode, iv = combined(row.number, key), bytes(row.iv)
                 if mode.open(iv, mode.seal(iv, b"probe", b""), b"") != b"probe":
                     continue

@@ -1,4 +1,4 @@
-"""Ciphers of ESP: CBC of RFC 2451 and RFC 3602, and NULL of RFC 2410.
+"""Ciphers of ESP: CBC of RFC 2405, 2451, 3602 and 4312, and NULL of RFC 2410.
 
 One OpenSSL context per direction lives as long as the SA, because making one costs more than
 encrypting a packet. CBC carries its state from call to call, the last ciphertext block C; two
@@ -23,7 +23,7 @@ from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.decrepit.ciphers import algorithms as decrepit
 from cryptography.hazmat.primitives import ciphers as library
 from cryptography.hazmat.primitives.ciphers import BlockCipherAlgorithm, CipherContext
-from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.algorithms import AES, SM4
 from cryptography.hazmat.primitives.ciphers.modes import CBC
 
 from pfkey.errors import CryptoError, UnsupportedAlgorithmError
@@ -172,6 +172,11 @@ def aes_cbc(key: bytes) -> Cbc:
 def camellia_cbc(key: bytes) -> Cbc:
     """Camellia-CBC, RFC 4312: 16, 24 or 32 octets."""
     return _cbc(decrepit.Camellia, key)
+
+
+def sm4_cbc(key: bytes) -> Cbc:
+    """SM4-CBC, draft-ribose-cfrg-sm4 (GB/T 32907): 16 octets."""
+    return _cbc(SM4, key)
 
 
 def blowfish_cbc(key: bytes) -> Cbc:

@@ -21,18 +21,24 @@ Octets = bytes | bytearray | memoryview
 
 IV_OCTETS = 8
 _TAG_OCTETS = 16
+_SPI_OCTETS = 4
 _Made = TypeVar("_Made")
 
 
 class Combined(Protocol):
-    """What ESP asks of a cipher that authenticates. Any length of plaintext will do."""
+    """What ESP asks of a cipher that authenticates. Any length of plaintext will do.
+
+    `head` is SPI and sequence number as they are sent. `high` is the upper half of an extended
+    sequence number, which the ICV covers though it is not sent: an AEAD between the two (RFC 4106
+    section 5), any other at the end (RFC 4303 section 2.2.1).
+    """
 
     icv_octets: int
 
-    def seal(self, iv: Octets, plaintext: Octets, aad: Octets) -> bytes:
+    def seal(self, iv: Octets, plaintext: Octets, head: Octets, high: bytes = b"") -> bytes:
         """Ciphertext and ICV, without the IV. Raises CryptoError for an IV that is not 8 octets."""
 
-    def open(self, iv: Octets, sealed: Octets, aad: Octets) -> bytes | None:
+    def open(self, iv: Octets, sealed: Octets, head: Octets, high: bytes = b"") -> bytes | None:
         """The plaintext of ciphertext and ICV; None when the ICV does not hold."""
 
 
@@ -58,14 +64,16 @@ class Aead:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(icv_octets={self.icv_octets}, key=…)"
 
-    def seal(self, iv: Octets, plaintext: Octets, aad: Octets) -> bytes:
+    def seal(self, iv: Octets, plaintext: Octets, head: Octets, high: bytes = b"") -> bytes:
         """See `Combined`."""
         _check_iv(iv)
+        aad = _aad(head, high) if high else head
         return self._aead.encrypt(b"".join((self._salt, iv)), plaintext, aad)
 
-    def open(self, iv: Octets, sealed: Octets, aad: Octets) -> bytes | None:
+    def open(self, iv: Octets, sealed: Octets, head: Octets, high: bytes = b"") -> bytes | None:
         """See `Combined`."""
         _check_iv(iv)
+        aad = _aad(head, high) if high else head
         try:
             return self._aead.decrypt(b"".join((self._salt, iv)), sealed, aad)
         except InvalidTag:
@@ -81,11 +89,11 @@ class ShortGcm(Aead):
         super().__init__(aead.AESGCM, key, salt_octets, icv_octets)
         self._key = AES(key[:-salt_octets])
 
-    def seal(self, iv: Octets, plaintext: Octets, aad: Octets) -> bytes:
+    def seal(self, iv: Octets, plaintext: Octets, head: Octets, high: bytes = b"") -> bytes:
         """See `Combined`. A short tag is the start of the long one."""
-        return super().seal(iv, plaintext, aad)[: self.icv_octets - _TAG_OCTETS]
+        return super().seal(iv, plaintext, head, high)[: self.icv_octets - _TAG_OCTETS]
 
-    def open(self, iv: Octets, sealed: Octets, aad: Octets) -> bytes | None:
+    def open(self, iv: Octets, sealed: Octets, head: Octets, high: bytes = b"") -> bytes | None:
         """See `Combined`."""
         _check_iv(iv)
         end = len(sealed) - self.icv_octets
@@ -93,7 +101,7 @@ class ShortGcm(Aead):
             return None
         nonce, tag = b"".join((self._salt, iv)), bytes(sealed[end:])
         context = library.Cipher(self._key, GCM(nonce, tag, self.icv_octets)).decryptor()
-        context.authenticate_additional_data(aad)
+        context.authenticate_additional_data(_aad(head, high))
         plaintext = context.update(sealed[:end])
         try:
             return plaintext + context.finalize()
@@ -106,22 +114,22 @@ class Gmac(Aead):
 
     __slots__ = ()
 
-    def seal(self, iv: Octets, plaintext: Octets, aad: Octets) -> bytes:
+    def seal(self, iv: Octets, plaintext: Octets, head: Octets, high: bytes = b"") -> bytes:
         """See `Combined`."""
-        return bytes(plaintext) + super().seal(iv, b"", b"".join((aad, iv, plaintext)))
+        return bytes(plaintext) + super().seal(iv, b"", b"".join((_aad(head, high), iv, plaintext)))
 
-    def open(self, iv: Octets, sealed: Octets, aad: Octets) -> bytes | None:
+    def open(self, iv: Octets, sealed: Octets, head: Octets, high: bytes = b"") -> bytes | None:
         """See `Combined`."""
         end = len(sealed) - self.icv_octets
         if end < 0:
             return None
         plaintext = bytes(sealed[:end])
-        held = super().open(iv, sealed[end:], b"".join((aad, iv, plaintext)))
+        held = super().open(iv, sealed[end:], b"".join((_aad(head, high), iv, plaintext)))
         return None if held is None else plaintext
 
 
 class CtrThenMac:
-    """AES-CTR (RFC 3686), then an authenticator over AAD, IV and ciphertext (RFC 4303 3.3.2.1)."""
+    """AES-CTR (RFC 3686), then an authenticator over head, IV, ciphertext (RFC 4303 3.3.2.1)."""
 
     __slots__ = ("_context", "_integrity", "_salt", "icv_octets")
 
@@ -138,16 +146,16 @@ class CtrThenMac:
     def __repr__(self) -> str:
         return f"CtrThenMac(icv_octets={self.icv_octets}, key=…)"
 
-    def seal(self, iv: Octets, plaintext: Octets, aad: Octets) -> bytes:
+    def seal(self, iv: Octets, plaintext: Octets, head: Octets, high: bytes = b"") -> bytes:
         """See `Combined`."""
         ciphertext = self._apply(iv, plaintext)
-        return ciphertext + self._integrity.icv(aad, iv, ciphertext)
+        return ciphertext + self._integrity.icv(head, iv, ciphertext, high)
 
-    def open(self, iv: Octets, sealed: Octets, aad: Octets) -> bytes | None:
+    def open(self, iv: Octets, sealed: Octets, head: Octets, high: bytes = b"") -> bytes | None:
         """See `Combined`."""
         view = memoryview(sealed)
         end = len(view) - self.icv_octets
-        if end < 0 or not self._integrity.verify(view[end:], aad, iv, view[:end]):
+        if end < 0 or not self._integrity.verify(view[end:], head, iv, view[:end], high):
             return None
         return self._apply(iv, view[:end])
 
@@ -190,6 +198,11 @@ def _guarded(make: Callable[[bytes], _Made], key: bytes) -> _Made:
         raise UnsupportedAlgorithmError(
             "a counter mode is switched off in this machine's OpenSSL"
         ) from fault
+
+
+def _aad(head: Octets, high: bytes) -> bytes:
+    """What an AEAD covers beside the plaintext: SPI, then the number, of 32 or 64 bits."""
+    return b"".join((head[:_SPI_OCTETS], high, head[_SPI_OCTETS:]))
 
 
 def _check_iv(iv: Octets) -> None:

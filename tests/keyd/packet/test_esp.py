@@ -2,6 +2,7 @@
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
@@ -15,7 +16,7 @@ from keyd.packet.drop import Drop
 from keyd.packet.esp import HEADER_OCTETS, SEQ_MAX, EspSa, peek
 from keyd.packet.ip import rebuild
 from pfkey import algorithms, crypto
-from pfkey.const import IPPROTO_ESP, Mode
+from pfkey.const import IPPROTO_ESP, KameFlag, Mode, SaFlag
 from pfkey.errors import CryptoError, UnsupportedAlgorithmError
 
 ROOT = Path(__file__).parents[3]
@@ -28,7 +29,8 @@ COMBINED_PACKETS = [
 COUNTERS = tomllib.loads((ROOT / "specs/tables/counters.toml").read_text())["counter"]
 
 ENCRYPT = [row for row in algorithms.ENCRYPT if row.wall in crypto.CIPHERS]
-AUTH = [row for row in algorithms.AUTH if row.wall in crypto.AUTHENTICATORS]
+# GMAC is an authenticator of AH alone
+AUTH = [row for row in algorithms.AUTH if row.wall in crypto.AUTHENTICATORS and not row.iv]
 NULL_AUTH = AUTH[0]
 CTR = [row for row in algorithms.ENCRYPT if row.wall == crypto.CTR_WALL]
 AEADS = [row for row in algorithms.ENCRYPT if row.wall in crypto.AEADS]
@@ -66,12 +68,13 @@ def octets_of(bits: int) -> st.SearchStrategy[bytes]:
 
 def make(
     encrypt: int = 0, encrypt_key: bytes = b"", auth: int = 0, auth_key: bytes = b"",
-    spi: int = 0x2694,
+    spi: int = 0x2694, flags: int = 0, icv_bits: int = 0,
 ) -> EspSa:  # fmt: skip
     return EspSa(
         SaSpec(
             slot=0, proto=IPPROTO_ESP, spi=spi, src=bytes(4), dst=bytes(4), mode=Mode.TRANSPORT,
-            encrypt=encrypt, encrypt_key=encrypt_key, auth=auth, auth_key=auth_key,
+            encrypt=encrypt, encrypt_key=encrypt_key, auth=auth, auth_key=auth_key, flags=flags,
+            icv_bits=icv_bits,
         )
     )  # fmt: skip
 
@@ -79,9 +82,14 @@ def make(
 def make_of(enc: algorithms.Algorithm, auth: algorithms.Algorithm) -> EspSa:
     """An SA of the largest keys, none of whose octets are alike."""
     return make(
-        enc.number, bytes(range(1, enc.max_bits // 8 + 1)),
+        enc.number, bytes(range(1, largest(enc) + 1)),
         auth.number, bytes(range(101, auth.max_bits // 8 + 101)),
     )  # fmt: skip
+
+
+def largest(row: algorithms.Algorithm) -> int:
+    """The octets of its longest key."""
+    return (max(row.key_bits) if row.key_bits else row.max_bits) // 8
 
 
 def keys_of(sa: EspSa) -> tuple[int, bytes, int, bytes]:
@@ -118,21 +126,31 @@ def test_rfc3602_packets_come_out_to_the_octet(row: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("row", COMBINED_PACKETS, ids=lambda row: row["name"])
-def test_published_aead_packets_come_out_to_the_octet(row: dict[str, str]) -> None:
-    """RFC 7634 appendix A, and the GCM draft's with tags of all lengths of RFC 4106."""
+def test_published_aead_packets_come_out_to_the_octet(row: dict[str, Any]) -> None:
+    """RFC 7634 appendix A, and the GCM draft's with tags of all lengths of RFC 4106.
+
+    With extended numbers (RFC 4106 section 5) where the draft has them, GMAC (RFC 4543) too.
+    """
     esp, payload = bytes.fromhex(row["esp"]), bytes.fromhex(row["payload"])
-    name = row["algorithm"]
-    for number, tag in {"aes-gcm-16": ((20, 16), (19, 12), (18, 8))}.get(name, ((25, 16),)):
-        sa = make(number, bytes.fromhex(row["key"]), spi=int(row["spi"]))
+    of_gcm = ((20, 16), (19, 12), (18, 8))
+    tags = {"aes-gcm-16": of_gcm, "aes-gmac": ((23, 16),)}.get(row["algorithm"], ((25, 16),))
+    high, next_header, iv = row.get("high", 0), row["next_header"], bytes.fromhex(row["iv"])
+    seq = high << 32 | row["sequence"]
+    for number, tag in tags:
+        flags = SaFlag.ESN if "high" in row else 0
+        sa = make(number, bytes.fromhex(row["key"]), spi=row["spi"], flags=flags)
         short = esp[: len(esp) + tag - 16]
-        next_header, seq, iv = int(row["next_header"]), int(row["sequence"]), row["iv"]
-        assert peek(short) == (sa.spec.spi, seq)
-        assert opened(sa, short) == (next_header, payload)
-        assert sa.seal(seq, payload, next_header, bytes.fromhex(iv)) == short
-        assert sa.seal_many(seq, [payload], next_header, bytes.fromhex(iv)) == [short]
+        assert peek(short) == (sa.spec.spi, row["sequence"])
+        result = sa.open(short, high)
+        assert not isinstance(result, Drop)
+        assert (result[0], bytes(result[1])) == (next_header, payload)
+        assert sa.seal(seq, payload, next_header, iv) == short
+        assert sa.seal_many(seq, [payload], next_header, iv) == [short]
         assert sa.sealed_size(len(payload)) == len(short)
         assert (sa.iv_kind, sa.iv_octets, sa.icv_octets) == ("counter", 8, tag)
         assert sa.has_authenticator
+        if flags:
+            assert sa.open(short, high ^ 1) is Drop.BADAUTH
 
 
 # Laws
@@ -348,6 +366,53 @@ def crafted(plain: bytes) -> bytes:
     return sa.seal(1, b"", 6, bytes(16))[:24] + cipher.seal(bytes(16), plain)
 
 
+def test_pads_are_as_the_flags_say() -> None:
+    """Section 2.4 by default; KAME's zeros and random octets where the peer wants them."""
+    assert AES
+    aes = (AES.number, bytes(16))
+    random = bytes(range(100, 115))
+    expected = {0: bytes(range(1, 12)), KameFlag.ZERO_PAD: bytes(11), KameFlag.RANDOM_PAD: random}
+    for flags, pad in expected.items():
+        sa = make(*aes, flags=flags)
+        assert sa.pad_octets == (15 if flags == KameFlag.RANDOM_PAD else 0)
+        chance = random[: sa.pad_octets]
+        octets = sa.seal(1, b"abc", 6, bytes(16), chance)
+        assert [octets] == [sa.seal(1, b"abc", 6, bytes(16), chance)]
+        plain = crypto.cipher(*aes).open(octets[8:24], octets[24:])
+        assert plain == b"abc" + pad[:11] + bytes((11, 6))
+        assert opened(sa, octets) == (6, b"abc")
+        (many,) = sa.seal_many(1, [b"abc"], 6, bytes(16), chance)
+        assert opened(make(*aes, flags=flags), many) == (6, b"abc")
+        for other in expected:
+            taken = other in (flags, KameFlag.RANDOM_PAD)  # who sends any octets takes any
+            expect = (6, b"abc") if taken else Drop.BADENC
+            assert opened(make(*aes, flags=other), octets) == expect
+    with pytest.raises(ValueError, match="padding"):
+        make(*aes, flags=KameFlag.RANDOM_PAD).seal(1, b"abc", 6, bytes(16), b"short")
+
+
+def test_sha256_of_96_bits_is_a_switch() -> None:
+    """Linux through PF_KEY, and Android: the ICV of before RFC 4868."""
+    key = bytes(range(32))
+    long, short = make(0, b"", 5, key), make(0, b"", 5, key, icv_bits=96)
+    assert (long.icv_octets, short.icv_octets) == (16, 12)
+    sealed = long.seal(1, b"1234", 6)
+    assert short.seal(1, b"1234", 6) == sealed[:-4]
+    assert opened(short, sealed[:-4]) == (6, b"1234")
+    assert opened(short, sealed) is Drop.BADAUTH
+    counter = make(13, bytes(20), 5, key, icv_bits=96)
+    assert counter.icv_octets == 12
+    assert opened(counter, counter.seal(1, b"1234", 6, bytes(8))) == (6, b"1234")
+
+
+@pytest.mark.parametrize(("auth", "bits"), [(5, 88), (5, 264), (2, 160), (9, 136), (11, 96)])
+def test_an_icv_that_an_algorithm_cannot_have_is_refused(auth: int, bits: int) -> None:
+    row = algorithms.by_number("auth", auth)
+    assert row
+    with pytest.raises(CryptoError, match=f"{row.name} has no ICV of {bits} bits"):
+        make(0, b"", auth, bytes(row.min_bits // 8), icv_bits=bits)
+
+
 @pytest.mark.parametrize(
     ("plain", "result"),
     [
@@ -409,11 +474,11 @@ def test_octets_with_a_right_icv_open_or_drop(
 def test_a_number_beyond_32_bits_is_never_sent(seq: int) -> None:
     """Section 3.3.3: the counter must not cycle."""
     sa = make()
-    with pytest.raises(ValueError, match="32 bits"):
+    with pytest.raises(ValueError, match="exceed"):
         sa.seal(seq, b"", 6, b"")
-    with pytest.raises(ValueError, match="32 bits"):
+    with pytest.raises(ValueError, match="exceed"):
         sa.seal_many(seq, [b""], 6, b"")
-    with pytest.raises(ValueError, match="32 bits"):
+    with pytest.raises(ValueError, match="exceed"):
         sa.seal_many(SEQ_MAX, [b"", b""], 6, b"")
     assert len(sa.seal_many(SEQ_MAX, [b""], 6, b"")) == 1
 
@@ -442,6 +507,8 @@ def test_an_sa_that_cannot_be_is_refused_without_its_keys() -> None:
         make(250)
     with pytest.raises(CryptoError, match="one too many"):
         make(20, bytes(20), 3, b"hogehogehogehogehoge")
+    with pytest.raises(CryptoError, match="AH"):
+        make(12, bytes(16), 11, bytes(20))
     make(20, bytes(20), 251)
     assert "key" in repr(make(AES.number, b"hogehogehogehoge"))
     assert "hoge" not in repr(make(AES.number, b"hogehogehogehoge"))

@@ -61,17 +61,19 @@ def cmac_vectors(path: str) -> list[HmacVector]:
 
 
 def _blocks(path: str) -> Iterator[dict[str, str]]:
-    """Blocks between empty lines; what stands in brackets is true of the blocks below it."""
+    """Blocks between empty lines; what stands above them, in brackets or not, is true of them."""
     around: dict[str, str] = {}
     text = files("cryptography_vectors").joinpath(path).read_text(encoding="ascii")
     for block in text.split("\n\n"):
         found: dict[str, str] = {}
         for line in block.splitlines():
-            name, _, value = (part.strip() for part in line.strip("[] ").partition("="))
-            (around if line.startswith("[") else found)[name.upper()] = value
-        if "KEY" in found:
-            around["KEY"] = found["KEY"]  # CCM's files give one key for many
-        yield around | found
+            for pair in line.strip("[] ").split(", "):
+                name, _, value = (part.strip() for part in pair.partition("="))
+                (around if line.startswith("[") else found)[name.upper()] = value
+        if found.keys() & {"CT", "CIPHERTEXT"}:
+            yield around | found
+        else:
+            around |= found
 
 
 def gcm_vectors(path: str) -> list[AeadVector]:
@@ -87,16 +89,24 @@ def gcm_vectors(path: str) -> list[AeadVector]:
     ]  # fmt: skip
 
 
-def ccm_vectors(path: str) -> list[AeadVector]:
-    """Those whose nonce has the 11 octets that ESP's has."""
-    return [
-        AeadVector(
-            bytes.fromhex(r["KEY"]), bytes.fromhex(r["NONCE"]), bytes.fromhex(r["PAYLOAD"]),
-            bytes.fromhex(r["CT"]), bytes.fromhex(r["ADATA"]), 16,
-        )
-        for r in _blocks(path)
-        if "CT" in r and r["NLEN"] == "11"
-    ]  # fmt: skip
+def ccm_vectors(path: str, nonce_octets: int = 11, tag_octets: int = 16) -> list[AeadVector]:
+    """Those of these lengths; ESP's nonce has 11 octets."""
+    found = []
+    for r in _blocks(path):
+        plain, tag = int(r.get("PLEN", 0)), tag_octets
+        if "CT" not in r or len(r["NONCE"]) != 2 * nonce_octets:
+            continue
+        if int(r.get("TLEN", tag)) != tag or len(r["CT"]) // 2 - tag != plain:
+            continue
+        payload = None if r.get("RESULT") == "Fail" else bytes.fromhex(r["PAYLOAD"])[:plain]
+        data = bytes.fromhex(r["ADATA"])[: int(r["ALEN"])]
+        found.append(
+            AeadVector(
+                bytes.fromhex(r["KEY"]), bytes.fromhex(r["NONCE"]), payload,
+                bytes.fromhex(r["CT"]), data, tag,
+            )
+        )  # fmt: skip
+    return found
 
 
 def chacha_vectors(path: str) -> list[AeadVector]:

@@ -1,10 +1,11 @@
-"""The authenticators: RFC 2202, 2286, 2403, 2404, 2857, 3566, 4231, 4493, 4494, 4868."""
+"""The authenticators: RFC 1828, 1852, 2202, 2286, 2403, 2404, 2857, 3566, 4231, 4493, 4494,
+4543 and 4868."""
 
 import hashlib
 import hmac
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 
 from pfkey import algorithms, crypto
 from pfkey.crypto import authenticators
-from pfkey.errors import UnsupportedAlgorithmError
-from tests.pfkey.crypto.nist import cmac_vectors, hmac_vectors
+from pfkey.errors import CryptoError, UnsupportedAlgorithmError
+from tests.pfkey.crypto.nist import cmac_vectors, gcm_vectors, hmac_vectors
 
 ROOT = Path(__file__).parents[3]
 RFC3566 = tomllib.loads((ROOT / "specs/vectors/rfc3566.toml").read_text())
@@ -35,6 +36,10 @@ HASHES = {
     "hmac-md5": "md5", "hmac-sha1": "sha1", "hmac-sha256": "sha256", "hmac-sha384": "sha384",
     "hmac-sha512": "sha512", "hmac-ripemd160": "ripemd160",
 }  # fmt: skip
+# GM/T 0042-2015 appendix D.3, its first example
+SM3_KEY = bytes(range(1, 33))
+SM3_TEXT = b"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq" * 2
+SM3_MAC = "ca05e144ed05d1857840d1f318a4a8669e559fc8391f414485bfdf7bb408963a"
 hmac_rows = st.sampled_from([algorithms.by_name("auth", name) for name in HASHES])
 all_rows = st.sampled_from([
     row for row in algorithms.AUTH if row.icv and row.wall in crypto.AUTHENTICATORS
@@ -100,6 +105,59 @@ def test_cmac_vectors_hold() -> None:
         assert not authenticators.aes_cmac(key).verify(mac, message)
 
 
+def test_hmac_sm3_is_that_of_the_standard() -> None:
+    row = algorithms.by_name("auth", "hmac-sm3")
+    assert row
+    mac = crypto.integrity(row.number, SM3_KEY)
+    assert mac.icv(SM3_TEXT).hex() == SM3_MAC
+    assert mac.verify(bytes.fromhex(SM3_MAC), SM3_TEXT[:50], SM3_TEXT[50:])
+    assert not mac.verify(bytes.fromhex(SM3_MAC), SM3_TEXT[:-1])
+
+
+@pytest.mark.parametrize("bits", [128, 192, 256])
+def test_nist_gcm_vectors_without_plaintext_hold_for_gmac(bits: int) -> None:
+    """GMAC is GCM over nothing (NIST SP 800-38D section 6); those that must fail do."""
+    row = algorithms.by_name("auth", f"aes-{bits}-gmac")
+    assert row
+    vectors = [
+        vector
+        for vector in gcm_vectors(f"ciphers/AES/GCM/gcmDecrypt{bits}.rsp")
+        if vector.tag_octets == 16 and len(vector.sealed) == 16
+    ]
+    assert len([v for v in vectors if v.plaintext is None]) >= 20
+    assert len([v for v in vectors if v.plaintext == b""]) >= 20
+    for vector in vectors:
+        mac = crypto.integrity(row.number, vector.key + vector.nonce[:4])
+        holds = mac.verify(vector.sealed, vector.nonce[4:], vector.aad)
+        assert holds == (vector.plaintext is not None)
+
+
+@pytest.mark.parametrize("iv", [b"", bytes(7), bytes(12)])
+def test_gmac_takes_no_iv_but_of_eight_octets(iv: bytes) -> None:
+    with pytest.raises(CryptoError, match="counter"):
+        authenticators.aes_gmac(bytes(20)).icv(iv, b"text")
+
+
+def padded(text: bytes, order: Literal["little", "big"]) -> bytes:
+    """What MD5 (RFC 1321 section 3) and SHA-1 (RFC 3174 section 4) hash in the end."""
+    zeros = next(n for n in range(64) if (len(text) + 1 + n + 8) % 64 == 0)
+    return text + b"\x80" + bytes(zeros) + (8 * len(text)).to_bytes(8, order)
+
+
+@given(st.binary(max_size=300), st.data())
+def test_keyed_hashes_fill_as_their_hash_does(text: bytes, data: st.DataObject) -> None:
+    """RFC 1828 and 1852 have no vectors: held to their words, one hash over one buffer."""
+    for name, octets, order in (("md5", 16, "little"), ("sha1", 20, "big")):
+        row = algorithms.by_name("auth", f"keyed-{name}")
+        assert row
+        key = data.draw(st.binary(min_size=octets, max_size=octets))
+        whole = padded(key, order) + text + key  # type: ignore[arg-type]  # of the two words
+        mac = crypto.integrity(row.number, key)
+        cut = data.draw(st.integers(0, len(text)))
+        assert mac.icv(text[:cut], memoryview(text)[cut:]) == hashlib.new(name, whole).digest()
+        assert mac.icv_octets == row.icv == octets
+
+
 def test_a_machine_without_ripemd_is_not_offered_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(*args: object, **named: object) -> None:
         raise ValueError("unsupported hash type ripemd160")
@@ -117,11 +175,12 @@ def test_one_flipped_bit_is_refused(
     row: algorithms.Algorithm, message: bytes, data: st.DataObject
 ) -> None:
     mac = crypto.integrity(row.number, bytes(row.min_bits // 8))
-    icv = bytearray(mac.icv(message))
+    parts = (bytes(row.iv), message) if row.iv else (message,)
+    icv = bytearray(mac.icv(*parts))
     bit = data.draw(st.integers(0, len(icv) * 8 - 1))
     icv[bit // 8] ^= 1 << bit % 8
-    assert not mac.verify(icv, message)
-    assert not mac.verify(mac.icv(message)[:-1], message)
+    assert not mac.verify(icv, *parts)
+    assert not mac.verify(mac.icv(*parts)[:-1], *parts)
 
 
 def test_null_has_an_empty_icv_that_holds() -> None:

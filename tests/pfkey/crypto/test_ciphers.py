@@ -22,10 +22,12 @@ FILES = {
     "Blowfish/bf-cbc.txt": ciphers.blowfish_cbc,
     "CAST5/cast5-cbc.txt": ciphers.cast128_cbc,
     "Camellia/camellia-cbc.txt": ciphers.camellia_cbc,
+    "SM4/draft-ribose-cfrg-sm4-10-cbc.txt": ciphers.sm4_cbc,
 }  # fmt: skip
 MAKERS = {
     ciphers.aes_cbc: 16, ciphers.des3_cbc: 24, ciphers.des_cbc: 8, ciphers.blowfish_cbc: 16,
     ciphers.cast128_cbc: 16, ciphers.camellia_cbc: 32,
+    ciphers.sm4_cbc: 16,
 }  # fmt: skip
 any_cbc = st.sampled_from(list(MAKERS)).flatmap(
     lambda make: st.binary(min_size=MAKERS[make], max_size=MAKERS[make]).map(
