@@ -17,7 +17,6 @@ from pfkey.const import (
     Level,
     Mode,
     MsgType,
-    SaFlag,
     SaType,
 )
 from pfkey.errors import SadbError
@@ -49,7 +48,6 @@ LEVELS: dict[int, str] = {Level.UNIQUE: "level unique is not done yet"}
 FAMILIES: dict[int, str] = {AF_INET6: "IPv6 is not done yet"}
 FLAGS: dict[int, str] = {
     KameFlag.RAWCPI: "raw CPIs (flag 0x80) are not done yet",
-    SaFlag.ESN: "extended sequence numbers (flag 0x400) are not done yet",
 }
 
 _ADDRESSES = {ExtType.ADDRESS_SRC, ExtType.ADDRESS_DST}

@@ -18,7 +18,7 @@ from struct import Struct
 from keyd.model import SaSpec
 from keyd.packet import ip, ip6
 from keyd.packet.drop import Drop
-from keyd.packet.esp import ESN_MAX, SEQ_MAX
+from keyd.packet.esp import ESN_MAX, SEQ_MAX, cycles
 from pfkey import crypto
 from pfkey.const import IPPROTO_AH, KameFlag, SaFlag
 from pfkey.errors import CryptoError
@@ -65,7 +65,7 @@ class AhSa:
     Attributes:
         iv_octets: how many octets of IV `seal` wants: a number in network order that was never
             handed in under this key and never will be again.
-        seq_max: the last sequence number.
+        seq_max: as of `EspSa`.
 
     Raises:
         CryptoError: the key does not fit, there is no authenticator, or this machine lacks it.
@@ -85,7 +85,8 @@ class AhSa:
         if not self.icv_octets:
             raise CryptoError("AH without an authenticator protects nothing")
         self._is_extended = bool(spec.flags & _ESN)
-        self.seq_max = ESN_MAX if self._is_extended else SEQ_MAX
+        may_cycle = cycles(spec) and not self.iv_octets
+        self.seq_max = ESN_MAX if self._is_extended or may_cycle else SEQ_MAX
         self._fixed = OLD_FIXED_OCTETS if self._is_old else FIXED_OCTETS
         whole = self._fixed + self.iv_octets + self.icv_octets
         by_32, by_64 = whole + -whole % 4, whole + -whole % 8

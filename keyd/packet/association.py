@@ -10,13 +10,11 @@ from keyd.model import SaSpec
 from keyd.packet import ah, esp
 from keyd.packet.ah import AhSa
 from keyd.packet.counters import EDGE, FIRST_USE, IV, LAST_USE, OCTETS, PACKETS
-from keyd.packet.esp import SEQ_MAX, EspSa
+from keyd.packet.esp import ESN_MAX, SEQ_MAX, EspSa
 from keyd.packet.esp_old import esp_sa
 from keyd.packet.replay import Window
 from keyd.packet.tunnel import DfBit, Knobs
-from pfkey.const import IPPROTO_AH, SaFlag
-
-_U64 = (1 << 64) - 1
+from pfkey.const import IPPROTO_AH, KameFlag, SaFlag
 
 
 class _Sa:
@@ -56,14 +54,25 @@ class _Sa:
 
 
 class OutSa(_Sa):
-    """An outbound SA. EDGE is the next unused sequence number, IV the next unused counter."""
+    """An outbound SA. EDGE is the next unused number, 0 when all are used; IV the next counter."""
 
-    __slots__ = ()
+    __slots__ = ("_seq_max",)
+
+    def __init__(self, spec: SaSpec, part: memoryview, since: tuple[int, int, int]) -> None:
+        super().__init__(spec, part, since)
+        sealer = self.ah or self.esp
+        self._seq_max = sealer.seq_max if sealer is not None else ESN_MAX
 
     @property
-    def next_seq(self) -> int:
-        """The next unused sequence number."""
-        return int(self._part[EDGE])
+    def numbers_left(self) -> int:
+        """How many sequence numbers are unused."""
+        edge = int(self._part[EDGE])
+        return self._seq_max + 1 - edge if edge else 0
+
+    def has_sent(self, low: int) -> bool:
+        """Whether a packet with this sequence number, as it is sent, may have left."""
+        edge = int(self._part[EDGE]) or ESN_MAX
+        return low < edge and (low > 0 or edge > SEQ_MAX)
 
     def max_payload(self, room_octets: int, version: int) -> int:
         """The largest payload that fits behind an IP header of a version; 0 or less for none."""
@@ -72,27 +81,32 @@ class OutSa(_Sa):
         return self.esp.max_payload(room_octets) if self.esp is not None else 0
 
     def within_limits(self, octets: Sequence[int]) -> int:
-        """How many packets of these sizes may still pass: the one that reaches a limit is last."""
+        """How many packets of these sizes may still pass: the one that reaches a limit is last.
+
+        The limits are those of the SA's lifetime, and the end of its sequence numbers.
+        """
+        number = len(octets)
+        edge = int(self._part[EDGE])
+        if not edge or number > self._seq_max + 1 - edge:
+            number = self.numbers_left
         if not (self._max_packets or self._max_octets):
-            return len(octets)
+            return number
         packets, sent = self._part[PACKETS], self._part[OCTETS]
-        for index, size in enumerate(octets):
+        for index, size in enumerate(octets[:number]):
             if self._max_packets and packets + index >= self._max_packets:
                 return index
             if self._max_octets and sent >= self._max_octets:
                 return index
             sent += size
-        return len(octets)
+        return number
 
     def take(self, packets: int, octets: int, now_us: int) -> int:
-        """The first of `packets` consecutive sequence numbers; 0 when so many are not left.
+        """The first of so many consecutive sequence numbers, of which `numbers_left` has enough.
 
         They count as used from here on, whatever becomes of the packets and of this process.
         """
         first = int(self._part[EDGE])
-        if first + packets - 1 > SEQ_MAX:
-            return 0
-        self._part[EDGE] = first + packets
+        self._part[EDGE] = first + packets & ESN_MAX  # 2^64, behind the last, is 0
         self._count(packets, octets, now_us)
         return first
 
@@ -104,22 +118,36 @@ class OutSa(_Sa):
         """
         first = int(self._part[IV]) or start or 1
         # 0 says "not begun": the word skips it, and so does the number
-        self._part[IV] = (first + packets) & _U64 or 1
-        return b"".join(((first + n) & _U64).to_bytes(8, "big") for n in range(packets))
+        self._part[IV] = (first + packets) & ESN_MAX or 1
+        return b"".join(((first + n) & ESN_MAX).to_bytes(8, "big") for n in range(packets))
 
 
 class InSa(_Sa):
     """An inbound SA and its window. EDGE is the highest authentic sequence number."""
 
-    __slots__ = ("window",)
+    __slots__ = ("_is_extended", "_is_old", "window")
 
     def __init__(self, spec: SaSpec, part: memoryview, since: tuple[int, int, int]) -> None:
         super().__init__(spec, part, since)
+        self._is_extended = bool(spec.flags & SaFlag.ESN)
+        self._is_old = bool(spec.flags & KameFlag.OLD)
+        edge = int(part[EDGE])
         # A worker that was restarted takes what is at the edge or below for seen. An SA that was
         # added again begins anew (RFC 4303 3.4.3), even under a key that was there before: the
-        # peers that number from 1 after each load of their file would never get through.
-        is_same_life = part[LAST_USE] >= self._since
-        self.window = Window(spec.replay_packets, int(part[EDGE]) if is_same_life else 0)
+        # peers that number from 1 after each load of their file would never get through. The
+        # upper half of an extended number is not sent, so it goes on where it was.
+        if part[LAST_USE] < self._since:
+            edge = edge & ~SEQ_MAX if self._is_extended else 0
+        self.window = Window(spec.replay_packets, edge)
+
+    def number(self, low: int) -> int:
+        """The sequence number of a packet that shows this one; -1 for none that can be.
+
+        Of an extended number packets show the lower half; those of RFC 1825's day show none.
+        """
+        if self._is_extended:
+            return self.window.infer(low)
+        return 0 if self._is_old else low
 
     @property
     def has_authenticator(self) -> bool:

@@ -148,7 +148,7 @@ class Inbound:
             return Drop.NOTDB
         if sa.spec.src != head.src:
             return Drop.INVALID
-        opened = self._open(sa, packet, head, seq, now_us)
+        opened = self._open(sa, packet, head, sa.number(seq), now_us)
         if not isinstance(opened, tuple):
             return opened
         return self._uncover(sa, packet[: head.at], opened, layers)
@@ -156,15 +156,15 @@ class Inbound:
     def _open(
         self, sa: InSa, packet: bytes, head: Head, seq: int, now_us: int
     ) -> tuple[int, memoryview] | Drop | int:
-        if not sa.window.check(seq):
+        if seq < 0 or not sa.window.check(seq):
             return Drop.REPLAY
         if sa.is_used_up():
             return count.EXPIRED
         if sa.ah is not None:
-            opened = sa.ah.open(packet)
+            opened = sa.ah.open(packet, seq >> 32)
             row = count.AH_IBYTES
         elif sa.esp is not None:
-            opened = sa.esp.open(memoryview(packet)[head.at : head.total])
+            opened = sa.esp.open(memoryview(packet)[head.at : head.total], seq >> 32)
             row = count.IBYTES
         if isinstance(opened, Drop):
             return opened

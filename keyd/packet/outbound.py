@@ -309,7 +309,7 @@ class Outbound:
             return
         src, dst, spi, seq = told
         ours = any(
-            sa.spec.spi == spi and 0 < seq < sa.next_seq for sa in self._by_pair.get((src, dst), ())
+            sa.spec.spi == spi and sa.has_sent(seq) for sa in self._by_pair.get((src, dst), ())
         )
         if not ours or not _ROOM_MIN <= mtu < self._link_mtu(dst):
             self._counters[count.ICMP_IGNORED] += 1

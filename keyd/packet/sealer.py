@@ -24,28 +24,28 @@ class Sealer:
 
     def seal(self, layer: Layer, stream: Stream, now_us: int) -> Stream:
         """One layer around all packets; those that its SA may not carry any more are counted."""
-        counters, sa = self._counters, layer.sa
-        header, payloads = stream.header, stream.payloads
-        octets = 0 if layer.is_tunnel else len(header)
+        sa, payloads = layer.sa, stream.payloads
+        octets = 0 if layer.is_tunnel else len(stream.header)
         sizes = [octets + len(payload) for payload in payloads]
         passing = sa.within_limits(sizes)
-        if passing < len(payloads):
-            counters[count.EXPIRED] += len(payloads) - passing
+        if passing < len(sizes):
+            self._refused(sa, sizes, passing)
             payloads, sizes = payloads[:passing], sizes[:passing]
-        if not payloads:
-            return stream._replace(payloads=())
+            stream = Stream(stream.header, stream.proto, payloads)
+            if not passing:
+                return stream
         total = sum(sizes)
-        first = sa.take(len(payloads), total, now_us)
-        if not first:
-            row = Drop.WRAP
-            counters[(count.OF_DROP if sa.esp else count.OF_AH_DROP)[row]] += len(payloads)
-            return stream._replace(payloads=())
-        stream = stream._replace(payloads=payloads)
-        if sa.ah is not None:
-            return self._authenticate(sa, sa.ah, stream, first, total)
+        first = sa.take(passing, total, now_us)
         if sa.esp is not None:
             return self._encrypt(sa, sa.esp, stream, first, total)
-        return stream._replace(payloads=())
+        return self._authenticate(sa, sa.ah, stream, first, total) if sa.ah else stream
+
+    def _refused(self, sa: OutSa, sizes: list[int], passing: int) -> None:
+        """Count what an SA's lifetime, or the end of its sequence numbers, does not let pass."""
+        row = count.EXPIRED
+        if passing == sa.numbers_left:
+            row = (count.OF_DROP if sa.ah is None else count.OF_AH_DROP)[Drop.WRAP]
+        self._counters[row] += len(sizes) - passing
 
     def _encrypt(self, sa: OutSa, esp: EspSa, stream: Stream, first: int, total: int) -> Stream:
         header, proto, payloads = stream

@@ -84,7 +84,6 @@ EXTRA: list[Extension] = [
         (message(MsgType.X_NAT_T_NEW_MAPPING), "NEW_MAPPING"),
         (add(satype=SaType.X_IPCOMP), "IPComp SAs"),
         (add(sa2=Sa2(mode=Mode.BEET)), "BEET SAs"),
-        (add(flags=0x400), "extended sequence numbers"),
         (add(flags=0x80), "raw CPIs"),
         (add(flags=0x01000000), "0x1000000"),
         (v6(add()), "IPv6"),
