@@ -7,7 +7,7 @@ there as hexadecimal, and nowhere else.
 from dataclasses import dataclass
 from typing import Any, Self
 
-from pfkey.const import Dir, Level, Mode, PolicyType
+from pfkey.const import IPPROTO_COMP, Dir, Level, Mode, PolicyType
 from pfkey.selector import Range, Selector
 
 
@@ -47,8 +47,13 @@ class PolicySpec:
 
     @property
     def is_required(self) -> bool:
-        """Whether clear packets are refused: at least one request above `use`."""
-        return self.type == PolicyType.IPSEC and any(r.level != Level.USE for r in self.requests)
+        """Whether clear packets are refused: at least one request above `use`.
+
+        IPComp does not count: what does not shrink comes as it was (RFC 3173 2.2).
+        """
+        return self.type == PolicyType.IPSEC and any(
+            r.level != Level.USE and r.proto != IPPROTO_COMP for r in self.requests
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a worker's channel or a hold's comment."""

@@ -104,6 +104,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "foreign": "packets others sent into the TUN device",
         "spoofed": "packets with an impossible source",
         "nd_refused": "neighbour discovery or redirects out of an SA",
+        "dummies": "dummy packets received",
         "frag_dropped": "fragments dropped",
         "clear_out": "packets sent in clear by level use",
         "bypassed": "packets sent in clear by an exact match",

@@ -19,6 +19,8 @@ from pfkey.const import PROTO_OF_SATYPE, Mode, MsgType, SaType
 from pfkey.errors import SadbError
 from pfkey.ext_lifetime import Lifetime
 
+CPI_MAX = 0xFFFF
+
 
 def add(state: State, request: Request) -> list[Effect]:
     """Insert the SA, give it to the data path, tell everybody.
@@ -56,7 +58,6 @@ def requested_sa(state: State, request: Request) -> SaRecord:
     if message.sa is None:
         raise SadbError(EINVAL, "extension SA must be there", "3.1.3")
     src, dst = addresses(message)
-    unsupported.refuse(unsupported.SATYPES, message.satype)
     if message.satype not in PROTO_OF_SATYPE:
         raise SadbError(EINVAL, f"no SA is of satype {message.satype}", "3.1.3")
     unsupported.refuse(unsupported.FAMILIES, dst.family)
@@ -64,7 +65,8 @@ def requested_sa(state: State, request: Request) -> SaRecord:
         raise SadbError(EINVAL, "give LIFETIME_HARD and LIFETIME_SOFT both, or none", "3.1.3")
     if message.sa.spi == 0:
         raise SadbError(EINVAL, "SPI 0 is for local use (RFC 4303 section 2.1)")
-    unsupported.refuse_flags(message.sa.flags)
+    if message.satype == SaType.X_IPCOMP and message.sa.spi > CPI_MAX:
+        raise SadbError(EINVAL, f"CPI {message.sa.spi:#x} exceeds 16 bits (RFC 3173 section 3.3)")
     mode = _mode(0 if message.sa2 is None else message.sa2.mode)
     hard = limit(message.hard)
     chosen = keying(message, state.usable)

@@ -17,7 +17,7 @@ from keyd.engine.variants import KNOWN
 from keyd.model import Usage
 from pfkey import hot
 from pfkey.base import Header, error_reply
-from pfkey.const import ExtType, Level, Mode, MsgType, SaFlag
+from pfkey.const import IPPROTO_COMP, ExtType, Level, Mode, MsgType, SaFlag
 from pfkey.ext_x_policy import IpsecRequest
 from pfkey.hot import Place
 from pfkey.message import Message
@@ -95,7 +95,8 @@ def _sa(
     sa: SaRecord, used: Usage, type: MsgType, seq: int, pid: int, keys: bool
 ) -> hot.SaRecord:  # fmt: skip
     spec = sa.spec
-    has_auth, has_encrypt = keys and spec.auth != 0, keys and spec.encrypt != 0
+    has_auth = keys and spec.auth != 0
+    has_encrypt = keys and spec.encrypt != 0 and spec.proto != IPPROTO_COMP
     # The wire counts packets in 32 bits, the data path in more.
     current = (min(used.packets, 2**32 - 1), used.octets, int(sa.created_wall), int(used.first_use))
     return hot.SaRecord(

@@ -11,13 +11,10 @@ from errno import ENOPROTOOPT, EOPNOTSUPP
 
 from pfkey.const import (
     AF_INET6,
-    IPPROTO_COMP,
     ExtType,
-    KameFlag,
     Level,
     Mode,
     MsgType,
-    SaType,
 )
 from pfkey.errors import SadbError
 from pfkey.message import Message
@@ -32,23 +29,14 @@ MESSAGES: dict[int, tuple[int, str]] = {
     MsgType.X_SPDEXPIRE: (EOPNOTSUPP, "X_SPDEXPIRE goes from the engine to clients"),
     MsgType.X_NAT_T_NEW_MAPPING: (EOPNOTSUPP, "NEW_MAPPING goes from the engine to clients"),
 }
-SATYPES: dict[int, str] = {
-    SaType.X_IPCOMP: "IPComp SAs are not done yet",
-}
 SA_MODES: dict[int, str] = {
     Mode.BEET: "BEET SAs are not done",
-}
-REQUEST_PROTOS: dict[int, str] = {
-    IPPROTO_COMP: "IPComp requests are not done yet",
 }
 REQUEST_MODES: dict[int, str] = {
     Mode.BEET: "BEET requests are not done",
 }
 LEVELS: dict[int, str] = {Level.UNIQUE: "level unique is not done yet"}
 FAMILIES: dict[int, str] = {AF_INET6: "IPv6 is not done yet"}
-FLAGS: dict[int, str] = {
-    KameFlag.RAWCPI: "raw CPIs (flag 0x80) are not done yet",
-}
 
 _ADDRESSES = {ExtType.ADDRESS_SRC, ExtType.ADDRESS_DST}
 _SA = {ExtType.SA, ExtType.X_SA2} | _ADDRESSES
@@ -97,10 +85,3 @@ def refuse_message(message: Message) -> None:
         if exttype not in allowed and message.ext(exttype) is not None:
             name = MsgType(message.type).name
             raise SadbError(EOPNOTSUPP, f"extension {exttype.name} in {name} is not done")
-
-
-def refuse_flags(flags: int) -> None:
-    """Refuse flags of an SA that would change its packets in a way not done yet."""
-    for flag, reason in FLAGS.items():
-        if flags & flag:
-            raise SadbError(EOPNOTSUPP, reason)

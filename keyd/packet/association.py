@@ -1,20 +1,22 @@
 """Security associations with their numbers: what the pipelines look up, seal and open with.
 
 RFC 4301 section 4.4.2. The numbers live in the state file, in the part of the one worker that may
-change them. An SA is of ESP or of AH; either has `max_payload`, and the rest is the pipelines'.
+change them. An SA is of ESP, AH or IPComp; each has `max_payload`, and the rest is the pipelines'.
 """
 
 from collections.abc import Sequence
 
 from keyd.model import SaSpec
-from keyd.packet import ah, esp
+from keyd.packet import ah, esp, ipcomp
 from keyd.packet.ah import AhSa
-from keyd.packet.counters import EDGE, FIRST_USE, IV, LAST_USE, OCTETS, PACKETS
+from keyd.packet.counters import DROPS, EDGE, FIRST_USE, IV, LAST_USE, OCTETS, PACKETS
+from keyd.packet.drop import Drop
 from keyd.packet.esp import ESN_MAX, SEQ_MAX, EspSa
 from keyd.packet.esp_old import esp_sa
+from keyd.packet.ipcomp import CompSa
 from keyd.packet.replay import Window
 from keyd.packet.tunnel import DfBit, Knobs
-from pfkey.const import IPPROTO_AH, KameFlag, SaFlag
+from pfkey.const import IPPROTO_AH, IPPROTO_COMP, KameFlag, SaFlag
 
 
 class _Sa:
@@ -25,14 +27,19 @@ class _Sa:
         since: (packets, octets) counted before this SA's life, and when it began, in µs.
     """
 
-    __slots__ = ("_max_octets", "_max_packets", "_part", "_since", "ah", "esp", "knobs", "spec")
+    __slots__ = (
+        "_max_octets", "_max_packets", "_part", "_since", "ah", "comp", "esp", "knobs", "spec",
+    )  # fmt: skip
 
     def __init__(self, spec: SaSpec, part: memoryview, since: tuple[int, int, int]) -> None:
         self.spec = spec
         self.ah: AhSa | None = None
+        self.comp: CompSa | None = None
         self.esp: EspSa | None = None
         if spec.proto == IPPROTO_AH:
             self.ah = AhSa(spec)
+        elif spec.proto == IPPROTO_COMP:
+            self.comp = CompSa(spec)
         else:
             self.esp = esp_sa(spec)
         self.knobs = Knobs(
@@ -43,6 +50,11 @@ class _Sa:
         packets, octets, self._since = since
         self._max_packets = packets + spec.hard_packets if spec.hard_packets else 0
         self._max_octets = octets + spec.hard_bytes if spec.hard_bytes else 0
+
+    @property
+    def drops(self) -> dict[Drop, int]:
+        """The counters of its protocol by reason."""
+        return DROPS[self.spec.proto]
 
     def _count(self, packets: int, octets: int, now_us: int) -> None:
         part = self._part
@@ -76,9 +88,10 @@ class OutSa(_Sa):
 
     def max_payload(self, room_octets: int, version: int) -> int:
         """The largest payload that fits behind an IP header of a version; 0 or less for none."""
-        if self.ah is not None:
-            return room_octets - self.ah.overhead(version)
-        return self.esp.max_payload(room_octets) if self.esp is not None else 0
+        if self.esp is not None:
+            return self.esp.max_payload(room_octets)
+        # what IPComp does not shrink it leaves as it is
+        return room_octets - (self.ah.overhead(version) if self.ah is not None else 0)
 
     def within_limits(self, octets: Sequence[int]) -> int:
         """How many packets of these sizes may still pass: the one that reaches a limit is last.
@@ -123,14 +136,18 @@ class OutSa(_Sa):
 
 
 class InSa(_Sa):
-    """An inbound SA and its window. EDGE is the highest authentic sequence number."""
+    """An inbound SA and its window. EDGE is the highest authentic sequence number.
 
-    __slots__ = ("_is_extended", "_is_old", "window")
+    `is_plain`: packets show the whole number, so that `number` need not be asked.
+    """
+
+    __slots__ = ("_is_extended", "_is_old", "is_plain", "window")
 
     def __init__(self, spec: SaSpec, part: memoryview, since: tuple[int, int, int]) -> None:
         super().__init__(spec, part, since)
         self._is_extended = bool(spec.flags & SaFlag.ESN)
         self._is_old = bool(spec.flags & KameFlag.OLD)
+        self.is_plain = not (self._is_extended or self._is_old)
         edge = int(part[EDGE])
         # A worker that was restarted takes what is at the edge or below for seen. An SA that was
         # added again begins anew (RFC 4303 3.4.3), even under a key that was there before: the
@@ -152,7 +169,9 @@ class InSa(_Sa):
     @property
     def has_authenticator(self) -> bool:
         """False when nothing vouches for what is opened."""
-        return self.esp is None or self.esp.has_authenticator
+        if self.esp is not None:
+            return self.esp.has_authenticator
+        return self.ah is not None
 
     def is_used_up(self) -> bool:
         """Whether a hard limit is reached."""
@@ -175,5 +194,7 @@ class InSa(_Sa):
 
 
 def peek(proto: int, octets: bytes | memoryview) -> tuple[int, int] | None:
-    """(SPI, sequence number) of what may be an ESP packet or an AH; None when it is too short."""
-    return ah.peek(octets) if proto == IPPROTO_AH else esp.peek(octets)
+    """(SPI or CPI, sequence number) of what may be a packet of a protocol; None when too short."""
+    if proto == IPPROTO_AH:
+        return ah.peek(octets)
+    return ipcomp.peek(octets) if proto == IPPROTO_COMP else esp.peek(octets)

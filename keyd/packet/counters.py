@@ -5,6 +5,7 @@ counters' area in the state file. `IN_POLVIO` and so on are indexes.
 """
 
 from keyd.packet.drop import Drop
+from pfkey.const import IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP
 
 ROWS: tuple[tuple[str, str], ...] = (
     ("ipsec", "in_polvio"),
@@ -83,6 +84,7 @@ ROWS: tuple[tuple[str, str], ...] = (
     ("pfkey", "foreign"),
     ("pfkey", "spoofed"),
     ("pfkey", "nd_refused"),
+    ("pfkey", "dummies"),
     ("pfkey", "frag_dropped"),
     ("pfkey", "clear_out"),
     ("pfkey", "bypassed"),
@@ -108,7 +110,7 @@ ROWS: tuple[tuple[str, str], ...] = (
     IPCOMP_WRAP, IPCOMP_INPUT, IPCOMP_OUTPUT, IPCOMP_INVALID, IPCOMP_IBYTES, IPCOMP_OBYTES,
     IPCOMP_TOOBIG, IPCOMP_PDROPS, IPCOMP_CRYPTO, IPCOMP_MINLEN, IPCOMP_USELESS,
     TUN_READS, TUN_SEGMENTS, SUPERPACKET_IN, SEGMENTS_OUT, COALESCED_WRITES, COALESCED_SEGMENTS,
-    TUN_WRITES, TUN_SHORT, FOREIGN, SPOOFED, ND_REFUSED, FRAG_DROPPED, CLEAR_OUT, BYPASSED,
+    TUN_WRITES, TUN_SHORT, FOREIGN, SPOOFED, ND_REFUSED, DUMMIES, FRAG_DROPPED, CLEAR_OUT, BYPASSED,
     ICMP_TOOBIG_SENT, ICMP_ACCEPTED, ICMP_IGNORED, OUT_GUARD, HOLD_DROPPED, EXPIRED, QUEUE_DROPPED,
     INTERNAL,
 ) = range(len(ROWS))  # fmt: skip
@@ -126,6 +128,18 @@ OF_DROP: dict[Drop, int] = {drop: ROWS.index(("esp", drop.value)) for drop in Dr
 OF_AH_DROP: dict[Drop, int] = {
     drop: ROWS.index(("ah", _AH_NAMES.get(drop, drop.value))) for drop in Drop
 }
+# IPComp has no names for what only keys and tunnels of others can do.
+_COMP_NAMES = {
+    Drop.BADILEN: "hdrops", Drop.BADENC: "crypto", Drop.BADAUTH: "crypto", Drop.REPLAY: "invalid",
+    Drop.TUNNEL: "invalid",
+}  # fmt: skip
+OF_COMP_DROP: dict[Drop, int] = {
+    drop: ROWS.index(("ipcomp", _COMP_NAMES.get(drop, drop.value))) for drop in Drop
+}
+DROPS = {IPPROTO_ESP: OF_DROP, IPPROTO_AH: OF_AH_DROP, IPPROTO_COMP: OF_COMP_DROP}
+# per protocol: packets that came in, octets that came out of them
+INPUTS = {IPPROTO_ESP: ESP_INPUT, IPPROTO_AH: AH_INPUT, IPPROTO_COMP: IPCOMP_INPUT}
+OPENED = {IPPROTO_ESP: IBYTES, IPPROTO_AH: AH_IBYTES, IPPROTO_COMP: IPCOMP_IBYTES}
 
 
 def grouped(values: list[int]) -> dict[str, dict[str, int]]:

@@ -1,12 +1,13 @@
-"""The inbound pipeline: ESP and AH from the raw sockets become frames for the TUN device.
+"""The inbound pipeline: what comes from the raw sockets becomes frames for the TUN device.
 
-Sans-IO. RFC 4301 section 5.2, RFC 4303 section 3.4, RFC 4302 section 3.4. The kernel has
-reassembled the packets (RFC 4303 3.4.1). The steps, in the order of the functions:
+Sans-IO. RFC 4301 section 5.2, RFC 4303 section 3.4, RFC 4302 section 3.4, RFC 3173. The kernel
+has reassembled the packets (RFC 4303 3.4.1). The steps, in the order of the functions:
 
 1. `process`: layer by layer, outermost first, until what is left is for somebody else.
 2. `_peel`: one layer; the SA by destination, protocol and SPI; the source must be its.
 3. `_open`: window, ICV and decryption, and only then the window moves and the SA counts.
 4. `_uncover`: the IP packet without the layer: under its outer header, or out of a tunnel.
+   `_unwrap`: the same of a packet in a packet that IPComp in tunnel mode did not shrink.
 5. `_allowed`: the first matching policy must ask for exactly the layers that the packet had.
 6. `flush`: runs of TCP segments are joined, one write each.
 
@@ -16,9 +17,8 @@ here vouches for its checksum.
 """
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
-from keyd.model import PolicySpec, Request, SaSpec
+from keyd.model import PolicySpec, SaSpec
 from keyd.packet import counters as count
 from keyd.packet import datagram, tunnel
 from keyd.packet.association import InSa, peek
@@ -26,22 +26,24 @@ from keyd.packet.classify import Classifier
 from keyd.packet.coalesce import Coalescer, Frame
 from keyd.packet.datagram import Head
 from keyd.packet.drop import Drop
-from pfkey.const import IPPROTO_AH, IPPROTO_ESP, UNSPEC_PROTO, Dir, Level, Mode, PolicyType
+from keyd.packet.peeled import Comps, Peeled, as_asked, is_authentic
+from pfkey.const import (
+    IPPROTO_AH,
+    IPPROTO_COMP,
+    IPPROTO_ESP,
+    UNSPEC_PROTO,
+    Dir,
+    Mode,
+    PolicyType,
+)
 
 FLOWS_MAX = 8192
 LAYERS_MAX = 8
 _NO_NEXT_HEADER = 59  # RFC 4303 2.6: a dummy packet
 _INNER_PACKETS = (tunnel.IPV4, tunnel.IPV6)
-_PROTOS = frozenset((IPPROTO_ESP, IPPROTO_AH))
+_PROTOS = frozenset((IPPROTO_ESP, IPPROTO_AH, IPPROTO_COMP))
 # protocols that are believed of an SA without authenticator and without a policy
 _PLAUSIBLE = frozenset((1, 2, 6, 17, 33, 46, 47, 50, 51, 58, 89, 103, 108, 112, 132, 136))
-
-
-class _Layer(NamedTuple):
-    """One that was taken off."""
-
-    sa: InSa
-    is_tunnel: bool
 
 
 class Inbound:
@@ -59,6 +61,7 @@ class Inbound:
         self._forwarded = Classifier()  # policies of direction fwd
         self._by_slot: dict[int, InSa] = {}
         self._by_spi: dict[tuple[bytes, int, int], InSa] = {}
+        self._comps = Comps()
         self._flows: dict[tuple[bytes, ...], int] = {}
         self._believed: dict[int, frozenset[int]] = {}
         self._coalescer = Coalescer()
@@ -77,6 +80,8 @@ class Inbound:
         self.remove(spec.slot)
         self._by_slot[spec.slot] = sa
         self._by_spi[_spi_key(spec.dst, spec.proto, spec.spi)] = sa
+        if sa.comp is not None:
+            self._comps.insert(sa)
         self._forget()
 
     def remove(self, slot: int) -> None:
@@ -87,6 +92,7 @@ class Inbound:
             and self._by_spi.get(_spi_key(sa.spec.dst, sa.spec.proto, sa.spec.spi)) is sa
         ):
             del self._by_spi[_spi_key(sa.spec.dst, sa.spec.proto, sa.spec.spi)]
+        self._comps.remove(slot)
         self._forget()
 
     def update_policies(self, added: Iterable[PolicySpec], removed: Iterable[int]) -> None:
@@ -104,19 +110,31 @@ class Inbound:
 
     def process(self, packet: bytes, now_us: int) -> None:
         """Handle one packet; what comes of it waits for `flush`."""
-        layers: list[_Layer] = []
+        layers: list[Peeled] = []
         drop = self._process(packet, layers, now_us)
         if drop >= 0:
             self._counters[drop] += 1
 
-    def _process(self, packet: bytes, layers: list[_Layer], now_us: int) -> int:
+    def _process(self, packet: bytes, layers: list[Peeled], now_us: int) -> int:
         """The counter of a drop, or -1."""
+        counters = self._counters
         head = datagram.read(packet)
+        if head is not None and head.proto in _INNER_PACKETS:
+            bare = self._comps.tunnel(head.src, head.dst)
+            if bare is None or head.is_fragment:
+                return -1  # somebody else's tunnel
+            unwrapped = self._unwrap(bare, packet, head, layers)
+            if isinstance(unwrapped, Drop):
+                return bare.drops[unwrapped]
+            packet, head = unwrapped, datagram.read(unwrapped)
+            if head is None:
+                return bare.drops[Drop.HDROPS]
+            if not self._goes_on(head, layers):
+                return self._deliver(packet, head, layers, bare.drops)
         while True:
             proto = head.proto if head is not None else datagram.proto(packet)
-            is_ah = proto == IPPROTO_AH
-            self._counters[count.AH_INPUT if is_ah else count.ESP_INPUT] += 1
-            drops = count.OF_AH_DROP if is_ah else count.OF_DROP
+            counters[count.INPUTS.get(proto, count.ESP_INPUT)] += 1
+            drops = count.DROPS.get(proto, count.OF_DROP)
             if head is None or proto not in _PROTOS or head.is_fragment:
                 return drops[Drop.HDROPS]
             inner = self._peel(packet, head, layers, now_us)
@@ -126,16 +144,19 @@ class Inbound:
             head = datagram.read(packet)
             if head is None:  # an extension header that does not fit came out of the layer
                 return drops[Drop.HDROPS]
-            if head.proto not in _PROTOS or head.is_fragment:
-                break
-            if layers[-1].is_tunnel and not self._is_local(head.dst):
-                break  # others' protected packets, on their way through
+            if head.proto not in _PROTOS or not self._goes_on(head, layers):
+                return self._deliver(packet, head, layers, drops)
             if len(layers) == LAYERS_MAX:
                 return drops[Drop.INVALID]
-        return self._deliver(packet, head, layers, drops)
+
+    def _goes_on(self, head: Head, layers: list[Peeled]) -> bool:
+        """Whether there is another layer for us; others' protected packets are on their way."""
+        if head.proto not in _PROTOS or head.is_fragment:
+            return False
+        return not layers[-1].is_tunnel or self._is_local(head.dst)
 
     def _peel(
-        self, packet: bytes, head: Head, layers: list[_Layer], now_us: int
+        self, packet: bytes, head: Head, layers: list[Peeled], now_us: int
     ) -> bytes | Drop | int:
         """The packet without its outermost layer; or the reason or counter of its drop."""
         octets = memoryview(packet)[head.at : head.total]
@@ -144,11 +165,14 @@ class Inbound:
             return Drop.HDROPS
         spi, seq = numbers
         sa = self._by_spi.get(_spi_key(head.dst, head.proto, spi))
+        if head.proto == IPPROTO_COMP and (sa is None or sa.spec.src != head.src):
+            sa = self._comps.well_known(head.src, head.dst, spi) or sa
         if sa is None:
             return Drop.NOTDB
         if sa.spec.src != head.src:
             return Drop.INVALID
-        opened = self._open(sa, packet, head, sa.number(seq), now_us)
+        number = seq if sa.is_plain else sa.number(seq)
+        opened = self._open(sa, packet, head, number, now_us)
         if not isinstance(opened, tuple):
             return opened
         return self._uncover(sa, packet[: head.at], opened, layers)
@@ -160,41 +184,52 @@ class Inbound:
             return Drop.REPLAY
         if sa.is_used_up():
             return count.EXPIRED
-        if sa.ah is not None:
-            opened = sa.ah.open(packet, seq >> 32)
-            row = count.AH_IBYTES
-        elif sa.esp is not None:
+        if sa.esp is not None:
             opened = sa.esp.open(memoryview(packet)[head.at : head.total], seq >> 32)
-            row = count.IBYTES
+        elif sa.ah is not None:
+            opened = sa.ah.open(packet, seq >> 32)
+        elif sa.comp is not None:
+            limit = datagram.largest(packet[0] >> 4) - head.at
+            opened = sa.comp.open(memoryview(packet)[head.at : head.total], limit)
         if isinstance(opened, Drop):
             return opened
         next_header, payload = opened
         inner = len(payload) + (0 if next_header in _INNER_PACKETS else head.at)
         sa.note(seq, inner, now_us)
-        self._counters[row] += inner
+        self._counters[count.OPENED[head.proto]] += inner
         return opened
 
     def _uncover(
-        self, sa: InSa, header: bytes, opened: tuple[int, memoryview], layers: list[_Layer]
+        self, sa: InSa, header: bytes, opened: tuple[int, memoryview], layers: list[Peeled]
     ) -> bytes | Drop | int:
         next_header, payload = opened
         if next_header == _NO_NEXT_HEADER:
-            return -1
-        is_tunnel = next_header in _INNER_PACKETS
-        if sa.spec.mode not in (Mode.ANY, Mode.TUNNEL if is_tunnel else Mode.TRANSPORT):
-            return Drop.INVALID
-        layers.append(_Layer(sa, is_tunnel))
-        if is_tunnel:
+            return count.DUMMIES
+        if next_header in _INNER_PACKETS:
+            bare = None
+            if sa.spec.mode != Mode.TUNNEL and sa.comp is None:
+                bare = self._comps.tunnel(datagram.src(header), datagram.dst(header))
+            if sa.spec.mode == Mode.TRANSPORT and bare is None:
+                return Drop.INVALID
+            layers.append(Peeled(sa, True, bare))
             return tunnel.inner(next_header, payload, header, knobs=sa.knobs)
-        if not _is_authentic(layers) and next_header not in self._believable(sa.spec):
+        if sa.spec.mode == Mode.TUNNEL:
+            return Drop.INVALID
+        layers.append(Peeled(sa, False))
+        if not is_authentic(layers) and next_header not in self._believable(sa.spec):
             return Drop.BADKCR
         try:
             return datagram.rebuild(header, next_header, len(payload)) + payload
         except ValueError:
             return Drop.TOOBIG
 
+    def _unwrap(self, bare: InSa, packet: bytes, head: Head, layers: list[Peeled]) -> bytes | Drop:
+        layers.append(Peeled(bare, True))
+        payload = memoryview(packet)[head.at : head.total]
+        return tunnel.inner(head.proto, payload, packet[: head.at], knobs=bare.knobs)
+
     def _deliver(
-        self, packet: bytes, head: Head, layers: list[_Layer], drops: dict[Drop, int]
+        self, packet: bytes, head: Head, layers: list[Peeled], drops: dict[Drop, int]
     ) -> int:
         flow = datagram.flow_key(packet)
         if head.is_fragment:
@@ -203,7 +238,7 @@ class Inbound:
         if verdict == _REFUSED:
             return drops[Drop.PDROPS]
         if verdict < 0:
-            self._coalescer.add(packet, flow, _is_authentic(layers))
+            self._coalescer.add(packet, flow, is_authentic(layers))
         return verdict
 
     def _believable(self, spec: SaSpec) -> frozenset[int]:
@@ -215,11 +250,11 @@ class Inbound:
             self._believed[spec.slot] = known
         return known
 
-    def _allowed(self, packet: bytes, head: Head, flow: bytes, layers: list[_Layer]) -> int:
+    def _allowed(self, packet: bytes, head: Head, flow: bytes, layers: list[Peeled]) -> int:
         """The counter of a refusal, _REFUSED, or -1; remembered per flow and SAs."""
         counters = self._counters
         counters[count.SPDCACHELOOKUP] += 1
-        key = (flow, *(b"%d%d" % (is_tunnel, sa.spec.slot) for sa, is_tunnel in layers))
+        key = (flow, *(b"%d%d" % (layer.is_tunnel, layer.sa.spec.slot) for layer in layers))
         verdict = self._flows.get(key)
         if verdict is None:
             counters[count.SPDCACHEMISS] += 1
@@ -228,7 +263,7 @@ class Inbound:
             verdict = self._flows[key] = self._judge(packet, head, layers)
         return verdict
 
-    def _judge(self, packet: bytes, head: Head, layers: list[_Layer]) -> int:
+    def _judge(self, packet: bytes, head: Head, layers: list[Peeled]) -> int:
         has_tunnel = any(layer.is_tunnel for layer in layers)
         # on a link, hosts may protect what they say under their link-local addresses
         may_be_link_local = not has_tunnel and head.src[:1] == b"\xfe"
@@ -246,7 +281,7 @@ class Inbound:
         # transport mode asks for no policy; out of a tunnel comes only what one names
         return _REFUSED if has_tunnel and _NAMED not in verdicts else -1
 
-    def _judge_by(self, policies: Classifier, head: Head, layers: list[_Layer]) -> int:
+    def _judge_by(self, policies: Classifier, head: Head, layers: list[Peeled]) -> int:
         policy = policies.match(head.src, head.dst, head.proto, *head.ports)
         if head.is_later and policies.is_vague(head.src, head.dst, head.proto, policy):
             return _REFUSED
@@ -256,7 +291,7 @@ class Inbound:
             return count.HOLD_DROPPED
         if policy.type != PolicyType.IPSEC:
             return count.IN_POLVIO
-        return _NAMED if _as_asked(policy, layers[::-1]) else _REFUSED
+        return _NAMED if as_asked(policy, layers[::-1]) else _REFUSED
 
     def flush(self) -> list[tuple[int, Frame]]:
         """(segments in it, buffers for one writev) for each frame of this batch."""
@@ -265,34 +300,6 @@ class Inbound:
 
 # verdicts beside the counters' indexes
 _NAMED, _NAMELESS, _REFUSED = -2, -3, -4
-
-
-def _is_authentic(layers: list[_Layer]) -> bool:
-    return any(layer.sa.has_authenticator for layer in layers)
-
-
-def _as_asked(policy: PolicySpec, layers: list[_Layer]) -> bool:
-    """Whether the layers taken off, innermost first, are those of the policy and no others.
-
-    A request of level `use` may be missing. An SA of mode ANY carried what the packet was.
-    """
-    at = 0
-    for request in policy.requests:
-        layer = layers[at] if at < len(layers) else None
-        if layer is not None and _serves(request, layer):
-            at += 1
-        elif request.level != Level.USE:
-            return False
-    return at == len(layers)
-
-
-def _serves(request: Request, layer: _Layer) -> bool:
-    spec = layer.sa.spec
-    if spec.proto != request.proto or request.reqid not in (0, spec.reqid):
-        return False
-    if not layer.is_tunnel:
-        return request.mode in (Mode.ANY, Mode.TRANSPORT)
-    return request.mode == Mode.TUNNEL and (request.src, request.dst) == (spec.src, spec.dst)
 
 
 def _spi_key(dst: bytes, proto: int, spi: int) -> tuple[bytes, int, int]:

@@ -6,65 +6,39 @@ in `Batch`. RFC 4301 section 5.1. The steps, in the order of the functions:
 1. `process`: read one frame, well formed or dropped; only tunnels take fragments.
 2. `_flow`: the flow cache, by header octets; emptied whenever policies or SAs change.
 3. `_decide`: the first matching policy, then an SA for each of its requests.
-4. `_cut`: into packets that fit the path after sealing; what may not be cut is answered by ICMP.
-5. `_protect`: through all layers (`keyd.packet.sealer`); what is too long is fragmented before
-   the first tunnel, else at the end (transport mode protects datagrams, not fragments).
-6. `_clear`: what `use` lets out without an SA.
+4. `keyd.packet.protect`: cut, seal, fragment.
 
 Every packet ends in one counter; a super-packet that is dropped before it is cut counts as one.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
 
 from keyd.model import PolicySpec, Request
 from keyd.packet import counters as count
-from keyd.packet import datagram, icmp, ip, ip6, layers, segment, tunnel
+from keyd.packet import datagram, icmp, segment
 from keyd.packet.association import OutSa
 from keyd.packet.classify import Classifier
-from keyd.packet.drop import Drop
 from keyd.packet.icmp import PathMtu
-from keyd.packet.layers import Layer, Stream
-from keyd.packet.sealer import Sealer
-from keyd.packet.segment import Frame, Payload
-from pfkey.const import IPPROTO_AH, IPPROTO_ESP, Level, Mode, PolicyType
+from keyd.packet.ipcomp import Patience
+from keyd.packet.layers import Chain, Layer
+from keyd.packet.protect import ROOM_MIN, Protector
+from keyd.packet.segment import Frame
+from pfkey.const import IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP, Level, Mode, PolicyType
 
 FLOWS_MAX = 8192
-_DF = 0x40
-_ROOM_MIN = 68  # the least MTU of IPv4 (RFC 791)
 _MTU_MIN = 128  # what is cut for less would be mostly header
-_PROTOS = frozenset((IPPROTO_ESP, IPPROTO_AH))
-
-
-@dataclass(slots=True)
-class Batch:
-    """What is to be written, in this order. IP packets for the sockets of their version."""
-
-    sealed: list[bytes] = field(default_factory=list)
-    sealed6: list[bytes] = field(default_factory=list)
-    clear: list[bytes] = field(default_factory=list)
-    clear6: list[bytes] = field(default_factory=list)
-    back: list[bytes] = field(default_factory=list)  # frames for the TUN device
-
-
-class _Cut(Enum):
-    """What becomes of packets that are longer than what fits."""
-
-    FITS = 0
-    ANYWHERE = 1  # fragment as early as can be
-    OUTSIDE = 2  # fragment what is sent: IPv6 asks a link for 1280 octets (RFC 2473 7.1)
+_PROTOS = frozenset((IPPROTO_ESP, IPPROTO_AH, IPPROTO_COMP))
 
 
 class _Flow:
     """What to do with a flow's packets: drop and count, seal, or, without layers, let out."""
 
-    __slots__ = ("drop", "layers", "takes_fragments")
+    __slots__ = ("chain", "drop", "takes_fragments")
 
     def __init__(
-        self, layers: tuple[Layer, ...] = (), drop: int = -1, *, takes_fragments: bool = False
+        self, layers: Sequence[Layer] = (), drop: int = -1, *, takes_fragments: bool = False
     ) -> None:
-        self.layers = layers
+        self.chain = Chain(layers)
         self.drop = drop
         self.takes_fragments = takes_fragments
 
@@ -88,15 +62,14 @@ class Outbound:
     ) -> None:
         self._counters = counters
         self._link_mtu = link_mtu
-        self._sealer = Sealer(counters, random)
-        self._is_local = is_local
         self._policies = Classifier()
         self._by_slot: dict[int, OutSa] = {}
         self._by_pair: dict[tuple[bytes, bytes], list[OutSa]] = {}
         self._flows: dict[bytes, _Flow] = {}
         self._paths = PathMtu()
         self._now = 0.0
-        self.batch = Batch()
+        self._protector = Protector(counters, self._mtu, random, is_local)
+        self.batch = self._protector.batch
 
     # ---------------------------------------------------------------- databases
 
@@ -142,10 +115,10 @@ class Outbound:
         if drop >= 0:
             counters[count.TUN_SEGMENTS] += 1
             counters[drop] += 1
-        elif flow.layers:
-            self._protect(frame, flow.layers, now_us)
+        elif flow.chain.layers:
+            self._protector.protect(frame, flow.chain, now_us)
         else:
-            self._clear(frame)
+            self._protector.clear(frame)
 
     def _flow(self, frame: Frame) -> _Flow:
         self._counters[count.SPDCACHELOOKUP] += 1
@@ -182,12 +155,12 @@ class Outbound:
             ends = (request.src or b"", request.dst or b"") if is_tunnel else (b"", b"")
             sa = self._choose(request, *(ends if is_tunnel else (src, dst)))
             if sa is not None:
-                chosen.append(Layer(sa, *ends))
+                chosen.append(Layer(sa, *ends, Patience() if sa.comp is not None else None))
                 src, dst = ends if is_tunnel else (src, dst)
             elif request.level != Level.USE:
                 return _Flow(drop=count.OUT_NOSA)
         first = chosen[0].is_tunnel if chosen else policy.requests[0].mode == Mode.TUNNEL
-        return _Flow(tuple(chosen), takes_fragments=first)
+        return _Flow(chosen, takes_fragments=first)
 
     def _choose(self, request: Request, src: bytes, dst: bytes) -> OutSa | None:
         """The newest SA that serves a request; one past its soft limit only for want of others."""
@@ -203,94 +176,6 @@ class Outbound:
             ):
                 return sa
         return None
-
-    def _cut(self, frame: Frame, room: int) -> tuple[Sequence[Payload], _Cut]:
-        """The payloads, and whether what becomes of them must be fragmented; none: counted."""
-        counters = self._counters
-        payloads: Sequence[Payload] | None = segment.cut(frame, room)
-        how = _Cut.FITS
-        if payloads is None:
-            how = self._may_fragment(frame)
-            if how is not _Cut.FITS:
-                payloads = segment.cut(frame, ip.PACKET_MAX)
-        if payloads is not None:
-            counters[count.TUN_SEGMENTS] += len(payloads)
-            if len(payloads) > 1:
-                counters[count.SUPERPACKET_IN] += 1
-            return payloads, how
-        counters[count.TUN_SEGMENTS] += 1
-        fits = len(frame.header) + room
-        if how is not _Cut.FITS or not _ROOM_MIN <= fits < ip.PACKET_MAX:
-            counters[count.OUT_INVAL] += 1
-            return (), how
-        counters[count.ICMP_TOOBIG_SENT] += 1
-        self.batch.back.append(segment.PLAIN + icmp.too_big(frame.packet, fits))
-        return (), how
-
-    def _may_fragment(self, frame: Frame) -> _Cut:
-        """Whether anybody but the sender may cut this packet, and where."""
-        if frame.packet[0] >> 4 == 4:
-            return _Cut.FITS if frame.header[6] & _DF else _Cut.ANYWHERE
-        if len(frame.packet) <= ip6.MTU_MIN:
-            return _Cut.OUTSIDE
-        # IPv6 is cut by its source only (RFC 8200 4.5), which may be us, and once
-        is_source = not frame.is_fragment and self._is_local(ip6.src(frame.packet))
-        return _Cut.ANYWHERE if is_source else _Cut.FITS
-
-    def _protect(self, frame: Frame, chain: tuple[Layer, ...], now_us: int) -> None:
-        header = frame.header
-        mtu = self._mtu(layers.destination(chain, frame.packet))
-        rooms = layers.rooms(chain, header, mtu)
-        payloads, how = self._cut(frame, rooms[0] - len(header))
-        if not payloads:
-            return
-        stream = Stream(header, frame.proto, payloads)
-        if how is not _Cut.FITS:  # only then can one be too long for any IP packet
-            stream = self._holdable(stream, chain, how)
-        for layer, room in zip(chain, rooms, strict=True):
-            if layer.is_tunnel and stream.payloads:
-                packets = segment.packets(*stream)
-                if how is _Cut.ANYWHERE:
-                    packets, how = self._sealer.fragments(packets, room), _Cut.FITS
-                outer = tunnel.outer(packets[0], layer.src, layer.dst, knobs=layer.sa.knobs)
-                if isinstance(outer, Drop):
-                    self._counters[count.OF_DROP[outer]] += len(packets)
-                    return
-                stream = Stream(outer, tunnel.next_header(packets[0]), packets)
-            stream = self._sealer.seal(layer, stream, now_us)
-        if not stream.payloads:
-            return
-        self._counters[count.OUT_BUNDLESA] += (len(chain) - 1) * len(stream.payloads)
-        packets = segment.packets(*stream)
-        if how is not _Cut.FITS:
-            packets = self._sealer.fragments(packets, mtu)
-        if stream.header[0] >> 4 == 4:
-            self.batch.sealed += packets
-        else:
-            self.batch.sealed6 += packets
-
-    def _holdable(self, stream: Stream, chain: tuple[Layer, ...], how: _Cut) -> Stream:
-        """Without what would not fit the longest packet that can be, once sealed."""
-        if how is _Cut.ANYWHERE and any(layer.is_tunnel for layer in chain):
-            return stream  # cut before it is sealed
-        header = stream.header
-        room = layers.rooms(chain, header, datagram.largest(header[0] >> 4))[0] - len(header)
-        fitting = [payload for payload in stream.payloads if len(payload) <= room]
-        drops = count.OF_AH_DROP if chain[0].sa.ah is not None else count.OF_DROP
-        self._counters[drops[Drop.TOOBIG]] += len(stream.payloads) - len(fitting)
-        return stream._replace(payloads=fitting)
-
-    def _clear(self, frame: Frame) -> None:
-        mtu = self._mtu(datagram.dst(frame.packet))
-        payloads, how = self._cut(frame, mtu - len(frame.header))
-        self._counters[count.CLEAR_OUT] += len(payloads)
-        packets = segment.packets(frame.header, frame.proto, payloads)
-        if how is not _Cut.FITS:
-            packets = self._sealer.fragments(packets, mtu)
-        if frame.packet[0] >> 4 == 4:
-            self.batch.clear += packets
-        else:
-            self.batch.clear6 += packets
 
     # ---------------------------------------------------------------- the path
 
@@ -311,7 +196,7 @@ class Outbound:
         ours = any(
             sa.spec.spi == spi and sa.has_sent(seq) for sa in self._by_pair.get((src, dst), ())
         )
-        if not ours or not _ROOM_MIN <= mtu < self._link_mtu(dst):
+        if not ours or not ROOM_MIN <= mtu < self._link_mtu(dst):
             self._counters[count.ICMP_IGNORED] += 1
             return
         self._paths.learn(dst, mtu, now_us / 1e6)

@@ -1,6 +1,7 @@
 """Sealing: numbers are taken from an SA, and a stream of packets gets one more layer.
 
-RFC 4303 section 3.3, RFC 4302 section 3.3. Numbers count as used before anything is sealed.
+RFC 4303 section 3.3, RFC 4302 section 3.3, RFC 3173 section 2. Numbers count as used before
+anything is sealed.
 """
 
 from collections.abc import Callable
@@ -11,8 +12,9 @@ from keyd.packet.ah import AhSa
 from keyd.packet.association import OutSa
 from keyd.packet.drop import Drop
 from keyd.packet.esp import EspSa
+from keyd.packet.ipcomp import LEAST_OCTETS, CompSa, Patience
 from keyd.packet.layers import Layer, Stream
-from pfkey.const import IPPROTO_AH, IPPROTO_ESP
+from pfkey.const import IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP
 
 
 class Sealer:
@@ -22,30 +24,31 @@ class Sealer:
         self._counters = counters
         self._random = random
 
-    def seal(self, layer: Layer, stream: Stream, now_us: int) -> Stream:
-        """One layer around all packets; those that its SA may not carry any more are counted."""
+    def seal(self, layer: Layer, stream: Stream, now_us: int) -> list[Stream]:
+        """One layer around all packets; those that its SA may not carry any more are counted.
+
+        Several streams come of one where IPComp shrinks some of the packets and others not.
+        """
         sa, payloads = layer.sa, stream.payloads
         octets = 0 if layer.is_tunnel else len(stream.header)
         sizes = [octets + len(payload) for payload in payloads]
         passing = sa.within_limits(sizes)
         if passing < len(sizes):
-            self._refused(sa, sizes, passing)
+            row = sa.drops[Drop.WRAP] if passing == sa.numbers_left else count.EXPIRED
+            self._counters[row] += len(sizes) - passing
             payloads, sizes = payloads[:passing], sizes[:passing]
             stream = Stream(stream.header, stream.proto, payloads)
             if not passing:
-                return stream
+                return []
         total = sum(sizes)
         first = sa.take(passing, total, now_us)
         if sa.esp is not None:
-            return self._encrypt(sa, sa.esp, stream, first, total)
-        return self._authenticate(sa, sa.ah, stream, first, total) if sa.ah else stream
-
-    def _refused(self, sa: OutSa, sizes: list[int], passing: int) -> None:
-        """Count what an SA's lifetime, or the end of its sequence numbers, does not let pass."""
-        row = count.EXPIRED
-        if passing == sa.numbers_left:
-            row = (count.OF_DROP if sa.ah is None else count.OF_AH_DROP)[Drop.WRAP]
-        self._counters[row] += len(sizes) - passing
+            return [self._encrypt(sa, sa.esp, stream, first, total)]
+        if sa.ah is not None:
+            return [self._authenticate(sa, sa.ah, stream, first, total)]
+        if sa.comp is not None:
+            return self._compress(sa.comp, layer.patience or Patience(), stream, octets)
+        return []
 
     def _encrypt(self, sa: OutSa, esp: EspSa, stream: Stream, first: int, total: int) -> Stream:
         header, proto, payloads = stream
@@ -84,12 +87,39 @@ class Sealer:
             packet = ah.seal(head, payload, first + number, proto, iv)
             if isinstance(packet, Drop):
                 # the identification counts by position: nothing after this one may move up
-                counters[count.OF_AH_DROP[packet]] += len(payloads) - number
+                counters[sa.drops[packet]] += len(payloads) - number
                 break
             done.append(memoryview(packet)[octets:])
         counters[count.AH_OUTPUT] += len(done)
         counters[count.AH_OBYTES] += total
         return Stream(header, IPPROTO_AH, done)
+
+    def _compress(
+        self, comp: CompSa, patience: Patience, stream: Stream, octets: int
+    ) -> list[Stream]:
+        """Runs of packets that shrank and of such that are sent as they are."""
+        counters = self._counters
+        header, proto, payloads = stream
+        done: list[Stream] = []
+        run: list[bytes | bytearray | memoryview] = []
+        for number, payload in enumerate(payloads):
+            sealed = None
+            if len(payload) < LEAST_OCTETS:
+                counters[count.IPCOMP_MINLEN] += 1
+            elif patience.tries():
+                sealed = comp.seal(payload, proto)
+                patience.note(sealed is not None)
+            if sealed is not None:
+                counters[count.IPCOMP_OUTPUT] += 1
+                counters[count.IPCOMP_OBYTES] += octets + len(payload)
+            elif len(payload) >= LEAST_OCTETS:
+                counters[count.IPCOMP_USELESS] += 1
+            now = proto if sealed is None else IPPROTO_COMP
+            if not done or done[-1].proto != now:
+                run = []
+                done.append(Stream(_counted(header, number), now, run))
+            run.append(payload if sealed is None else sealed)
+        return done
 
     def fragments(self, packets: list[bytes], mtu: int) -> list[bytes]:
         """The packets, those that are too long as pieces."""
@@ -105,3 +135,11 @@ class Sealer:
                 packet = head + packet[octets:]
             pieces += ip.fragment(packet, mtu)
         return pieces
+
+
+def _counted(header: bytes, number: int) -> bytes:
+    """The header with the identification of the packet that comes so many after the first."""
+    if not number or header[0] >> 4 != 4:
+        return header
+    ident = ip.identification(header) + number & 0xFFFF
+    return ip.rebuild(header, header[9], 0, ident=ident)

@@ -34,14 +34,14 @@ from keyd.shell.channel import Record, WorkerEnd
 from keyd.shell.linkmtu import Links
 from keyd.shell.state import StateFile
 from pfkey import crypto
-from pfkey.const import IPPROTO_AH, IPPROTO_ESP, Dir, Mode
+from pfkey.const import IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP, Dir, Mode
 from pfkey.errors import CryptoError
 
 READS_MAX = 16  # frames per wake-up before the channel gets its turn
 OPENED_MAX = 64  # packets per wake-up before what was opened is written
 SEALED_MAX = 64  # packets before what was sealed is sent
 _TUN_READ = 10 + 65536
-_PROTOS = (IPPROTO_ESP, IPPROTO_AH)
+_PROTOS = (IPPROTO_ESP, IPPROTO_AH, IPPROTO_COMP)
 _LOGS_PER_SECOND = 5
 _WARNING, _ERROR = 30, 40
 _NO_ROOM = frozenset((errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN))
@@ -243,7 +243,7 @@ class InWorker(Worker):
         self._esp = socket.socket(fileno=given["esp_in"])
         self._ah = socket.socket(fileno=given["ah"])
         self._comp = socket.socket(fileno=given["comp"])
-        self._receivers = [raw.Receiver(self._esp), raw.Receiver(self._ah)]
+        self._receivers = [raw.Receiver(sock) for sock in (self._esp, self._ah, self._comp)]
         self._pipeline = Inbound(self.counters, self.links.is_local)
         for sock in (self._esp, self._ah, self._comp):
             self.poll.register(sock.fileno(), select.EPOLLIN)
@@ -265,8 +265,6 @@ class InWorker(Worker):
         while True:
             events = self.poll.poll()
             ready = {descriptor for descriptor, _ in events}
-            if self._comp.fileno() in ready:  # nothing is done with IPComp yet
-                raw.drain(self._comp)
             receivers = [r for r in self._receivers if r.fileno() in ready]
             opened = 0
             while True:

@@ -8,7 +8,7 @@ import pytest
 
 from keyd.engine import HANDLERS
 from keyd.engine.unsupported import MESSAGES
-from pfkey.const import ExtType, Level, Mode, MsgType, SaType
+from pfkey.const import ExtType, Level, Mode, MsgType
 from pfkey.ext_address import Address
 from pfkey.ext_ident import Ident
 from pfkey.ext_lifetime import Lifetime
@@ -82,16 +82,12 @@ EXTRA: list[Extension] = [
         (message(MsgType.X_SPDACQUIRE), "SPDACQUIRE"),
         (message(MsgType.X_SPDEXPIRE), "SPDEXPIRE"),
         (message(MsgType.X_NAT_T_NEW_MAPPING), "NEW_MAPPING"),
-        (add(satype=SaType.X_IPCOMP), "IPComp SAs"),
         (add(sa2=Sa2(mode=Mode.BEET)), "BEET SAs"),
-        (add(flags=0x80), "raw CPIs"),
         (add(flags=0x01000000), "0x1000000"),
         (v6(add()), "IPv6"),
         *((add(extra), ExtType(extra.exttype).name) for extra in EXTRA),
-        (policy(requests=(step(proto=108),)), "IPComp requests"),
         (policy(requests=(step(mode=Mode.BEET),)), "BEET requests"),
         (policy(requests=(step(level=Level.UNIQUE),)), "unique"),
-        (policy(requests=(step(), step(proto=108))), "IPComp requests"),
         (v6(policy()), "IPv6"),
         (replace(policy(), extensions=(*policy().extensions, CONTEXT)), "X_SEC_CTX"),
         (replace(policy(), extensions=(*policy().extensions, hard())), "LIFETIME_HARD"),
