@@ -96,6 +96,9 @@ class SaSpec:
 
     `slot` numbers its record in the state file (sequence, window edge, use). `mode` ANY matches
     transport and tunnel (KAME; the FAQ's files rely on it). Limits of 0 do not limit.
+
+    `encap` is 2, UDP_ENCAP_ESPINUDP, for ESP in UDP (RFC 3948) between the ports `sport` and
+    `dport`; `oa_src` and `oa_dst` are its addresses before a NAT changed them, empty for unknown.
     """
 
     slot: int
@@ -116,6 +119,11 @@ class SaSpec:
     is_dying: bool = False
     hard_bytes: int = 0
     hard_packets: int = 0
+    encap: int = 0
+    sport: int = 0
+    dport: int = 0
+    oa_src: bytes = b""
+    oa_dst: bytes = b""
 
     def __repr__(self) -> str:
         return (
@@ -132,7 +140,8 @@ class SaSpec:
             "encrypt": self.encrypt, "encrypt_key": self.encrypt_key.hex(),
             "replay": self.replay_packets, "flags": self.flags, "order": self.order,
             "dying": self.is_dying, "hard_bytes": self.hard_bytes,
-            "hard_packets": self.hard_packets,
+            "hard_packets": self.hard_packets, "encap": self.encap, "sport": self.sport,
+            "dport": self.dport, "oa_src": self.oa_src.hex(), "oa_dst": self.oa_dst.hex(),
         }  # fmt: skip
 
     @classmethod
@@ -145,6 +154,8 @@ class SaSpec:
             encrypt=o["encrypt"], encrypt_key=bytes.fromhex(o["encrypt_key"]),
             replay_packets=o["replay"], flags=o["flags"], order=o["order"],
             is_dying=o["dying"], hard_bytes=o["hard_bytes"], hard_packets=o["hard_packets"],
+            encap=o["encap"], sport=o["sport"], dport=o["dport"],
+            oa_src=bytes.fromhex(o["oa_src"]), oa_dst=bytes.fromhex(o["oa_dst"]),
         )  # fmt: skip
 
 

@@ -14,9 +14,11 @@ from keyd.packet.drop import Drop
 from keyd.packet.esp import ESN_MAX, SEQ_MAX, EspSa
 from keyd.packet.esp_old import esp_sa
 from keyd.packet.ipcomp import CompSa
+from keyd.packet.natt import ENCAP_ESPINUDP, UDP_OCTETS, Mapping
 from keyd.packet.replay import Window
 from keyd.packet.tunnel import DfBit, Knobs
 from pfkey.const import IPPROTO_AH, IPPROTO_COMP, KameFlag, SaFlag
+from pfkey.errors import CryptoError
 
 
 class _Sa:
@@ -28,7 +30,8 @@ class _Sa:
     """
 
     __slots__ = (
-        "_max_octets", "_max_packets", "_part", "_since", "ah", "comp", "esp", "knobs", "spec",
+        "_max_octets", "_max_packets", "_part", "_since", "ah", "comp", "esp", "is_encapsulated",
+        "knobs", "spec",
     )  # fmt: skip
 
     def __init__(self, spec: SaSpec, part: memoryview, since: tuple[int, int, int]) -> None:
@@ -42,6 +45,9 @@ class _Sa:
             self.comp = CompSa(spec)
         else:
             self.esp = esp_sa(spec)
+        if spec.encap not in (0, ENCAP_ESPINUDP) or (spec.encap and self.esp is None):
+            raise CryptoError(f"encapsulation {spec.encap} of protocol {spec.proto} cannot be done")
+        self.is_encapsulated = bool(spec.encap)
         self.knobs = Knobs(
             has_ecn=not spec.flags & SaFlag.NOECN,
             dfbit=DfBit.CLEAR if spec.flags & SaFlag.NOPMTUDISC else DfBit.COPY,
@@ -76,6 +82,11 @@ class OutSa(_Sa):
         self._seq_max = sealer.seq_max if sealer is not None else ESN_MAX
 
     @property
+    def last_use_us(self) -> int:
+        """When it sealed last, in µs; 0 for never."""
+        return int(self._part[LAST_USE])
+
+    @property
     def numbers_left(self) -> int:
         """How many sequence numbers are unused."""
         edge = int(self._part[EDGE])
@@ -89,7 +100,7 @@ class OutSa(_Sa):
     def max_payload(self, room_octets: int, version: int) -> int:
         """The largest payload that fits behind an IP header of a version; 0 or less for none."""
         if self.esp is not None:
-            return self.esp.max_payload(room_octets)
+            return self.esp.max_payload(room_octets - UDP_OCTETS * self.is_encapsulated)
         # what IPComp does not shrink it leaves as it is
         return room_octets - (self.ah.overhead(version) if self.ah is not None else 0)
 
@@ -141,7 +152,7 @@ class InSa(_Sa):
     `is_plain`: packets show the whole number, so that `number` need not be asked.
     """
 
-    __slots__ = ("_is_extended", "_is_old", "is_plain", "window")
+    __slots__ = ("_is_extended", "_is_old", "_peer", "is_plain", "window")
 
     def __init__(self, spec: SaSpec, part: memoryview, since: tuple[int, int, int]) -> None:
         super().__init__(spec, part, since)
@@ -156,6 +167,7 @@ class InSa(_Sa):
         if part[LAST_USE] < self._since:
             edge = edge & ~SEQ_MAX if self._is_extended else 0
         self.window = Window(spec.replay_packets, edge)
+        self._peer = (spec.src, spec.sport)
 
     def number(self, low: int) -> int:
         """The sequence number of a packet that shows this one; -1 for none that can be.
@@ -181,6 +193,13 @@ class InSa(_Sa):
             or (self._max_octets and part[OCTETS] >= self._max_octets)
         )
 
+    def moved(self, src: bytes, sport: int) -> Mapping | None:
+        """What is new where the newest authentic packet of an encapsulated SA came from."""
+        if (src, sport) == self._peer:
+            return None
+        before, self._peer = self._peer, (src, sport)
+        return Mapping(self.spec.slot, *before, src, sport)
+
     def note(self, seq: int, octets: int, now_us: int) -> None:
         """An authentic packet: move the window, count it."""
         self.window.mark(seq)
@@ -191,6 +210,8 @@ class InSa(_Sa):
         """Go on with the window of an earlier object of the same SA."""
         if other.window.size == self.window.size:
             self.window = other.window
+        if (other.spec.src, other.spec.sport) == (self.spec.src, self.spec.sport):
+            self._peer = other._peer
 
 
 def peek(proto: int, octets: bytes | memoryview) -> tuple[int, int] | None:

@@ -93,6 +93,10 @@ ROWS: tuple[tuple[str, str], ...] = (
     ("pfkey", "icmp_ignored"),
     ("pfkey", "out_guard"),
     ("pfkey", "hold_dropped"),
+    ("pfkey", "natt_keepalives_in"),
+    ("pfkey", "natt_keepalives_out"),
+    ("pfkey", "natt_alien"),
+    ("pfkey", "natt_moved"),
     ("pfkey", "expired"),
     ("pfkey", "queue_dropped"),
     ("pfkey", "internal"),
@@ -111,7 +115,8 @@ ROWS: tuple[tuple[str, str], ...] = (
     IPCOMP_TOOBIG, IPCOMP_PDROPS, IPCOMP_CRYPTO, IPCOMP_MINLEN, IPCOMP_USELESS,
     TUN_READS, TUN_SEGMENTS, SUPERPACKET_IN, SEGMENTS_OUT, COALESCED_WRITES, COALESCED_SEGMENTS,
     TUN_WRITES, TUN_SHORT, FOREIGN, SPOOFED, ND_REFUSED, DUMMIES, FRAG_DROPPED, CLEAR_OUT, BYPASSED,
-    ICMP_TOOBIG_SENT, ICMP_ACCEPTED, ICMP_IGNORED, OUT_GUARD, HOLD_DROPPED, EXPIRED, QUEUE_DROPPED,
+    ICMP_TOOBIG_SENT, ICMP_ACCEPTED, ICMP_IGNORED, OUT_GUARD, HOLD_DROPPED,
+    NATT_KEEPALIVES_IN, NATT_KEEPALIVES_OUT, NATT_ALIEN, NATT_MOVED, EXPIRED, QUEUE_DROPPED,
     INTERNAL,
 ) = range(len(ROWS))  # fmt: skip
 

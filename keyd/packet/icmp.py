@@ -6,7 +6,7 @@ what fits on the way (`quoted`, `PathMtu`). Numbers are in network order.
 
 from struct import Struct
 
-from keyd.packet import ip, ip6
+from keyd.packet import ip, ip6, natt
 from keyd.packet.checksum import checksum, finish, partial, pseudo
 from pfkey.const import IPPROTO_AH, IPPROTO_ESP
 
@@ -58,7 +58,7 @@ def packet_too_big(packet: bytes, mtu: int) -> bytes:
 
 
 def quoted(octets: bytes) -> tuple[bytes, bytes, int, int] | None:
-    """(source, destination, SPI, sequence) of the ESP or AH packet that an error quotes."""
+    """(source, destination, SPI, sequence) of the ESP, AH or ESP in UDP that an error quotes."""
     if len(octets) >= ip6.HEADER_OCTETS and octets[0] >> 4 == 6:
         chain = ip6.walk(octets[:4] + b"\xff\xff" + octets[6:])  # the quotation may be cut off
         if chain is None or ip6.frag(octets, chain)[0]:
@@ -73,6 +73,8 @@ def quoted(octets: bytes) -> tuple[bytes, bytes, int, int] | None:
         return None
     if proto == IPPROTO_AH:
         at += 4
+    elif proto == natt.UDP:
+        at += natt.UDP_OCTETS
     elif proto != IPPROTO_ESP:
         return None
     if len(octets) < at + 8:

@@ -20,6 +20,7 @@ from keyd.packet.association import OutSa
 from keyd.packet.classify import Classifier
 from keyd.packet.icmp import PathMtu
 from keyd.packet.ipcomp import Patience
+from keyd.packet.keepalives import Keepalives
 from keyd.packet.layers import Chain, Layer
 from keyd.packet.protect import ROOM_MIN, Protector
 from keyd.packet.segment import Frame
@@ -67,6 +68,7 @@ class Outbound:
         self._by_pair: dict[tuple[bytes, bytes], list[OutSa]] = {}
         self._flows: dict[bytes, _Flow] = {}
         self._paths = PathMtu()
+        self._keepalives = Keepalives()
         self._now = 0.0
         self._protector = Protector(counters, self._mtu, random, is_local)
         self.batch = self._protector.batch
@@ -77,6 +79,7 @@ class Outbound:
         """Put in an SA, or replace the one with its slot."""
         self.remove(sa.spec.slot)
         self._by_slot[sa.spec.slot] = sa
+        self._keepalives.insert(sa)
         pair = self._by_pair.setdefault((sa.spec.src, sa.spec.dst), [])
         pair.append(sa)
         pair.sort(key=lambda one: (one.spec.is_dying, -one.spec.order))
@@ -85,6 +88,7 @@ class Outbound:
     def remove(self, slot: int) -> None:
         """Take out the SA with this slot, if it is there."""
         sa = self._by_slot.pop(slot, None)
+        self._keepalives.remove(slot)
         if sa is not None:
             pair = (sa.spec.src, sa.spec.dst)
             self._by_pair[pair].remove(sa)
@@ -176,6 +180,12 @@ class Outbound:
             ):
                 return sa
         return None
+
+    def keepalives(self, now_us: int) -> None:
+        """Add what keeps NATs' mappings alive to `batch`; to be called every few seconds."""
+        for packet in self._keepalives.due(now_us):
+            self._counters[count.NATT_KEEPALIVES_OUT] += 1
+            (self.batch.sealed if packet[0] >> 4 == 4 else self.batch.sealed6).append(packet)
 
     # ---------------------------------------------------------------- the path
 

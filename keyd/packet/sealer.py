@@ -7,7 +7,7 @@ anything is sealed.
 from collections.abc import Callable
 
 from keyd.packet import counters as count
-from keyd.packet import ip, ip6
+from keyd.packet import ip, ip6, natt
 from keyd.packet.ah import AhSa
 from keyd.packet.association import OutSa
 from keyd.packet.drop import Drop
@@ -61,6 +61,10 @@ class Sealer:
         sealed = esp.seal_many(first, payloads, proto, ivs, pads)
         self._counters[count.ESP_OUTPUT] += len(sealed)
         self._counters[count.OBYTES] += total
+        if sa.is_encapsulated:
+            spec = sa.spec
+            datagrams = [natt.encapsulated(header, one, spec.sport, spec.dport) for one in sealed]
+            return Stream(header, natt.UDP, datagrams)
         return Stream(header, IPPROTO_ESP, sealed)
 
     def _unused(self, sa: OutSa, number: int) -> bytes:
