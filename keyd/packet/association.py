@@ -50,6 +50,7 @@ class _Sa:
         self.is_encapsulated = bool(spec.encap)
         self.knobs = Knobs(
             has_ecn=not spec.flags & SaFlag.NOECN,
+            takes_dscp=bool(spec.flags & SaFlag.DECAP_DSCP),
             dfbit=DfBit.CLEAR if spec.flags & SaFlag.NOPMTUDISC else DfBit.COPY,
         )
         self._part = part

@@ -19,6 +19,7 @@ from keyd.packet import datagram, ip, natt, tunnel
 from keyd.packet.association import InSa, peek
 from keyd.packet.datagram import Head
 from keyd.packet.drop import Drop
+from keyd.packet.fragments import Fragments
 from keyd.packet.natt import MAPPINGS_MAX, Mapping
 from keyd.packet.peeled import Comps, Peeled, is_authentic
 from pfkey.const import IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP, Mode
@@ -60,6 +61,7 @@ class Opener:
         self._by_slot: dict[int, InSa] = {}
         self._by_spi: dict[tuple[bytes, int, int], InSa] = {}
         self._comps = Comps()
+        self._fragments = Fragments(self._give_up)
 
     # ---------------------------------------------------------------- SAs
 
@@ -148,6 +150,11 @@ class Opener:
             packet, head = peeled
             if head is None:  # an extension header that does not fit came out of the layer
                 return drops[Drop.HDROPS]
+            if head.is_fragment and head.proto in PROTOS and self._is_local(head.dst):
+                whole = self._joined(packet, head, layers, now_us)
+                if whole is None:
+                    return -1
+                packet, head = whole
             if head.proto not in PROTOS or not self._goes_on(head, layers):
                 return Opened(packet, head, layers, drops)
             if len(layers) == LAYERS_MAX:
@@ -159,6 +166,26 @@ class Opener:
         if head.proto not in PROTOS or head.is_fragment:
             return False
         return not layers[-1].is_tunnel or self._is_local(head.dst)
+
+    def _joined(
+        self, packet: bytes, head: Head, layers: list[Peeled], now_us: int
+    ) -> tuple[bytes, Head] | None:
+        """A protected packet that came in fragments out of a tunnel, once it is whole."""
+        counters = self._counters
+        counters[count.FRAG_HELD] += 1
+        context = tuple((layer.sa.spec.slot, layer.is_tunnel) for layer in layers)
+        whole = self._fragments.add(packet, head, context, now_us / 1e6)
+        if whole is None:
+            return None
+        counters[count.FRAG_JOINED] += 1
+        whole_head = datagram.read(whole)
+        if whole_head is None:
+            self._give_up(1)
+            return None
+        return whole, whole_head
+
+    def _give_up(self, fragments: int) -> None:
+        self._counters[count.FRAG_DROPPED] += fragments
 
     def _peel(
         self, packet: bytes, head: Head, layers: list[Peeled], now_us: int, sport: int

@@ -134,7 +134,7 @@ class Protector:
         where = _Cut.OUTSIDE if chain.dst and not chain.layers[0].is_tunnel else _Cut.ANYWHERE
         if frame.packet[0] >> 4 == 4:
             return _Cut.FITS if frame.header[6] & _DF else where
-        if len(frame.packet) <= ip6.MTU_MIN:
+        if len(frame.packet) <= ip6.MTU_MIN or frame.was_cut:
             return _Cut.OUTSIDE
         # IPv6 is cut by its source only (RFC 8200 4.5), which may be us, and once
         is_source = not frame.is_fragment and self._is_local(ip6.src(frame.packet))

@@ -48,9 +48,12 @@ class Frame:
         transport: what follows it, with its checksum finished unless this is a super-packet.
         gso: GSO_NONE, GSO_TCPV4, GSO_TCPV6 or GSO_UDP_L4.
         gso_size: the octets of data per segment that the sender had in mind.
+        was_cut: it was put together here, of fragments that its sender had made.
     """
 
-    __slots__ = ("gso", "gso_size", "header", "is_fragment", "packet", "proto", "transport")
+    __slots__ = (
+        "gso", "gso_size", "header", "is_fragment", "packet", "proto", "transport", "was_cut",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -67,6 +70,7 @@ class Frame:
         self.transport = transport
         self.gso, self.gso_size = gso
         self.is_fragment = is_fragment
+        self.was_cut = False
 
 
 def read(octets: bytes) -> Frame | None:
@@ -142,6 +146,19 @@ def tcp_header_octets(transport: bytes | bytearray | memoryview) -> int:
         return 0
     octets = (transport[12] >> 4) * 4
     return octets if TCP_MIN <= octets <= len(transport) else 0
+
+
+def opens_connection(frame: Frame) -> bool:
+    """Whether this is TCP's SYN."""
+    transport = frame.transport
+    is_tcp = frame.proto == TCP and not frame.is_fragment and len(transport) > 13
+    return is_tcp and bool(transport[13] & SYN)
+
+
+def tcp_sequence(transport: bytes | bytearray | memoryview) -> int:
+    """The sequence number in a TCP header that `tcp_header_octets` has found."""
+    number: int = _U32.unpack_from(transport, 4)[0]
+    return number
 
 
 def _cut_tcp(transport: bytes | bytearray, octets: int, size: int, addresses: int) -> list[bytes]:
