@@ -27,6 +27,7 @@ Octets = bytes | bytearray | memoryview
 Opened = tuple[int, memoryview]
 
 FIXED_OCTETS = 12  # all but IV, ICV and padding
+OPTIONS_MAX = 64  # of one IPv6 extension header, padding included; hosts take fewer
 OLD_FIXED_OCTETS = 8  # and but the sequence number
 OLD_ICV_OCTETS = 16
 _FIXED = Struct("!BBHII")
@@ -254,7 +255,9 @@ def _freeze_extensions(header: bytearray, *, is_sending: bool) -> bool:
 
 
 def _freeze_tlvs(header: bytearray, at: int, end: int) -> bool:
-    while at < end:
+    for _ in range(OPTIONS_MAX):
+        if at >= end:
+            return True
         if header[at] == _PAD1:
             at += 1
             continue
@@ -264,7 +267,7 @@ def _freeze_tlvs(header: bytearray, at: int, end: int) -> bool:
         if header[at] & _MAY_CHANGE:
             header[at + 2 : at + 2 + length] = bytes(length)
         at += 2 + length
-    return True
+    return at >= end
 
 
 def _arrive(header: bytearray, at: int, end: int) -> bool:

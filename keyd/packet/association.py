@@ -167,7 +167,9 @@ class InSa(_Sa):
         # upper half of an extended number is not sent, so it goes on where it was.
         if part[LAST_USE] < self._since:
             edge = edge & ~SEQ_MAX if self._is_extended else 0
-        self.window = Window(spec.replay_packets, edge)
+        # what shows no numbers has nothing to be seen twice; daemons ask for a window all the same
+        is_bare = self._is_old or self.comp is not None
+        self.window = Window(0 if is_bare else spec.replay_packets, edge)
         self._peer = (spec.src, spec.sport)
 
     def number(self, low: int) -> int:

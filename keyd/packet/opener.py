@@ -177,11 +177,11 @@ class Opener:
         whole = self._fragments.add(packet, head, context, now_us / 1e6)
         if whole is None:
             return None
-        counters[count.FRAG_JOINED] += 1
         whole_head = datagram.read(whole)
         if whole_head is None:
             self._give_up(1)
             return None
+        counters[count.FRAG_JOINED] += 1
         return whole, whole_head
 
     def _give_up(self, fragments: int) -> None:

@@ -155,6 +155,8 @@ class Protector:
         packets = segment.packets(*stream)
         if cut_at:
             packets = self._sealer.fragments(packets, cut_at)
+            if not packets:
+                return []
         ident, self._ident = self._ident, (self._ident + len(packets)) & 0xFFFF
         outer = tunnel.outer(packets[0], layer.src, layer.dst, knobs=layer.sa.knobs, ident=ident)
         if isinstance(outer, Drop):

@@ -126,19 +126,24 @@ class Sealer:
         return done
 
     def fragments(self, packets: list[bytes], mtu: int) -> list[bytes]:
-        """The packets, those that are too long as pieces."""
-        pieces = []
+        """The packets, those that are too long as pieces; what cannot be cut is counted."""
+        pieces: list[bytes] = []
         for packet in packets:
-            if packet[0] >> 4 == 6:
-                pieces += ip6.fragment(packet, mtu, int.from_bytes(self._random(4), "big"))
-                continue
-            if not ip.identification(packet):  # pieces need a common one; the kernel fills zeros
-                ident = 1 + int.from_bytes(self._random(2), "big") % 0xFFFF
-                octets = ip.header_length(packet)
-                head = ip.rebuild(packet[:octets], packet[9], len(packet) - octets, ident=ident)
-                packet = head + packet[octets:]
-            pieces += ip.fragment(packet, mtu)
+            try:
+                pieces += self._pieces(packet, mtu)
+            except ValueError:  # headers as long as a small MTU
+                self._counters[count.OUT_INVAL] += 1
         return pieces
+
+    def _pieces(self, packet: bytes, mtu: int) -> list[bytes]:
+        if packet[0] >> 4 == 6:
+            return ip6.fragment(packet, mtu, int.from_bytes(self._random(4), "big"))
+        if not ip.identification(packet):  # pieces need a common one; the kernel fills zeros
+            ident = 1 + int.from_bytes(self._random(2), "big") % 0xFFFF
+            octets = ip.header_length(packet)
+            head = ip.rebuild(packet[:octets], packet[9], len(packet) - octets, ident=ident)
+            packet = head + packet[octets:]
+        return ip.fragment(packet, mtu)
 
 
 def _counted(header: bytes, number: int) -> bytes:

@@ -28,6 +28,7 @@ TCP = 6
 UDP = 17
 TCP_MIN = 20
 UDP_OCTETS = 8
+SEGMENTS_MAX = 2048  # more of one read mean that somebody wants to keep us busy
 FIN, SYN, RST, PSH, CWR = 0x01, 0x02, 0x04, 0x08, 0x80
 
 Payload = bytes | bytearray | memoryview
@@ -104,7 +105,7 @@ def read(octets: bytes) -> Frame | None:
         if not complete(mended, start - at, offset):
             return None
         return Frame(packet, (at, proto), mended, (GSO_NONE, 0), is_fragment=is_fragment)
-    if is_fragment or not gso_size:
+    if is_fragment or len(transport) > gso_size * SEGMENTS_MAX:
         return None
     fits = (kind == of_tcp and proto == TCP and tcp_header_octets(transport)) or (
         kind == GSO_UDP_L4 and proto == UDP and len(transport) > UDP_OCTETS
@@ -135,7 +136,9 @@ def cut(frame: Frame, room: int) -> list[bytes] | list[bytes | bytearray] | None
         return _cut_udp(transport, size, partial(datagram.addresses(frame.header)))
     octets = tcp_header_octets(transport)
     size = min(size, room - octets)
-    if not octets or size <= 0 or (transport[13] & (SYN | RST) and len(transport) > room):
+    if not octets or len(transport) - octets > size * SEGMENTS_MAX:
+        return None
+    if size <= 0 or (transport[13] & (SYN | RST) and len(transport) > room):
         return None
     return _cut_tcp(transport, octets, size, partial(datagram.addresses(frame.header)))
 

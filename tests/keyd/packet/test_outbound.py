@@ -334,7 +334,7 @@ def test_a_flow_is_looked_up_once_until_something_changes() -> None:
 
 
 ENDS = (
-    "foreign", "out_polvio", "out_nosa", "hold_dropped", "frag_dropped", "tun_short", "toobig",
+    "foreign", "out_polvio", "out_nosa", "hold_dropped", "tun_short", "toobig",
     "icmp_toobig_sent", "out_inval", "wrap", "expired", "frag_held",
 )  # fmt: skip
 
