@@ -11,7 +11,7 @@ JOBS   ?= 2
 APT_RUN  := iproute2 libnftables1 iputils-ping procps util-linux
 APT_TEST := nftables tcpdump tshark linux-libc-dev libc6-dev gcc mandoc libcap2-bin iperf3
 
-.PHONY: help setup demo test lint check fuzz bench soak test-lowest lock wheel clean
+.PHONY: help setup demo test lint check fuzz bench soak test-lowest lock docs wheel clean
 
 help:
 	@echo "make setup        prepare this machine: Debian packages (as root), $(VENV)"
@@ -21,6 +21,7 @@ help:
 	@echo "make fuzz         property tests with many more examples (FUZZ_EXAMPLES=N)"
 	@echo "make bench        what is fast and how fast; each line is JSON"
 	@echo "make test-lowest  the tests with the oldest libraries that pyproject.toml allows"
+	@echo "make docs         write docs/library-reference.md from the docstrings"
 	@echo "make wheel        build the wheel and try it in an environment of its own"
 
 setup: $(VENV)/.ready
@@ -64,6 +65,10 @@ test-lowest: setup
 lock: setup
 	{ sed -n 1p requirements/test.lock; $(BIN)/pip freeze --exclude-editable | grep -viE '^(pip|setuptools)='; } > requirements/test.lock.new
 	mv requirements/test.lock.new requirements/test.lock
+
+docs: setup
+	$(BIN)/python tools/reference.py > docs/library-reference.md.new
+	mv docs/library-reference.md.new docs/library-reference.md
 
 wheel: setup
 	@./tools/wheel $(BIN)

@@ -1,10 +1,10 @@
-"""The values that engine, data path and steering share: SAs and policies, immutable, with JSON.
+"""The values that engine, data path and steering share, immutable, with JSON.
 
 Addresses are packed, in network order. JSON is the form on the workers' channels; keys travel
 there as hexadecimal, and nowhere else.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from pfkey.const import IPPROTO_COMP, Dir, Level, Mode, PolicyType
@@ -29,6 +29,7 @@ class PolicySpec:
 
     `(priority, order)` ascending is the order of the match: the first match decides. `is_hold`
     marks what a crashed predecessor left behind: it drops what it selects and nobody can dump it.
+    `is_default` marks what a knob puts behind all others (net.inet.ipsec.def_policy).
     """
 
     id: int
@@ -39,6 +40,7 @@ class PolicySpec:
     priority: int = 0
     order: int = 0
     is_hold: bool = False
+    is_default: bool = False
 
     @property
     def key(self) -> tuple[Dir, Selector]:
@@ -167,3 +169,84 @@ class Usage:
     octets: int = 0
     first_use: float = 0.0
     last_use: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """An SA that packets want and that is not there: one request of one outbound policy.
+
+    `mode` is transport or tunnel. Two needs of different policies are equal when the same SA ends
+    both.
+    """
+
+    policy: int = field(compare=False)
+    proto: int
+    mode: Mode
+    reqid: int
+    src: bytes
+    dst: bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a worker's channel."""
+        return asdict(self) | {"src": self.src.hex(), "dst": self.dst.hex()}
+
+    @classmethod
+    def from_json(cls, o: dict[str, Any]) -> Self:
+        """The inverse of `to_json`; a worker may say anything.
+
+        Raises:
+            ValueError: KeyError, TypeError: it is none.
+        """
+        src, dst = bytes.fromhex(o["src"]), bytes.fromhex(o["dst"])
+        numbers = (o["policy"], o["proto"], o["mode"], o["reqid"])
+        if len(src) != len(dst) or len(src) not in (4, 16):
+            raise ValueError("two addresses of one family make a need")
+        if not all(isinstance(n, int) and 0 <= n < 2**32 for n in numbers):
+            raise ValueError("a need's numbers have 32 bits")
+        return cls(
+            policy=o["policy"], proto=o["proto"], mode=Mode(o["mode"]), reqid=o["reqid"],
+            src=src, dst=dst,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the engine tells the data path beside SAs and policies.
+
+    Attributes:
+        is_asking: somebody answers ACQUIREs, so packets may wait for an SA.
+        wait_seconds: how long one waits at most.
+        prefers_old_sa: of several SAs that fit, output takes the oldest and not the newest.
+        ah_cleartos: AH's ICV does not cover IPv4's TOS.
+        ah_offsetmask: which bits of IPv4's flags and offset it covers.
+        dfbit: of an outer IPv4 header: 0 cleared, 1 set, 2 as the inner one.
+        ecn, ecn6: 1 marks travel through a tunnel; 0 they do not; -1 nor does the class of
+            service; by the version of the outer header.
+        checks_source: nothing comes out of a tunnel in the name of this host.
+        disabled: protocols that are neither sealed nor opened.
+        repeats_numbers, spoils_icvs: faults on purpose.
+        is_debugging: what is dropped is logged.
+    """
+
+    is_asking: bool = False
+    wait_seconds: int = 20
+    prefers_old_sa: bool = False
+    ah_cleartos: bool = True
+    ah_offsetmask: int = 0
+    dfbit: int = 2
+    ecn: int = 1
+    ecn6: int = 1
+    checks_source: bool = True
+    disabled: tuple[int, ...] = ()
+    repeats_numbers: bool = False
+    spoils_icvs: bool = False
+    is_debugging: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a worker's channel."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, o: dict[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        return cls(**o | {"disabled": tuple(o["disabled"])})

@@ -21,7 +21,8 @@ class Kind(StrEnum):
 class Algorithm:
     """One row.
 
-    `number` is Linux's, or KAME's or OpenBSD's where Linux has none (then `is_linux` is false).
+    `number` is Linux's, or where Linux has none the first other system's (then `is_linux` is
+    false); what another system calls it is `pfkey.dialect`'s.
     `ivlen` is what SADB_EXT_SUPPORTED reports, which on Linux is not always `iv`. `wall` names the
     primitive behind the crypto wall, empty where there is none. `tshark` is Wireshark's spelling.
     """
@@ -121,6 +122,8 @@ AUTH: tuple[Algorithm, ...] = (
           salt_bits=32, is_linux=False),
     _auth("aes-256-gmac", 13, 288, 16, "RFC 4543", "may", "gmac.aes", block=16, iv=8,
           salt_bits=32, is_linux=False),
+    _auth("chacha20-poly1305", 14, 288, 16, "RFC 7634", "may", block=16, iv=8, salt_bits=32,
+          is_linux=False, is_offered=False),
     _auth("keyed-md5", 249, 128, 16, "RFC 1828", "must-not", "keyed.md5", is_linux=False),
     _auth("keyed-sha1", 250, 160, 20, "RFC 1852", "may", "keyed.sha1", is_linux=False),
     _auth("tcp-md5", 252, 8, 16, "RFC 2385", "may", max_bits=640,
@@ -160,11 +163,6 @@ ENCRYPT: tuple[Algorithm, ...] = (
     _counter("chacha20-poly1305", 25, (288, 288, 0), 32, 16, "RFC 7634", "should",
              "chacha20-poly1305"),
     _cbc("skipjack-cbc", 250, (80, 80, 0), 8, "", "may", is_linux=False),
-    _cbc("des-iv64", 1, (64, 64, 0), 8, "RFC 1829", "must-not", is_linux=False),
-    _cbc("rc5-cbc", 4, (40, 2040, 8), 8, "RFC 2451", "may", is_linux=False),
-    _cbc("idea-cbc", 5, (128, 128, 0), 8, "RFC 2451", "may", is_linux=False),
-    _cbc("3idea-cbc", 8, (384, 384, 0), 8, "RFC 2451", "must-not", is_linux=False),
-    _cbc("des-iv32", 9, (64, 64, 0), 8, "RFC 1829", "must-not", iv=4, ivlen=4, is_linux=False),
 )
 COMPRESS: tuple[Algorithm, ...] = (
     Algorithm(kind=Kind.COMPRESS, name="oui", number=1, rfc="RFC 3173", is_offered=False),

@@ -1,24 +1,22 @@
-"""What all messages share: sadb_msg, the walk over extensions, sockaddrs, alignment.
+"""What all messages share: sadb_msg, the walk over extensions, alignment.
 
 RFC 2367 sections 2.1 to 2.3. Lengths on the wire count 64-bit words, header included; byte order
-is the host's, except ports, addresses and flow labels, which are in network order.
+is the host's.
 """
 
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from errno import EMSGSIZE
-from ipaddress import ip_address
-from typing import Self
+from errno import EINVAL, EMSGSIZE
+from typing import NamedTuple, Self
 
-from pfkey.codec import BE16, BE32, OCTETS4, OCTETS16, R64, U8, U16, U32, Format
-from pfkey.const import AF_INET, AF_INET6, HEADER_OCTETS, PF_KEY_V2, UNIT_OCTETS, ExtType, MsgType
+from pfkey.codec import U8, U16, U32, Format
+from pfkey.const import HEADER_OCTETS, PF_KEY_V2, UNIT_OCTETS, ExtType
+from pfkey.dialect import LINUX, Dialect, digits
 from pfkey.errors import WireError
 
-EXT_MAX = max(ExtType)
 _HEADER = struct.Struct("=BBBBHHII")
 _EXT = struct.Struct("=HH")
-_FAMILY = struct.Struct("=H")
 _NAMES = {int(t): t.name for t in ExtType}
 
 SADB_MSG = Format(
@@ -33,22 +31,9 @@ SADB_MSG = Format(
     "pid" / U32,
 )
 SADB_EXT = Format("sadb_ext", "len" / U16, "type" / U16)
-SOCKADDR_IN_FIELDS = ("family" / U16, "port" / BE16, "address" / OCTETS4, "zero" / R64)
-SOCKADDR_IN6_FIELDS = (
-    "family" / U16,
-    "port" / BE16,
-    "flowinfo" / BE32,
-    "address" / OCTETS16,
-    "scope_id" / U32,
-)
-SOCKADDR_IN = Format("sockaddr_in", *SOCKADDR_IN_FIELDS)
-SOCKADDR_IN6 = Format("sockaddr_in6", *SOCKADDR_IN6_FIELDS)
-SOCKADDRS = {AF_INET: SOCKADDR_IN, AF_INET6: SOCKADDR_IN6}
-FAMILY_OF_SIZE = {4: AF_INET, 16: AF_INET6}
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """The base header. `length_words` counts 64-bit words."""
 
     type: int
@@ -73,108 +58,162 @@ class Unknown:
     octets: bytes
 
     @classmethod
-    def decode(cls, octets: bytes, at: int = 0) -> Self:
+    def decode(cls, octets: bytes, at: int = 0, dialect: Dialect = LINUX) -> Self:
         """Keep the octets of one whole extension."""
-        words, exttype = extension_header(octets, at)
+        words, number = extension_header(octets, at)
         if words * UNIT_OCTETS != len(octets):
             raise WireError("sadb_ext", f"{words} words do not fill {len(octets)} octets", at)
-        return cls(exttype=exttype, octets=octets)
+        return cls(exttype=dialect.extensions.ours(number), octets=octets)
 
-    def encode(self) -> bytes:
-        """The octets as they came."""
+    def encode(self, dialect: Dialect = LINUX) -> bytes:
+        """The octets as they came; WireError in another dialect, where they mean something else."""
+        dialect.exttype(self.exttype)
         return self.octets
 
 
-def header(octets: bytes, *, is_request: bool = True) -> Header:
+def header(octets: bytes, dialect: Dialect = LINUX, *, is_request: bool = True) -> Header:
     """Peek at the base header and hold it to the length of the record.
 
     Raises:
-        WireError: EMSGSIZE for a length that is not the record's, EINVAL for version, type or,
-            in a request, a reserved field that is not zero (Linux uses it in replies).
+        WireError: a length that is not the record's (EMSGSIZE on Linux), no version or type of
+            the dialect, and, in a request, a reserved field that must be zero or a length that
+            the system does not take.
     """
     if len(octets) < HEADER_OCTETS:
         raise WireError(
-            "sadb_msg", f"{len(octets)} octets, the least is {HEADER_OCTETS}", 0, EMSGSIZE
-        )
-    version, kind, errno, satype, words, reserved, seq, pid = _HEADER.unpack_from(octets)
+            "sadb_msg", f"{len(octets)} octets, the least is {HEADER_OCTETS}", 0,
+            dialect.length_errno,
+        )  # fmt: skip
+    version, number, errno, satype, words, reserved, seq, pid = _HEADER.unpack_from(octets)
     if version != PF_KEY_V2:
         raise WireError("sadb_msg", f"version {version}, this is {PF_KEY_V2}", 0)
-    if not MsgType.RESERVED < kind <= MsgType.X_MIGRATE:
-        raise WireError("sadb_msg", f"no message type {kind}", 1)
-    if is_request and reserved:
+    kind = dialect.messages.named.get(number)
+    if not kind:
+        raise WireError("sadb_msg", f"no message type {number}", 1)
+    if is_request and reserved and dialect.checks_reserved:
         raise WireError("sadb_msg", f"reserved is {reserved}, not 0", 6)
     if words != len(octets) // UNIT_OCTETS or words * UNIT_OCTETS < HEADER_OCTETS:
-        raise WireError("sadb_msg", f"length of {words} words in {len(octets)} octets", 4, EMSGSIZE)
-    return Header(kind, satype, errno, seq, pid, reserved, words)
+        raise WireError(
+            "sadb_msg", f"length of {words} words in {len(octets)} octets", 4,
+            dialect.length_errno,
+        )  # fmt: skip
+    if dialect is LINUX:
+        return Header(kind, satype, errno, seq, pid, reserved, words)
+    longest, too_long = dialect.longest
+    if is_request and len(octets) > longest:
+        raise WireError("sadb_msg", f"{len(octets)} octets, the most is {longest}", 4, too_long)
+    if kind not in dialect.not_satypes:
+        satype = dialect.satypes.ours(satype)
+    return Header(kind, satype, dialect.errnos.ours(errno), seq, pid, reserved, words)
 
 
-def error_reply(request: bytes | Header, errno: int) -> bytes:
-    """The 16 octets with which Linux refuses: the request's header, errno set, no body.
+def encode_header(
+    kind: int, errno: int, satype: int, length_words: int, reserved: int, seq: int, pid: int,
+    dialect: Dialect = LINUX,
+) -> bytes:  # fmt: skip
+    """The base header; `errno` is the system's own number.
 
-    Works for any 16 octets or more, also those that `header` refuses.
+    Raises:
+        WireError: the dialect has no such message or SA type, or a value does not fit.
     """
+    if dialect is not LINUX:
+        if kind not in dialect.not_satypes:
+            satype = dialect.satypes.theirs(satype)
+        kind = dialect.messages.theirs(kind)
+    return SADB_MSG.build(
+        version=PF_KEY_V2, type=kind, errno=errno, satype=satype, len=length_words,
+        reserved=reserved, seq=seq, pid=pid,
+    )  # fmt: skip
+
+
+def error_reply(request: bytes | Header, errno: int, dialect: Dialect = LINUX) -> bytes:
+    """A refusal: the request's header, errno set, without a body; with it on NetBSD and FreeBSD.
+
+    Works for any 16 octets or more, also those that `header` refuses. An errno that the dialect
+    has no number for becomes EINVAL.
+    """
+    number = dialect.errnos.theirs(errno if dialect.errnos.says(errno) else EINVAL)
     if isinstance(request, Header):
         r = request
-        return _HEADER.pack(PF_KEY_V2, r.type, errno, r.satype, 2, 0, r.seq, r.pid)
+        return encode_header(r.type, number, r.satype, 2, 0, r.seq, r.pid, dialect)
     if len(request) < HEADER_OCTETS:
         raise WireError("sadb_msg", f"{len(request)} octets have no header", 0, EMSGSIZE)
-    version, kind, _, satype, _, _, seq, pid = _HEADER.unpack_from(request)
-    return _HEADER.pack(version, kind, errno, satype, 2, 0, seq, pid)
+    version, kind, _, satype, words, reserved, seq, pid = _HEADER.unpack_from(request)
+    if dialect.echoes_request:
+        head = _HEADER.pack(version, kind, number, satype, words, reserved, seq, pid)
+        return head + request[HEADER_OCTETS:]
+    return _HEADER.pack(version, kind, number, satype, 2, 0, seq, pid)
 
 
 def extension_header(octets: bytes, at: int = 0) -> tuple[int, int]:
-    """Length in words and type of the extension that starts here."""
+    """Length in words and the number of the type of the extension that starts here."""
     if len(octets) < _EXT.size:
         raise WireError("sadb_ext", f"{len(octets)} octets have no header", at)
-    words, exttype = _EXT.unpack_from(octets)
-    return words, exttype
+    words, number = _EXT.unpack_from(octets)
+    return words, number
 
 
-def walk(octets: bytes) -> Iterator[tuple[int, int, int]]:
-    """The extensions of a message as (type, start, end) in octets, in their order.
+def walk(
+    octets: bytes, dialect: Dialect = LINUX, *, is_request: bool = False
+) -> Iterator[tuple[int, int, int]]:
+    """The extensions of a message as (number of the type, start, end), in octets, in order.
 
     Raises:
-        WireError: a length of zero, a length past the end, type 0, a known type twice, or
-            fewer than four octets left over.
+        WireError: a length of zero, a length past the end, type 0, a known type twice, fewer
+            than four octets left over, or a type that the dialect refuses.
     """
     seen = 0
     start, total = HEADER_OCTETS, len(octets)
+    named = dialect.extensions.named
     while start < total:
         if total - start < _EXT.size:
             raise WireError("sadb_ext", f"{total - start} octets are left over", start)
-        words, exttype = _EXT.unpack_from(octets, start)
+        words, number = _EXT.unpack_from(octets, start)
         end = start + words * UNIT_OCTETS
-        if not exttype:
+        if not number:
             raise WireError("sadb_ext", "type 0 is no extension", start + 2)
         if not words:
-            raise WireError(part("sadb_ext", exttype), "length of 0 words", start)
+            raise WireError(_named("sadb_ext", number, dialect), "length of 0 words", start)
         if end > total:
             raise WireError(
-                part("sadb_ext", exttype),
+                _named("sadb_ext", number, dialect),
                 f"length of {words} words, {total - start} octets are left",
                 start,
             )
-        if exttype <= EXT_MAX:
-            if seen >> exttype & 1:
-                raise WireError(part("sadb_ext", exttype), "stands twice", start)
-            seen |= 1 << exttype
-        yield exttype, start, end
+        if number in named:
+            if seen >> number & 1:
+                raise WireError(_named("sadb_ext", number, dialect), "stands twice", start)
+            if is_request and named[number] in dialect.never:
+                raise WireError(_named("sadb_ext", number, dialect), "is never taken", start + 2)
+            seen |= 1 << number
+        elif not dialect.skips_unknown:
+            raise WireError("sadb_ext", f"no extension has type {number}", start + 2)
+        yield number, start, end
         start = end
 
 
 def check_extension(
-    fmt: Format, octets: bytes, at: int, exttypes: frozenset[int], *, is_fixed: bool = False
+    fmt: Format,
+    octets: bytes,
+    at: int,
+    exttypes: frozenset[int],
+    dialect: Dialect,
+    *,
+    is_fixed: bool = False,
 ) -> int:
-    """Hold one extension's header to its octets; returns the type.
+    """Hold one extension's header to its octets; returns the type, by our number.
 
     Raises:
         WireError: the type is none of `exttypes`, the length is not that of `octets`, shorter
             than the layout, or (`is_fixed`) longer.
     """
-    words, exttype = extension_header(octets, at)
-    if exttype not in exttypes:
-        raise WireError(fmt.name, f"no extension of type {exttype}", at + 2)
-    length = words * UNIT_OCTETS
+    if len(octets) < _EXT.size:
+        raise WireError("sadb_ext", f"{len(octets)} octets have no header", at)
+    words, number = _EXT.unpack_from(octets)
+    exttype = dialect.extensions.named.get(number)
+    if exttype is None or exttype not in exttypes:
+        raise WireError(fmt.name, f"no extension of type {number}", at + 2)
+    length: int = words * UNIT_OCTETS
     if length != len(octets):
         raise WireError(
             part(fmt.name, exttype), f"length of {words} words in {len(octets)} octets", at
@@ -187,7 +226,11 @@ def check_extension(
 
 def part(structure: str, exttype: int) -> str:
     """How errors name an extension: `sadb_key (KEY_ENCRYPT)`."""
-    return f"{structure} ({_NAMES.get(exttype, exttype)})"
+    return f"{structure} ({_NAMES.get(exttype) or digits(exttype)})"
+
+
+def _named(structure: str, number: int, dialect: Dialect) -> str:
+    return part(structure, dialect.extensions.ours(number))
 
 
 def words(octets: int) -> int:
@@ -198,59 +241,3 @@ def words(octets: int) -> int:
 def pad(octets: bytes) -> bytes:
     """`octets` with zeros up to the next 64-bit word."""
     return octets + bytes(-len(octets) % UNIT_OCTETS)
-
-
-def family_in(octets: bytes, offset: int = 0) -> int:
-    """The address family of the sockaddr that starts at `offset`; 0 where none fits."""
-    if offset + _FAMILY.size > len(octets):
-        return 0
-    family: int = _FAMILY.unpack_from(octets, offset)[0]
-    return family
-
-
-def family_of(address: bytes, structure: str) -> int:
-    """AF_INET or AF_INET6 of a packed address."""
-    family = FAMILY_OF_SIZE.get(len(address))
-    if family is None:
-        raise WireError(structure, f"an address of {len(address)} octets")
-    return family
-
-
-def address_text(address: bytes) -> str:
-    """A packed address for people."""
-    return str(ip_address(address))
-
-
-def encode_sockaddr(address: bytes, port: int = 0, flowinfo: int = 0, scope_id: int = 0) -> bytes:
-    """A sockaddr_in (16 octets) or sockaddr_in6 (28), unpadded."""
-    if family_of(address, "sockaddr") == AF_INET:
-        return SOCKADDR_IN.build(family=AF_INET, port=port, address=address)
-    return SOCKADDR_IN6.build(
-        family=AF_INET6, port=port, flowinfo=flowinfo, address=address, scope_id=scope_id
-    )
-
-
-def encode_pair(src: bytes, dst: bytes, src_port: int = 0, dst_port: int = 0) -> bytes:
-    """Two sockaddrs of one family, not padded between, padded at the end."""
-    if len(src) != len(dst):
-        raise WireError("sockaddr pair", "the families differ")
-    return pad(encode_sockaddr(src, src_port) + encode_sockaddr(dst, dst_port))
-
-
-def decode_pair(octets: bytes, structure: str, at: int) -> tuple[bytes, bytes, int, int]:
-    """Read what `encode_pair` writes: source, destination and their ports.
-
-    Raises:
-        WireError: an unknown family, two families, or too few octets.
-    """
-    family = family_in(octets)
-    fmt = SOCKADDRS.get(family)
-    if fmt is None:
-        raise WireError(structure, f"address family {family}", at)
-    if len(octets) < words(2 * fmt.size) * UNIT_OCTETS:
-        raise WireError(structure, f"{len(octets)} octets hold no pair of {fmt.name}", at)
-    src = fmt.parse(octets, at)
-    dst = fmt.parse(octets[fmt.size :], at + fmt.size)
-    if dst["family"] != family:
-        raise WireError(structure, f"families {family} and {dst['family']} differ", at + fmt.size)
-    return src["address"], dst["address"], src["port"], dst["port"]

@@ -1,277 +1,252 @@
-"""Shell: a plain blocking client of pfkeyd, for setkey, scripts and small tools.
+"""Shell: the blocking client of a key engine, for scripts, tools and setkey.
 
-    with Connection() as engine:
-        exchange = engine.request(Message(type=MsgType.DUMP, pid=os.getpid()))
+    with Client() as engine:
+        for sa in engine.dump():
+            print(sa.src, sa.dst, sa.spi)
 
-The socket is SOCK_SEQPACKET, one PF_KEY message a record. Beside it `<socket>.ctl` speaks JSON-RPC
-2.0, one object a record.
+A client belongs to one thread at a time. `pfkey.aio` is the same for trio.
 """
 
-import contextlib
 import errno
-import json
-import os
-import select
 import socket
-import time
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from pfkey.client import Exchange
-from pfkey.errors import PfkeyError, ShellError
+from pfkey import requests
+from pfkey.client import QUEUE_RECORDS
+from pfkey.const import UNSPEC_PROTO, Mode, MsgType, SaType
+from pfkey.entries import Algorithms, NatT, SadEntry, SpdEntry
+from pfkey.events import Acquire
+from pfkey.link import ANSWER_SECONDS, connected
 from pfkey.message import Message
-
-RUN = Path("/run/pfkey")
-NETNS = Path("/proc/self/ns/net")
-RECORD_OCTETS_MAX = 65535 * 8  # sadb_msg_len is 16 bits of 64-bit words
-CONTROL_OCTETS_MAX = 2 * RECORD_OCTETS_MAX + 4096  # such a record in hexadecimal, and JSON
-ANSWER_SECONDS = 10.0
+from pfkey.session import Dump, Session
+from pfkey.transport import Transport, attempt
 
 
-class ClosedError(ShellError):
-    """The other side has gone."""
+class Client(Session):
+    """A PF_KEY socket: typed requests, dumps, events.
 
+    Args:
+        path: pfkeyd's socket; None: that of this network namespace.
+        transport: `unix` for pfkeyd, `af_key` for the kernel's own PF_KEY.
+        timeout: how many seconds to wait for an answer.
+        queue: how many events wait at most; what does not fit is counted in `lost`.
+        wait: how many seconds to wait for an engine to be there.
 
-class NoAnswerError(ShellError):
-    """The other side is there and says nothing."""
-
-
-class ControlError(PfkeyError):
-    """pfkeyd refused a control call; `code` is JSON-RPC's."""
-
-    def __init__(self, method: str, code: int, why: str) -> None:
-        self.method = method
-        self.code = code
-        super().__init__(f"{method}: {why}")
-
-
-def socket_path(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where this network namespace's pfkeyd listens.
-
-    $PFKEY_SOCKET, unless this is a set-id program, else a path made of the namespace's inode: under
-    /run/pfkey for root, under $XDG_RUNTIME_DIR/pfkey for others.
-    """
-    is_set_id = os.getuid() != os.geteuid() or os.getgid() != os.getegid()
-    named = environ.get("PFKEY_SOCKET")
-    if named and not is_set_id:
-        return Path(named)
-    name = f"{NETNS.stat().st_ino}.sock"
-    runtime = environ.get("XDG_RUNTIME_DIR")
-    if os.geteuid() != 0 and runtime and not is_set_id:
-        return Path(runtime) / "pfkey" / name
-    return RUN / name
-
-
-def control_path(path: Path) -> Path:
-    """The control socket beside a PF_KEY socket.
+    Every request raises:
+        RefusedError: the engine refuses; the subclass tells the family of errno, and its `request`
+            the message. Nothing has changed then.
+        ClosedError: the engine has gone. What was registered is gone too: make a new client.
+        NoAnswerError: the engine is there and does not answer.
+        MisuseError, WireError: a value cannot be sent. WireError also says that an answer is no
+            message.
 
     Raises:
-        ShellError: a path such as / names no file that something could be beside.
+        AbsentError: no engine is there.
+        ShellError: we may not speak to it.
     """
-    if not path.name:
-        raise ShellError(f"{path} is no socket", "give another --socket PATH")
-    return path.with_name(path.name + ".ctl")
 
-
-def _connect(path: Path) -> socket.socket:
-    link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        with _through(path) as address:
-            link.connect(address)
-    except OSError as error:
-        link.close()
-        if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR):
-            what = f"no pfkeyd answers at {path}"
-            raise ShellError(what, "start it with: pfkeyd &") from None
-        if error.errno in (errno.EACCES, errno.EPERM):
-            raise ShellError(f"{path}: {error.strerror}", "be root or in its group") from None
-        if error.errno is None:  # Python's own: the last part alone is longer than an address
-            raise ShellError(
-                f"{path}: File name too long", "give a shorter --socket PATH"
-            ) from None
-        raise ShellError(f"{path}: {error.strerror}") from None
-    return link
-
-
-@contextlib.contextmanager
-def _through(path: Path) -> Iterator[str]:
-    """A name for `path` that fits sockaddr_un, whose paths end at 107 octets."""
-    if len(os.fsencode(path)) < 108:
-        yield str(path)
-        return
-    try:
-        folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        yield str(path)[:107]  # not there, and refused with that reason
-        return
-    try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
-    finally:
-        os.close(folder)
-
-
-class _Link:
-    """A SEQPACKET connection: whole records, timeouts, and errors that say who is gone."""
-
-    def __init__(self, link: socket.socket, octets: int = RECORD_OCTETS_MAX) -> None:
-        self._socket = link
-        self._buffer = bytearray(octets)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
+    def __init__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        path: Path | None = None,
+        *,
+        transport: Transport = "unix",
+        timeout: float = ANSWER_SECONDS,
+        queue: int = QUEUE_RECORDS,
+        wait: float = 0.0,
     ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close. What was registered ends."""
-        self._socket.close()
-
-    def fileno(self) -> int:
-        """The descriptor, to wait on."""
-        return self._socket.fileno()
-
-    def send(self, record: bytes) -> None:
-        """Send one record.
-
-        Raises:
-            ClosedError: nobody is there any more.
-        """
-        try:
-            self._socket.send(record, socket.MSG_NOSIGNAL)
-        except (BrokenPipeError, ConnectionError):
-            raise _closed() from None
-
-    def recv(self, timeout: float | None = None) -> bytes | None:
-        """The next record; None if none came within `timeout` seconds (None: wait for ever).
-
-        Raises:
-            ClosedError: the connection has ended.
-        """
-        if timeout is not None:
-            waiting = select.poll()
-            waiting.register(self._socket, select.POLLIN)
-            if not waiting.poll(max(0, int(timeout * 1000))):
-                return None
-        try:
-            size = self._socket.recv_into(self._buffer)
-        except ConnectionError:
-            raise _closed() from None
-        if size == 0:
-            raise _closed()
-        return bytes(memoryview(self._buffer)[:size])
-
-
-def _closed() -> ClosedError:
-    return ClosedError("pfkeyd closed the connection", "its log says why")
-
-
-class Connection(_Link):
-    """A PF_KEY socket of pfkeyd.
-
-    Raises:
-        ShellError: nobody listens there, or we may not.
-    """
-
-    def __init__(self, path: Path | None = None) -> None:
-        super().__init__(_connect(socket_path() if path is None else path))
+        link = connected(lambda: attempt(transport, path), wait=wait, timeout=timeout)
+        super().__init__(link, timeout=timeout, queue=queue)
 
     @classmethod
-    def over(cls, link: socket.socket) -> Self:
-        """A connection over a socket that exists: a real AF_KEY socket, or one half of a pair."""
+    def over(
+        cls, link: socket.socket, *, timeout: float = ANSWER_SECONDS, queue: int = QUEUE_RECORDS
+    ) -> Self:
+        """A client over a socket that exists: one that was passed on, or one half of a pair."""
         self = cls.__new__(cls)
-        _Link.__init__(self, link)
+        Session.__init__(self, link, timeout=timeout, queue=queue)
         return self
 
-    def request(self, message: Message, timeout: float = ANSWER_SECONDS) -> Exchange:
-        """Send a request and wait for all its replies; `timeout` is the wait for each, in seconds.
+    # SAs.
 
-        What others caused to be sent to us is dropped. The answer may be a refusal: see `errno`.
+    def register(self, satype: int) -> Algorithms:
+        """REGISTER: from now on hear ACQUIRE, EXPIRE and NEW_MAPPING; returns the algorithms.
 
-        Raises:
-            ClosedError, NoAnswerError: the engine has gone, or is silent.
-        """
-        while self.recv(0) is not None:
-            pass  # broadcasts, and late copies of what was answered before
-        self.send(message.encode())
-        exchange = Exchange(message)
-        while not exchange.is_done:
-            deadline = time.monotonic() + timeout
-            while True:
-                record = self.recv(max(0.0, deadline - time.monotonic()))
-                if record is None:
-                    raise NoAnswerError(f"pfkeyd did not answer within {timeout:g} s")
-                if exchange.offer(record):
-                    break
-        return exchange
-
-
-class Control(_Link):
-    """pfkeyd's control socket. `path` is that of the PF_KEY socket beside it."""
-
-    def __init__(self, path: Path | None = None) -> None:
-        path = socket_path() if path is None else path
-        try:
-            link = _connect(control_path(path))
-        except ShellError as error:
-            raise ShellError(error.what.replace(f"{path}.ctl", str(path)), error.remedy) from None
-        super().__init__(link, CONTROL_OCTETS_MAX)
-        self._id = 0
-        self._waiting: list[dict[str, Any]] = []
-
-    def call(self, method: str, timeout: float = ANSWER_SECONDS, **params: Any) -> Any:
-        """Call a method and return its result.
+        SaType.UNSPEC only asks for the algorithms. A registration for any type hears all types, as
+        on Linux, and ends with the connection.
 
         Raises:
-            ControlError: pfkeyd refused.
-            ClosedError, NoAnswerError: pfkeyd has gone, or is silent.
+            ExistsError: this client has registered for the type before.
         """
-        self._id += 1
-        request = {"jsonrpc": "2.0", "id": self._id, "method": method, "params": params}
-        self.send(json.dumps(request).encode())
-        deadline = time.monotonic() + timeout
-        while True:
-            answer = self._next(max(0.0, deadline - time.monotonic()))
-            if answer is None:
-                raise NoAnswerError(f"pfkeyd did not answer {method} within {timeout:g} s")
-            if "method" in answer:
-                self._waiting.append(answer)
-            elif answer.get("id") == self._id:
-                if "error" in answer:
-                    fault = answer["error"]
-                    raise ControlError(method, fault.get("code", 0), fault.get("message", ""))
-                return answer.get("result")
+        return Algorithms.of(Message.decode(self._ask(requests.register(satype))))
 
-    def notification(self, timeout: float | None = None) -> dict[str, Any] | None:
-        """The next notification after `subscribe`; None if none came within `timeout` seconds."""
-        if self._waiting:
-            return self._waiting.pop(0)
-        while True:
-            answer = self._next(timeout)
-            if answer is None or "method" in answer:
-                return answer
+    def getspi(
+        self,
+        satype: int,
+        src: str,
+        dst: str,
+        *,
+        spis: tuple[int, int] | None = None,
+        mode: int = Mode.ANY,
+        reqid: int = 0,
+        nat_t: NatT | None = None,
+        seq: int | None = None,
+    ) -> SadEntry:
+        """GETSPI: reserve an SPI; returns the larval SA, which UPDATE completes within 30 s.
 
-    def _next(self, timeout: float | None) -> dict[str, Any] | None:
-        record = self.recv(timeout)
-        if record is None:
-            return None
-        try:
-            answer = json.loads(record)
-        except ValueError:
-            raise ShellError("pfkeyd's control socket sent what is no JSON") from None
-        if not isinstance(answer, dict):
-            raise ShellError("pfkeyd's control socket sent what is no JSON object")
-        return answer
+        Args:
+            satype: SaType.
+            src: the peer's address.
+            dst: our own, for the SPI is chosen by who receives with it.
+            spis: the lowest and the highest that will do; IPComp takes 16 bits at most.
+            mode: as in the SA that will come of it.
+            reqid: the same.
+            nat_t: the same.
+            seq: that of the ACQUIRE which this answers.
 
+        Raises:
+            NotFoundError: no SPI of the range is free.
+        """
+        message = requests.getspi(satype, src, dst, spis=spis, mode=mode, reqid=reqid, nat_t=nat_t)
+        return SadEntry.decode(self._ask(message, seq))
 
-def control_call(path: Path | None, method: str, **params: Any) -> Any:
-    """One call on a connection of its own; `path` is the PF_KEY socket's, None the usual one."""
-    with Control(path) as control:
-        return control.call(method, **params)
+    def add(self, entry: SadEntry, *, seq: int | None = None) -> SadEntry:
+        """ADD: a new SA; returns it as the engine took it.
+
+        Args:
+            entry: the SA; its `current` is not sent.
+            seq: that of the ACQUIRE which this answers.
+
+        Raises:
+            ExistsError: destination, SPI and protocol name an SA already.
+            UnsupportedError: the algorithm is unknown, or what else is asked for cannot be done.
+        """
+        return SadEntry.decode(self._ask(requests.sa(MsgType.ADD, entry), seq))
+
+    def update(self, entry: SadEntry, *, seq: int | None = None) -> SadEntry:
+        """UPDATE: complete a larval SA, or change what may change of a mature one.
+
+        Raises:
+            NotFoundError: there is no such SA, for instance because 30 s are over.
+        """
+        return SadEntry.decode(self._ask(requests.sa(MsgType.UPDATE, entry), seq))
+
+    def delete(self, satype: int, src: str, dst: str, spi: int) -> SadEntry:
+        """DELETE: end an SA, larval ones too; returns what it was.
+
+        Raises:
+            NotFoundError: there is no such SA.
+        """
+        message = requests.sa_name(MsgType.DELETE, satype, src, dst, spi)
+        return SadEntry.decode(self._ask(message))
+
+    def get(self, satype: int, src: str, dst: str, spi: int) -> SadEntry:
+        """GET: one SA, keys included.
+
+        Raises:
+            NotFoundError: there is no such SA.
+        """
+        message = requests.sa_name(MsgType.GET, satype, src, dst, spi)
+        return SadEntry.decode(self._ask(message))
+
+    def flush(self, satype: int = SaType.UNSPEC) -> None:
+        """FLUSH: end all SAs, or all of a type."""
+        self._ask(requests.bare(MsgType.FLUSH, satype))
+
+    def dump(self, satype: int = SaType.UNSPEC, *, src: str = "", dst: str = "") -> Dump[SadEntry]:
+        """DUMP: all SAs there are now, or those of a type, from and to prefixes.
+
+        Args:
+            satype: SaType.UNSPEC for all.
+            src: a prefix, at most 127 bits long; empty for any.
+            dst: the same.
+        """
+        return self._dump(requests.dump(satype, src=src, dst=dst), SadEntry.decode)
+
+    def acquire_failed(self, acquire: Acquire, reason: int = errno.ENOENT) -> None:
+        """ACQUIRE with an errno: there will be no SA, so nothing need wait. No answer comes."""
+        message = requests.acquire_failed(acquire.satype, acquire.seq, reason)
+        self._tell(self._conversation.stamp(message, acquire.seq))
+
+    # Policies.
+
+    def spdadd(self, entry: SpdEntry) -> SpdEntry:
+        """SPDADD: a new policy; returns it with its `id`.
+
+        Raises:
+            ExistsError: the direction has a policy for this selector.
+        """
+        return SpdEntry.decode(self._ask(requests.spd(MsgType.X_SPDADD, entry)))
+
+    def spdupdate(self, entry: SpdEntry) -> SpdEntry:
+        """SPDUPDATE: a policy in the place of the one with the same selector, if there is one."""
+        return SpdEntry.decode(self._ask(requests.spd(MsgType.X_SPDUPDATE, entry)))
+
+    def spdsetidx(self, entry: SpdEntry) -> SpdEntry:
+        """SPDSETIDX: on Linux the same as SPDADD."""
+        return SpdEntry.decode(self._ask(requests.spd(MsgType.X_SPDSETIDX, entry)))
+
+    def spddelete(
+        self,
+        src: str,
+        dst: str,
+        direction: int,
+        *,
+        proto: int = UNSPEC_PROTO,
+        src_port: int = 0,
+        dst_port: int = 0,
+    ) -> SpdEntry:
+        """SPDDELETE: end the policy of a direction (Dir) with exactly this selector.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        message = requests.spddelete(
+            src, dst, direction, proto=proto, src_port=src_port, dst_port=dst_port
+        )
+        return SpdEntry.decode(self._ask(message))
+
+    def spddelete2(self, number: int) -> SpdEntry:
+        """SPDDELETE2: end the policy with this `id`.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        message = requests.policy_name(MsgType.X_SPDDELETE2, number)
+        return SpdEntry.decode(self._ask(message))
+
+    def spdget(self, number: int) -> SpdEntry:
+        """SPDGET: the policy with this `id`, such as an ACQUIRE names.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        return SpdEntry.decode(self._ask(requests.policy_name(MsgType.X_SPDGET, number)))
+
+    def spdflush(self) -> None:
+        """SPDFLUSH: end all policies but those of sockets."""
+        self._ask(requests.bare(MsgType.X_SPDFLUSH))
+
+    def spddump(self) -> Dump[SpdEntry]:
+        """SPDDUMP: all policies there are now, in the order of the match."""
+        return self._dump(requests.bare(MsgType.X_SPDDUMP), SpdEntry.decode)
+
+    def migrate(self, entry: SpdEntry, *, local: str = "", remote: str = "") -> SpdEntry:
+        """MIGRATE: move a policy and its SAs to other tunnel ends.
+
+        Args:
+            entry: the selector; the requests of its policy are pairs, as they are and shall be.
+            local: where the key manager talks from afterwards; goes with `remote`.
+            remote: whom it talks to.
+        """
+        message = requests.migrate(entry, local=local, remote=remote)
+        return SpdEntry.decode(self._ask(message))
+
+    # Events come from `event` and `events`.
+
+    def promisc(self, is_on: bool = True) -> None:
+        """X_PROMISC: hear every message, as Notice events, or no longer.
+
+        A promiscuous client sends no other requests: it could not tell their copies from replies.
+        """
+        self._ask(requests.promisc(is_on))

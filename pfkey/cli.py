@@ -1,6 +1,7 @@
 """The command `pfkey`. Exit status: 0 done, 1 refused or failed, 2 wrong usage."""
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -9,16 +10,19 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
-from typing import Never
+from typing import BinaryIO, Never
 
-from pfkey import doctor, monitor, stat, streams
-from pfkey.blocking import control_call, socket_path
+from pfkey import doctor, monitor, pcapng, stat, streams, sysctl
+from pfkey.blocking import Client
+from pfkey.control import control_call
 from pfkey.errors import PfkeyError, ShellError
 from pfkey.lab import kept, rootless
 from pfkey.lab.catalogue import DEMO, EXAMPLES
 from pfkey.lab.run import run
 from pfkey.lab.story import Story
+from pfkey.message import Message
 from pfkey.setkey.main import main as setkey
+from pfkey.transport import socket_path
 
 _EXAMPLES = """\
 examples:
@@ -27,6 +31,8 @@ examples:
   pfkey lab encryption --keep  the same, and the hosts stay up to look around
   pfkey stat -s                the counters that are not zero
   pfkey monitor                PF_KEY messages as they pass
+  pfkey monitor --pcap FILE    the same into a file that Wireshark opens
+  pfkey sysctl net.key         the knobs below a name; -w NAME=VALUE turns one
   pfkey doctor                 what this machine lacks, and the line that mends it
   pfkey setkey -D              setkey, where another package owns that name
 
@@ -76,7 +82,20 @@ def parser() -> argparse.ArgumentParser:
 
     one = command("monitor", "PF_KEY messages as they pass; ends with pfkeyd or by interrupt")
     one.add_argument("--show-keys", action="store_true", help="do not mask keys")
-    one.add_argument("--json", action="store_true", help="one JSON object a line")
+    form = one.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON object a line")
+    form.add_argument("--pcap", metavar="FILE", type=_file,
+                      help="write them to a pcapng file (-: to standard output)")  # fmt: skip
+    _socket(one)
+
+    one = command("sysctl", "read and turn pfkeyd's knobs, under NetBSD's names")
+    one.add_argument("names", nargs="*", metavar="NAME[=VALUE]",
+                     help="a knob, or all below a name; none: all")  # fmt: skip
+    one.add_argument("-w", "--write", action="store_true", help="turn the knobs given a VALUE")
+    one.add_argument("-n", "--bare", action="store_true", help="print values without names")
+    one.add_argument("-r", "--raw", action="store_true",
+                     help="the octets of net.key.dumpsa or dumpsp, for setkey FILE")  # fmt: skip
+    one.add_argument("--json", action="store_true", help="as JSON")
     _socket(one)
 
     one = command("doctor", "what this machine can do, what is missing, what mends it")
@@ -87,11 +106,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _socket(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--socket", metavar="PATH", type=_socket_file,
+    command.add_argument("--socket", metavar="PATH", type=_file,
                          help="pfkeyd's socket (default: that of this namespace)")  # fmt: skip
 
 
-def _socket_file(text: str) -> Path:
+def _file(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("a path is needed")
     return Path(text)
@@ -132,6 +151,8 @@ def _run(options: argparse.Namespace, words: Sequence[str]) -> int:
             return _stat(options)
         case "monitor":
             return _monitor(options)
+        case "sysctl":
+            return _sysctl(options)
         case _:
             return _doctor(options)
 
@@ -150,17 +171,85 @@ def _stat(options: argparse.Namespace) -> int:
 
 
 def _monitor(options: argparse.Namespace) -> int:
+    if options.pcap:
+        return _capture(options)
     show = monitor.line if options.json else monitor.render
-
-    def lost(count: int) -> None:
-        print(f"pfkey monitor: {count} messages passed too fast to be shown", file=sys.stderr)
-
     try:
-        for event in monitor.events(_path(options), show_keys=options.show_keys, lost=lost):
-            print(show(event, show_keys=options.show_keys), flush=True)
+        with monitor.subscribe(_path(options), show_keys=options.show_keys) as control:
+            for event in monitor.events(control, _lost):
+                print(show(event, show_keys=options.show_keys), flush=True)
     except KeyboardInterrupt:
         return 0
     return 0
+
+
+def _lost(count: int) -> None:
+    print(f"pfkey monitor: {count} messages passed too fast to be shown", file=sys.stderr)
+
+
+def _capture(options: argparse.Namespace) -> int:
+    """Write messages to a file that others may not read: with --show-keys it holds keys."""
+    lost = 0
+
+    def missing(count: int) -> None:
+        nonlocal lost
+        lost += count
+        _lost(count)
+
+    with contextlib.ExitStack() as stack:
+        control = stack.enter_context(
+            monitor.subscribe(_path(options), show_keys=options.show_keys)
+        )
+        out: BinaryIO = sys.stdout.buffer
+        if str(options.pcap) != "-":
+            fd = os.open(options.pcap, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            out = stack.enter_context(os.fdopen(fd, "wb"))
+        out.write(pcapng.head(f"pfkey {_version()}"))
+        out.flush()
+        try:
+            for event in monitor.events(control, missing):
+                out.write(monitor.packet(event, show_keys=options.show_keys, lost=lost))
+                out.flush()
+                lost = 0
+        except KeyboardInterrupt:
+            return 0
+    return 0
+
+
+def _sysctl(options: argparse.Namespace) -> int:
+    try:
+        words = [(word, sysctl.assignment(word)) for word in options.names or [""]]
+    except ValueError as error:
+        parser().error(f"sysctl: {error}: a value is a whole number")
+    if any((given is not None) != options.write for _, given in words):
+        parser().error("sysctl: -w and NAME=VALUE go together")
+    if options.raw and not {word for word, _ in words} <= set(sysctl.DUMPS):
+        parser().error(f"sysctl: -r is for {' and '.join(sysctl.DUMPS)}")
+    values: dict[str, sysctl.Value] = {}
+    for word, given in words:
+        if given is not None:
+            done = control_call(_path(options), "sysctl", name=given.name, value=given.value)
+            if not options.json:
+                print(sysctl.changed(given.name, done["before"], done["value"]))
+            values[given.name] = done["value"]
+            continue
+        answer = sysctl.values_of(control_call(_path(options), "sysctl", name=word))
+        for name, value in answer.items():
+            values[name] = _dump(options, name) if value is None else value
+    if options.raw:
+        sys.stdout.buffer.write(b"".join(bytes.fromhex(str(values[word])) for word, _ in words))
+    elif options.json:
+        print(sysctl.document(values))
+    elif not options.write:
+        for name, value in values.items():
+            print(sysctl.render(name, value, bare=options.bare))
+    return 0
+
+
+def _dump(options: argparse.Namespace, name: str) -> str:
+    with Client(_path(options)) as engine:
+        exchange = engine.request(Message(type=sysctl.DUMPS[name], pid=os.getpid()))
+    return b"".join(exchange.records).hex()
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -1,7 +1,9 @@
-"""Numbers of PF_KEY v2: RFC 2367 sections 2.3, 3.1 and 3.5; KAME and Linux additions.
+"""Names of PF_KEY v2 and our numbers for them: RFC 2367 sections 2.3, 3.1 and 3.5, and additions.
 
-Held to `specs/tables/` and to `linux/pfkeyv2.h` in both directions by the tests.
-The numbers of algorithms live in `pfkey.algorithms`.
+A name that Linux has bears Linux's number. Any other bears the number of the first system that
+has it, plus that system's base, which is more than a field on a wire can hold: so our numbers
+stand for names, whatever a system's own are (`pfkey.dialect`). Held to `specs/tables/` and to
+`linux/pfkeyv2.h` in both directions by the tests. Algorithms are in `pfkey.algorithms`.
 """
 
 from enum import IntEnum, IntFlag
@@ -11,6 +13,10 @@ HEADER_OCTETS = 16
 UNIT_OCTETS = 8  # lengths on the wire count 64-bit words
 UNSPEC_PROTO = 255  # "any" upper-layer protocol in messages (IPSEC_ULPROTO_ANY)
 MANUAL_REQID_MAX = 0x3FFF  # IPSEC_MANUAL_REQID_MAX: larger ones are the kernel's own
+NETBSD, FREEBSD, OPENBSD = 0x1_0000, 0x2_0000, 0x3_0000  # the bases; Linux's is 0
+FIELD_MAX = 0xFFFF  # what a number's field holds at the most: the rest is the base
+# Extensions of our own, the same number in every dialect; no system has come near it.
+OWN_MIN, OWN_MAX = 100, 127
 
 AF_INET = 2
 AF_INET6 = 10
@@ -48,10 +54,14 @@ class MsgType(IntEnum):
     X_SPDDELETE2 = 22
     X_NAT_T_NEW_MAPPING = 23
     X_MIGRATE = 24
+    X_ADDFLOW = OPENBSD + 12
+    X_DELFLOW = OPENBSD + 13
+    X_GRPSPIS = OPENBSD + 14
+    X_ASKPOLICY = OPENBSD + 15
 
 
 class ExtType(IntEnum):
-    """sadb_ext_type, Linux numbering."""
+    """sadb_ext_type."""
 
     SA = 1
     LIFETIME_CURRENT = 2
@@ -79,6 +89,40 @@ class ExtType(IntEnum):
     X_SEC_CTX = 24
     X_KMADDRESS = 25
     X_FILTER = 26
+    X_REPLAY_WINDOW = OWN_MIN  # a window of more packets than sadb_sa_replay can say
+    X_NAT_T_OAI = NETBSD + 23
+    X_NAT_T_OAR = NETBSD + 24
+    X_NAT_T_FRAG = NETBSD + 25
+    X_SA_REPLAY = FREEBSD + 26
+    X_NEW_ADDRESS_SRC = FREEBSD + 27
+    X_NEW_ADDRESS_DST = FREEBSD + 28
+    X_LFT_CUR_SW_OFFL = FREEBSD + 29
+    X_LFT_CUR_HW_OFFL = FREEBSD + 30
+    X_IF_HW_OFFL = FREEBSD + 31
+    X_SRC_MASK = OPENBSD + 17
+    X_DST_MASK = OPENBSD + 18
+    X_PROTOCOL = OPENBSD + 19
+    X_FLOW_TYPE = OPENBSD + 20
+    X_SRC_FLOW = OPENBSD + 21
+    X_DST_FLOW = OPENBSD + 22
+    X_OPENBSD_SA2 = OPENBSD + 23  # SADB_X_EXT_SA2 there: a second sadb_sa
+    X_DST2 = OPENBSD + 24
+    X_OPENBSD_POLICY = OPENBSD + 25  # SADB_X_EXT_POLICY there: the number of an ACQUIRE
+    X_LOCAL_CREDENTIALS = OPENBSD + 26
+    X_REMOTE_CREDENTIALS = OPENBSD + 27
+    X_LOCAL_AUTH = OPENBSD + 28
+    X_REMOTE_AUTH = OPENBSD + 29
+    X_SUPPORTED_COMP = OPENBSD + 30
+    X_UDPENCAP = OPENBSD + 31
+    X_LIFETIME_LASTUSE = OPENBSD + 32
+    X_TAG = OPENBSD + 33
+    X_TAP = OPENBSD + 34
+    X_SATYPE2 = OPENBSD + 35
+    X_COUNTER = OPENBSD + 36
+    X_RDOMAIN = OPENBSD + 37
+    X_MTU = OPENBSD + 38
+    X_REPLAY = OPENBSD + 39
+    X_IFACE = OPENBSD + 40
 
 
 class SaType(IntEnum):
@@ -92,6 +136,8 @@ class SaType(IntEnum):
     RIPV2 = 7
     MIP = 8
     X_IPCOMP = 9
+    X_TCPSIGNATURE = NETBSD + 11
+    X_IPIP = OPENBSD + 7
 
 
 class SaState(IntEnum):
@@ -104,11 +150,11 @@ class SaState(IntEnum):
 
 
 class SaFlag(IntFlag):
-    """sadb_sa_flags that Linux knows; CYCSEQ, which setkey sets by default; FreeBSD's ESN."""
+    """sadb_sa_flags that Linux knows; CYCSEQ, which setkey sets by default; ESN."""
 
     PFS = 0x00000001
     CYCSEQ = 0x00000040
-    ESN = 0x00000400  # extended sequence numbers
+    ESN = 0x00000400  # FreeBSD's and OpenBSD's; here the meaning in every dialect
     NOPMTUDISC = 0x20000000
     DECAP_DSCP = 0x40000000
     NOECN = 0x80000000
@@ -126,13 +172,24 @@ class KameFlag(IntFlag):
     ZERO_PAD = 0x0200
 
 
+class OpenbsdFlag(IntFlag):
+    """sadb_sa_flags of OpenBSD that mean something else elsewhere, moved out of the way."""
+
+    TUNNEL = 0x0004 << 96
+    CHAINDEL = 0x0008 << 96
+    UDPENCAP = 0x0200 << 96
+
+
 class Mode(IntEnum):
-    """IPsec mode (linux/ipsec.h)."""
+    """IPsec mode (linux/ipsec.h, netipsec/ipsec.h)."""
 
     ANY = 0
     TRANSPORT = 1
     TUNNEL = 2
     BEET = 3
+
+
+MODE_TCPMD5 = NETBSD + 3  # of TCP signatures (RFC 2385): a number that nothing here does
 
 
 class Dir(IntEnum):
@@ -170,6 +227,28 @@ class IdentType(IntEnum):
     PREFIX = 1
     FQDN = 2
     USERFQDN = 3
+    X_ADDR = NETBSD + 4  # a sockaddr instead of a string
+    X_ASN1_DN = OPENBSD + 4
+
+
+class FlowType(IntEnum):
+    """sadb_protocol_proto of OpenBSD's FLOW_TYPE."""
+
+    USE = 1
+    ACQUIRE = 2
+    REQUIRE = 3
+    BYPASS = 4
+    DENY = 5
+    DONTACQ = 6
+
+
+class Scope(IntEnum):
+    """sadb_x_policy_scope of FreeBSD: whose policy it is."""
+
+    ANY = 0
+    GLOBAL = 1
+    IFNET = 2
+    PCB = 4
 
 
 SATYPE_OF_PROTO = {IPPROTO_ESP: SaType.ESP, IPPROTO_AH: SaType.AH, IPPROTO_COMP: SaType.X_IPCOMP}

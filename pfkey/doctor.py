@@ -22,11 +22,15 @@ from pathlib import Path
 
 from pfkey import algorithms, crypto
 from pfkey.algorithms import Kind
-from pfkey.blocking import control_call, socket_path
+from pfkey.control import control_call
 from pfkey.errors import PfkeyError, ShellError
+from pfkey.transport import socket_path
 
 SCHEMA_VERSION = 1
 TUN = Path("/dev/net/tun")
+IPV6_CONF = Path("/proc/sys/net/ipv6/conf")
+_DEVICE = "pfkey0"
+_NAMES_MAX = 6
 _MAJOR_MINOR = (10, 200)
 _TUNGETFEATURES = 0x800454CF
 _IFF_VNET_HDR = 0x4000
@@ -83,6 +87,17 @@ def _kernel_config() -> str:
     with contextlib.suppress(OSError):
         return Path(f"/boot/config-{platform.release()}").read_text()
     return ""
+
+
+def has_ipv6() -> bool:
+    """Whether this kernel knows IPv6: `ipv6.disable=1` takes it away for good."""
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:
+            raise
+        return False
+    return True
 
 
 def check_tun() -> Finding:
@@ -150,6 +165,40 @@ def _ask_nftables() -> int:
         answer = asking.recv(4096)
     kind = struct.unpack_from("=H", answer, 4)[0]
     return -int(struct.unpack_from("=i", answer, 16)[0]) if kind == _NLMSG_ERROR else 0
+
+
+def check_ipv6() -> Finding:
+    """Whether the TUN device can carry IPv6, where others do."""
+    if not has_ipv6():
+        return Finding("ipv6", True, "this kernel has none: there is only IPv4 to protect")
+    switched_on = {
+        conf.name: _is_ipv6_on(conf)
+        for conf in sorted(IPV6_CONF.glob("*"))
+        if conf.name not in ("all", "lo")
+    }
+    tun, fresh = switched_on.pop(_DEVICE, None), switched_on.pop("default", True)
+    others = [name for name, is_on in switched_on.items() if is_on]
+    if not others:
+        return Finding("ipv6", True, "off on every device: there is only IPv4 to protect")
+    seen = f"on {', '.join(others[:_NAMES_MAX])}{' …' if len(others) > _NAMES_MAX else ''}"
+    if tun is False:
+        return Finding("ipv6", False, f"{seen}, but off on {_DEVICE}: what is protected is dropped",
+                       f"sysctl -w net.ipv6.conf.{_DEVICE}.disable_ipv6=0")  # fmt: skip
+    knob = IPV6_CONF / "default" / "disable_ipv6"
+    if tun is None and not fresh and os.geteuid() == 0 and not os.access(knob, os.W_OK):
+        option = "--sysctl net.ipv6.conf.default.disable_ipv6=0"
+        remedy = f"start the container with {option}"
+        if not in_container():
+            remedy = "mount -o remount,rw /proc/sys"
+        return Finding("ipv6", False, f"{seen}, but {_DEVICE} cannot have it: {knob} is read-only",
+                       remedy)  # fmt: skip
+    return Finding("ipv6", True, seen)
+
+
+def _is_ipv6_on(conf: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return (conf / "disable_ipv6").read_text().strip() == "0"
+    return False
 
 
 def check_rights() -> Finding:
@@ -230,7 +279,8 @@ def _or_container(remedy: str) -> str:
 def examine(environ: Mapping[str, str]) -> list[Finding]:
     """All findings, in the order of importance."""
     checks: tuple[Callable[[], Finding], ...] = (
-        check_kernel, check_tun, check_nftables, check_rights, check_crypto, check_tools,
+        check_kernel, check_tun, check_nftables, check_ipv6, check_rights, check_crypto,
+        check_tools,
     )  # fmt: skip
     return [check() for check in checks] + [check_pfkeyd(environ)]
 

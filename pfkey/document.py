@@ -13,17 +13,19 @@ from typing import Any
 from pfkey import policy as policies
 from pfkey import protocols
 from pfkey.algorithms import Kind
-from pfkey.base import address_text
 from pfkey.const import Dir, ExtType, MsgType, PolicyType, SaType
+from pfkey.dialect import Dialect, digits
 from pfkey.ext_address import Address
 from pfkey.ext_key import Key
 from pfkey.ext_lifetime import Lifetime
+from pfkey.ext_sa import Sa
 from pfkey.ext_x_policy import IpsecRequest
 from pfkey.message import Extension, Message
-from pfkey.text import STATES, algorithm, is_per_socket
+from pfkey.sockaddr import address_text
+from pfkey.text import STATES, algorithm, is_per_socket, satype, second
 
 SCHEMA_VERSION = 1
-_SATYPES = {SaType.AH: "ah", SaType.ESP: "esp", SaType.X_IPCOMP: "ipcomp"}
+_SECRETS = {"key", "secret"}
 _ADDRESSES = {"address", "src", "dst", "local", "remote"}
 
 
@@ -32,7 +34,7 @@ def name(enum: type[IntEnum], number: int) -> str:
     try:
         return enum(number).name
     except ValueError:
-        return str(number)
+        return digits(number)
 
 
 def message(record: Message, *, show_keys: bool = False) -> dict[str, Any]:
@@ -43,13 +45,16 @@ def message(record: Message, *, show_keys: bool = False) -> dict[str, Any]:
         "errno": record.errno,
         "seq": record.seq,
         "pid": record.pid,
-        "extensions": [_extension(extension, show_keys) for extension in record.extensions],
+        "extensions": [_extension(e, show_keys, record.dialect) for e in record.extensions],
     }
 
 
-def _extension(extension: Extension, show_keys: bool) -> dict[str, Any]:
+def _extension(extension: Extension, show_keys: bool, dialect: Dialect) -> dict[str, Any]:
     exttype = name(ExtType, extension.exttype).removeprefix("X_")
-    return {"extension": exttype, **_fields(extension, show_keys)}
+    fields = _fields(extension, show_keys)
+    if isinstance(extension, Sa):  # ours may have more bits than JSON's readers take
+        fields["flags"] = dialect.flags_out(extension.flags)
+    return {"extension": exttype, **fields}
 
 
 def _fields(value: Any, show_keys: bool) -> dict[str, Any]:
@@ -62,7 +67,7 @@ def _fields(value: Any, show_keys: bool) -> dict[str, Any]:
 
 def _value(field: str, value: Any, show_keys: bool) -> Any:
     if isinstance(value, bytes):
-        if field == "key":
+        if field in _SECRETS:
             return value.hex() if show_keys else None
         if field in _ADDRESSES and len(value) in (4, 16):
             return address_text(value)
@@ -110,7 +115,7 @@ def _ip(found: Address | None) -> str | None:
 
 def sa(record: Message, *, show_keys: bool = False) -> dict[str, Any]:
     """One SA, from a DUMP or GET reply."""
-    association, sa2 = record.sa, record.sa2
+    association, sa2 = record.sa, second(record)
     number = association.encrypt if association else 0
     auth = association.auth if association else 0
     is_ipcomp = record.satype == SaType.X_IPCOMP
@@ -131,14 +136,14 @@ def sa(record: Message, *, show_keys: bool = False) -> dict[str, Any]:
     return {
         "src": _ip(record.src),
         "dst": _ip(record.dst),
-        "protocol": _SATYPES.get(_satype(record.satype), str(record.satype)),
-        "mode": policies.MODE_NAMES.get(mode, str(mode)),
+        "protocol": satype(record),
+        "mode": policies.mode_name(mode),
         "spi": association.spi if association else 0,
         "reqid": sa2.reqid if sa2 else 0,
         "state": STATES[state] if state < len(STATES) else str(state),
         "replay_window": association.replay if association else 0,
         "sequence": sa2.sequence if sa2 else 0,
-        "flags": association.flags if association else 0,
+        "flags": record.dialect.flags_out(association.flags) if association else 0,
         "encryption": encrypt,
         "authentication": _algorithm(Kind.AUTH, auth, record.key_auth, show_keys),
         "compression": algorithm(Kind.COMPRESS, number) if is_ipcomp else None,
@@ -150,10 +155,6 @@ def sa(record: Message, *, show_keys: bool = False) -> dict[str, Any]:
     }
 
 
-def _satype(number: int) -> SaType:
-    return SaType(number) if number in set(SaType) else SaType.UNSPEC
-
-
 def _end(found: Address | None) -> dict[str, Any] | None:
     if found is None:
         return None
@@ -163,7 +164,7 @@ def _end(found: Address | None) -> dict[str, Any] | None:
 def _request(request: IpsecRequest) -> dict[str, Any]:
     return {
         "protocol": policies.PROTO_NAMES.get(request.proto, str(request.proto)),
-        "mode": policies.MODE_NAMES.get(request.mode, str(request.mode)),
+        "mode": policies.mode_name(request.mode),
         "level": policies.LEVEL_NAMES.get(request.level, str(request.level)),
         "reqid": request.reqid,
         "src": address_text(request.src) if request.src is not None else None,

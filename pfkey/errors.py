@@ -5,6 +5,10 @@ shown, never a secret.
 """
 
 import errno as _errno
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pfkey.message import Message
 
 
 class PfkeyError(Exception):
@@ -38,6 +42,87 @@ class WireError(SadbError):
         self.rule = rule
         self.offset = offset
         super().__init__(errno, f"{part} at offset {offset}: {rule}", "2.2")
+
+
+class RefusedError(SadbError):
+    """The key engine refused a request of ours; one subclass for each family of errno.
+
+    Attributes:
+        errno: the number in the reply, this system's.
+        request: the message that was refused. Its `repr` shows no key.
+    """
+
+    meaning = "refused"
+
+    def __init__(self, errno: int, what: str, request: "Message") -> None:
+        self.request = request
+        super().__init__(errno, f"{what}: {self.meaning}")
+
+
+class NotFoundError(RefusedError):
+    """ENOENT, ESRCH, ENODATA: no such SA or policy, or no SPI of the range is free."""
+
+    meaning = "there is none"
+
+
+class ExistsError(RefusedError):
+    """EEXIST: the SA, the policy or the registration is there already."""
+
+    meaning = "it is there already"
+
+
+class InvalidError(RefusedError):
+    """EINVAL, EMSGSIZE, ELOOP, ERANGE: the request says what it may not."""
+
+    meaning = "what it says is not allowed; the log of the key engine says what and why"
+
+
+class UnsupportedError(RefusedError):
+    """EOPNOTSUPP, ENOSYS, EPROTONOSUPPORT, EAFNOSUPPORT, ENOPROTOOPT: not here."""
+
+    meaning = "the key engine cannot do that; its log says what"
+
+
+class BusyError(RefusedError):
+    """EBUSY, EAGAIN, EINTR: not now, such as a second dump before the first is read."""
+
+    meaning = "the key engine is busy with an earlier request, such as a dump; read that first"
+
+
+class NoRoomError(RefusedError):
+    """ENOBUFS, ENOMEM, ENOSPC: a limit of the key engine is reached."""
+
+    meaning = "the key engine has no room for it"
+
+
+class NotPermittedError(RefusedError):
+    """EPERM, EACCES: it takes more rights than we have."""
+
+    meaning = "it takes more rights"
+
+
+# Which class an errno makes.
+FAMILIES: dict[int, type[RefusedError]] = {
+    number: family
+    for family, numbers in (
+        (NotFoundError, (_errno.ENOENT, _errno.ESRCH, _errno.ENODATA)),
+        (ExistsError, (_errno.EEXIST,)),
+        (InvalidError, (_errno.EINVAL, _errno.EMSGSIZE, _errno.ELOOP, _errno.ERANGE)),
+        (
+            UnsupportedError,
+            (_errno.EOPNOTSUPP, _errno.ENOSYS, _errno.EPROTONOSUPPORT, _errno.EAFNOSUPPORT,
+             _errno.ENOPROTOOPT),
+        ),
+        (BusyError, (_errno.EBUSY, _errno.EAGAIN, _errno.EINTR)),
+        (NoRoomError, (_errno.ENOBUFS, _errno.ENOMEM, _errno.ENOSPC)),
+        (NotPermittedError, (_errno.EPERM, _errno.EACCES)),
+    )
+    for number in numbers
+}  # fmt: skip
+
+
+class MisuseError(PfkeyError):
+    """The library was asked for what it cannot do. Nothing was sent."""
 
 
 class PolicyError(PfkeyError):
@@ -77,3 +162,24 @@ class ShellError(PfkeyError):
         self.what = what
         self.remedy = remedy
         super().__init__(f"{what}; {remedy}" if remedy else what)
+
+
+class AbsentError(ShellError):
+    """No key engine is there to connect to."""
+
+
+class ClosedError(ShellError):
+    """The key engine, or our own side, has ended the connection; what was registered is gone."""
+
+
+class NoAnswerError(ShellError):
+    """The key engine is there and says nothing."""
+
+
+class ControlError(PfkeyError):
+    """pfkeyd refused a control call; `code` is JSON-RPC's."""
+
+    def __init__(self, method: str, code: int, why: str) -> None:
+        self.method = method
+        self.code = code
+        super().__init__(f"{method}: {why}")

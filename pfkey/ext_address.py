@@ -1,51 +1,63 @@
-"""The Address extensions, sadb_address and a sockaddr (RFC 2367 section 2.3.3; Linux NAT_T_OA).
+"""The Address extensions, sadb_address and a sockaddr (RFC 2367 section 2.3.3, and additions).
 
 Byte order: network for port, address and flow label, host for the rest.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from pfkey.base import (
-    FAMILY_OF_SIZE,
-    SOCKADDR_IN6_FIELDS,
-    SOCKADDR_IN_FIELDS,
-    address_text,
-    check_extension,
-    family_in,
-    family_of,
-    part,
-)
-from pfkey.codec import R16, R32, U8, U16, Format
-from pfkey.const import AF_INET, AF_INET6, UNIT_OCTETS, ExtType
+from pfkey.base import check_extension, part
+from pfkey.codec import R16, R32, U8, U16, Fields, Format
+from pfkey.const import UNIT_OCTETS, UNSPEC_PROTO, ExtType
+from pfkey.dialect import DIALECTS, LINUX, Dialect
 from pfkey.errors import WireError
-
-_FIELDS = (
-    "len" / U16,
-    "exttype" / U16,
-    "proto" / U8,
-    "prefixlen" / U8,
-    "reserved" / R16,
+from pfkey.sockaddr import (
+    FAMILY_OF_SIZE,
+    SOCKADDR_FIELDS,
+    SOCKADDRS,
+    address_text,
+    check_address,
+    no_sockaddr,
+    octets_in,
 )
-SADB_ADDRESS = Format("sadb_address", *_FIELDS)
-# With the sockaddr behind it and its padding, so that one pass reads both.
+
+_LEAD: Fields = ("len" / U16, "exttype" / U16)
+_FIELDS: Mapping[str, Fields] = {
+    "": (*_LEAD, "proto" / U8, "prefixlen" / U8, "reserved" / R16),
+    "openbsd": (*_LEAD, "reserved" / R32),
+}
+SADB_ADDRESS = Format("sadb_address", *_FIELDS[""])
+SADB_ADDRESS_OPENBSD = Format("sadb_address", *_FIELDS["openbsd"], variant="openbsd")
+# With the sockaddr behind it and its padding, so that one pass reads both: by dialect and the
+# octets of the address.
 _WHOLE = {
-    AF_INET: Format("sadb_address", *_FIELDS, *SOCKADDR_IN_FIELDS),
-    AF_INET6: Format("sadb_address", *_FIELDS, *SOCKADDR_IN6_FIELDS, "padding" / R32),
+    name: {
+        4: Format("sadb_address", *_FIELDS[d.address], *SOCKADDR_FIELDS[d.sockaddr][4]),
+        16: Format(
+            "sadb_address", *_FIELDS[d.address], *SOCKADDR_FIELDS[d.sockaddr][16], "padding" / R32
+        ),
+    }
+    for name, d in DIALECTS.items()
 }
 _TYPES = frozenset(
-    {
-        int(ExtType.ADDRESS_SRC),
-        int(ExtType.ADDRESS_DST),
-        int(ExtType.ADDRESS_PROXY),
-        int(ExtType.X_NAT_T_OA),
-    }
-)
+    int(exttype)
+    for exttype in (
+        ExtType.ADDRESS_SRC, ExtType.ADDRESS_DST, ExtType.ADDRESS_PROXY, ExtType.X_NAT_T_OA,
+        ExtType.X_NAT_T_OAI, ExtType.X_NAT_T_OAR, ExtType.X_NEW_ADDRESS_SRC,
+        ExtType.X_NEW_ADDRESS_DST, ExtType.X_SRC_MASK, ExtType.X_DST_MASK, ExtType.X_SRC_FLOW,
+        ExtType.X_DST_FLOW, ExtType.X_DST2,
+    )
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """An address, packed, with a prefix length in bits, an upper protocol and a port."""
+    """An address, packed, with a prefix length in bits, an upper protocol and a port.
+
+    On OpenBSD an address extension has neither prefix nor protocol: masks are extensions of
+    their own, in which address and port are those of the mask.
+    """
 
     exttype: int
     address: bytes
@@ -57,7 +69,7 @@ class Address:
 
     @property
     def family(self) -> int:
-        """AF_INET or AF_INET6."""
+        """AF_INET or AF_INET6, as Linux counts."""
         return FAMILY_OF_SIZE[len(self.address)]
 
     @property
@@ -66,55 +78,73 @@ class Address:
         return address_text(self.address)
 
     @classmethod
-    def decode(cls, octets: bytes, at: int = 0) -> Self:
+    def decode(cls, octets: bytes, at: int = 0, dialect: Dialect = LINUX) -> Self:
         """Read 3 words (IPv4) or 5 words (IPv6); `at` is their offset in the message.
 
         Raises:
             WireError: another family, a length that is not the family's, or more prefix bits
                 than the address has.
         """
-        exttype = check_extension(SADB_ADDRESS, octets, at, _TYPES)
-        family = family_in(octets, SADB_ADDRESS.size)
-        fmt = _WHOLE.get(family)
-        if fmt is None:
-            raise WireError(
-                part("sadb_address", exttype), f"address family {family}", at + SADB_ADDRESS.size
-            )
+        exttype = check_extension(SADB_ADDRESS, octets, at, _TYPES, dialect)
+        size = octets_in(octets, SADB_ADDRESS.size, dialect)
+        if not size:
+            where = part("sadb_address", exttype)
+            raise no_sockaddr(octets, SADB_ADDRESS.size, where, at, dialect)
+        fmt = _WHOLE[dialect.name][size]
         if len(octets) != fmt.size:
             raise WireError(
                 part("sadb_address", exttype),
-                f"{len(octets)} octets, address family {family} takes {fmt.size}",
+                f"{len(octets)} octets, address family {dialect.families[size]} takes {fmt.size}",
                 at,
             )
         raw = fmt.parse(octets, at)
-        address, prefixlen = raw["address"], raw["prefixlen"]
-        if prefixlen > 8 * len(address):
-            raise WireError(
-                part("sadb_address", exttype),
-                f"prefix of {prefixlen} bits, the address has {8 * len(address)}",
-                at + 5,
-            )
-        if family == AF_INET:
+        if dialect.address:
+            proto, prefixlen = 0, 8 * size
+        else:
+            proto, prefixlen = raw["proto"], raw["prefixlen"]
+            if prefixlen > 8 * size:
+                raise WireError(
+                    part("sadb_address", exttype),
+                    f"prefix of {prefixlen} bits, the address has {8 * size}",
+                    at + 5,
+                )
+        if size == 4:
             return cls(
-                exttype=exttype, address=address, prefixlen=prefixlen, proto=raw["proto"],
+                exttype=exttype, address=raw["address"], prefixlen=prefixlen, proto=proto,
                 port=raw["port"],
             )  # fmt: skip
         return cls(
-            exttype=exttype, address=address, prefixlen=prefixlen, proto=raw["proto"],
+            exttype=exttype, address=raw["address"], prefixlen=prefixlen, proto=proto,
             port=raw["port"], flowinfo=raw["flowinfo"], scope_id=raw["scope_id"],
         )  # fmt: skip
 
-    def encode(self) -> bytes:
-        """Build 24 or 40 octets. A field out of range raises WireError."""
-        family = family_of(self.address, part("sadb_address", self.exttype))
-        if not 0 <= self.prefixlen <= 8 * len(self.address):
-            raise WireError(part("sadb_address", self.exttype), f"prefix of {self.prefixlen} bits")
-        fmt = _WHOLE[family]
+    def encode(self, dialect: Dialect = LINUX) -> bytes:
+        """Build 24 or 40 octets.
+
+        Raises:
+            WireError: a field out of range, or on OpenBSD a prefix or protocol: neither can be
+                said there.
+        """
+        size = len(self.address)
+        if size not in FAMILY_OF_SIZE or not 0 <= self.prefixlen <= 8 * size:
+            where = part("sadb_address", self.exttype)
+            check_address(self.address, where)
+            raise WireError(where, f"prefix of {self.prefixlen} bits")
+        fmt = _WHOLE[dialect.name][size]
         fields = {
-            "len": fmt.size // UNIT_OCTETS, "exttype": self.exttype, "proto": self.proto,
-            "prefixlen": self.prefixlen, "family": family, "port": self.port,
-            "address": self.address,
+            "len": fmt.size // UNIT_OCTETS, "exttype": dialect.exttype(self.exttype),
+            "proto": self.proto, "prefixlen": self.prefixlen, "family": dialect.families[size],
+            "port": self.port, "address": self.address,
         }  # fmt: skip
-        if family == AF_INET6:
+        if dialect.sockaddr:
+            fields["sa_len"] = SOCKADDRS[dialect.sockaddr][size].size
+        if dialect.address:
+            if self.prefixlen not in (0, 8 * size) or self.proto not in (0, UNSPEC_PROTO):
+                raise WireError(
+                    part("sadb_address", self.exttype),
+                    f"prefix of {self.prefixlen} bits, protocol {self.proto}: a mask says it",
+                )
+            del fields["proto"], fields["prefixlen"]
+        if size == 16:
             fields |= {"flowinfo": self.flowinfo, "scope_id": self.scope_id}
         return fmt.build(**fields)

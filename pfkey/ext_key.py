@@ -6,6 +6,7 @@ from typing import Self
 from pfkey.base import check_extension, pad, part, words
 from pfkey.codec import R16, U16, Format
 from pfkey.const import ExtType
+from pfkey.dialect import LINUX, Dialect
 from pfkey.errors import WireError
 
 SADB_KEY = Format("sadb_key", "len" / U16, "exttype" / U16, "bits" / U16, "reserved" / R16)
@@ -21,13 +22,13 @@ class Key:
     key: bytes = field(repr=False)
 
     @classmethod
-    def decode(cls, octets: bytes, at: int = 0) -> Self:
+    def decode(cls, octets: bytes, at: int = 0, dialect: Dialect = LINUX) -> Self:
         """Read a key; more padding than needed is allowed, as on Linux.
 
         Raises:
             WireError: fewer octets than `bits` take.
         """
-        exttype = check_extension(SADB_KEY, octets, at, _TYPES)
+        exttype = check_extension(SADB_KEY, octets, at, _TYPES, dialect)
         raw = SADB_KEY.parse(octets, at)
         end = SADB_KEY.size + (raw["bits"] + 7) // 8
         if end > len(octets):
@@ -39,11 +40,12 @@ class Key:
             )
         return cls(exttype=exttype, bits=raw["bits"], key=octets[SADB_KEY.size : end])
 
-    def encode(self) -> bytes:
+    def encode(self, dialect: Dialect = LINUX) -> bytes:
         """Build the extension; `key` must be as long as `bits` say."""
         if len(self.key) != (self.bits + 7) // 8:
             raise WireError(
                 part("sadb_key", self.exttype), f"{self.bits} bits in {len(self.key)} octets"
             )
         length = words(SADB_KEY.size + len(self.key))
-        return pad(SADB_KEY.build(len=length, exttype=self.exttype, bits=self.bits) + self.key)
+        number = dialect.exttype(self.exttype)
+        return pad(SADB_KEY.build(len=length, exttype=number, bits=self.bits) + self.key)

@@ -7,11 +7,16 @@ from dataclasses import asdict, dataclass
 from typing import ClassVar, Self
 
 from pfkey.base import check_extension
-from pfkey.codec import R24, R32, U8, U16, U32, U64, Format
+from pfkey.codec import R16, R24, R32, U8, U16, U32, U64, Format
 from pfkey.const import UNIT_OCTETS, ExtType
+from pfkey.dialect import LINUX, Dialect
 from pfkey.errors import WireError
 
 SADB_PROP = Format("sadb_prop", "len" / U16, "exttype" / U16, "replay" / U8, "reserved" / R24)
+SADB_PROP_OPENBSD = Format(
+    "sadb_prop", "len" / U16, "exttype" / U16, "num" / U8, "replay" / U8, "reserved" / R16,
+    variant="openbsd",
+)  # fmt: skip
 SADB_COMB = Format(
     "sadb_comb",
     "auth" / U8,
@@ -67,14 +72,14 @@ class Proposal:
     combs: tuple[Comb, ...] = ()
 
     @classmethod
-    def decode(cls, octets: bytes, at: int = 0) -> Self:
+    def decode(cls, octets: bytes, at: int = 0, dialect: Dialect = LINUX) -> Self:
         """Read the proposal.
 
         Raises:
             WireError: the rest is no whole number of combinations.
         """
-        check_extension(SADB_PROP, octets, at, _TYPES)
-        raw = SADB_PROP.parse(octets, at)
+        check_extension(SADB_PROP, octets, at, _TYPES, dialect)
+        replay = (SADB_PROP_OPENBSD if dialect.proposal else SADB_PROP).parse(octets, at)["replay"]
         if (len(octets) - SADB_PROP.size) % SADB_COMB.size:
             raise WireError(
                 "sadb_prop (PROPOSAL)",
@@ -85,11 +90,30 @@ class Proposal:
         combs = []
         for start in range(SADB_PROP.size, len(octets), SADB_COMB.size):
             comb = SADB_COMB.parse(octets[start : start + SADB_COMB.size], at + start)
-            combs.append(Comb(**{name: comb[name] for name in _COMB_FIELDS}))
-        return cls(replay=raw["replay"], combs=tuple(combs))
+            values = {name: comb[name] for name in _COMB_FIELDS}
+            if dialect is not LINUX:
+                values["auth"] = dialect.auth.ours(values["auth"])
+                values["encrypt"] = dialect.encrypt.ours(values["encrypt"])
+            combs.append(Comb(**values))
+        return cls(replay=replay, combs=tuple(combs))
 
-    def encode(self) -> bytes:
-        """Build the extension. A field out of range raises WireError."""
+    def encode(self, dialect: Dialect = LINUX) -> bytes:
+        """Build the extension. What does not fit or has no number raises WireError."""
         size = SADB_PROP.size + SADB_COMB.size * len(self.combs)
-        head = SADB_PROP.build(len=size // UNIT_OCTETS, exttype=self.exttype, replay=self.replay)
-        return head + b"".join(SADB_COMB.build(**asdict(comb)) for comb in self.combs)
+        fields = {
+            "len": size // UNIT_OCTETS, "exttype": dialect.exttype(self.exttype),
+            "replay": self.replay,
+        }  # fmt: skip
+        if dialect.proposal:
+            head = SADB_PROP_OPENBSD.build(**fields, num=len(self.combs))
+        else:
+            head = SADB_PROP.build(**fields)
+        return head + b"".join(SADB_COMB.build(**_values(comb, dialect)) for comb in self.combs)
+
+
+def _values(comb: Comb, dialect: Dialect) -> dict[str, int]:
+    values: dict[str, int] = asdict(comb)
+    if dialect is not LINUX:
+        values["auth"] = dialect.auth.theirs(comb.auth)
+        values["encrypt"] = dialect.encrypt.theirs(comb.encrypt)
+    return values

@@ -4,11 +4,12 @@ Byte order: host, except the SPI, which is in network order.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Self
 
 from pfkey.base import check_extension
 from pfkey.codec import BE32, U8, U16, U32, Format
 from pfkey.const import ExtType, SaState
+from pfkey.dialect import LINUX, Dialect
 
 SADB_SA = Format(
     "sadb_sa",
@@ -21,42 +22,56 @@ SADB_SA = Format(
     "encrypt" / U8,
     "flags" / U32,
 )
-_TYPES = frozenset({int(ExtType.SA)})
+_TYPES = frozenset({int(ExtType.SA), int(ExtType.X_OPENBSD_SA2)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sa:
-    """What sadb_sa says. `replay` is the window in packets on Linux.
+    """What sadb_sa says. `replay` is the window in packets.
 
     The registries are open: `auth` and `encrypt` (the transform of IPComp) are any number, and
-    so is `state`, which Linux ignores in requests.
+    so is `state`, which Linux ignores in requests. NetBSD and FreeBSD count the window in octets
+    of its bitmap: what is no multiple of 8 packets is made one.
     """
 
-    exttype: ClassVar[ExtType] = ExtType.SA
     spi: int
     replay: int = 0
     state: int = SaState.LARVAL
     auth: int = 0
     encrypt: int = 0
     flags: int = 0
+    exttype: int = ExtType.SA
 
     @classmethod
-    def decode(cls, octets: bytes, at: int = 0) -> Self:
+    def decode(cls, octets: bytes, at: int = 0, dialect: Dialect = LINUX) -> Self:
         """Read exactly 16 octets; `at` is their offset in the message.
 
         Raises:
             WireError: wrong length or type.
         """
-        check_extension(SADB_SA, octets, at, _TYPES, is_fixed=True)
+        exttype = check_extension(SADB_SA, octets, at, _TYPES, dialect, is_fixed=True)
         raw = SADB_SA.parse(octets, at)
+        if dialect is LINUX:
+            return cls(
+                spi=raw["spi"], replay=raw["replay"], state=raw["state"], auth=raw["auth"],
+                encrypt=raw["encrypt"], flags=raw["flags"], exttype=exttype,
+            )  # fmt: skip
         return cls(
-            spi=raw["spi"], replay=raw["replay"], state=raw["state"], auth=raw["auth"],
-            encrypt=raw["encrypt"], flags=raw["flags"],
+            spi=raw["spi"], replay=raw["replay"] * dialect.window_unit, state=raw["state"],
+            auth=dialect.auth.ours(raw["auth"]), encrypt=dialect.encrypt.ours(raw["encrypt"]),
+            flags=dialect.flags_in(raw["flags"]), exttype=exttype,
         )  # fmt: skip
 
-    def encode(self) -> bytes:
-        """Build the 16 octets. A field out of range raises WireError."""
+    def encode(self, dialect: Dialect = LINUX) -> bytes:
+        """Build the 16 octets. What does not fit or has no number raises WireError."""
+        if dialect is LINUX:
+            return SADB_SA.build(
+                len=2, exttype=dialect.exttype(self.exttype), spi=self.spi, replay=self.replay,
+                state=self.state, auth=self.auth, encrypt=self.encrypt, flags=self.flags,
+            )  # fmt: skip
         return SADB_SA.build(
-            len=2, exttype=self.exttype, spi=self.spi, replay=self.replay, state=self.state,
-            auth=self.auth, encrypt=self.encrypt, flags=self.flags,
+            len=2, exttype=dialect.exttype(self.exttype), spi=self.spi,
+            replay=-(-self.replay // dialect.window_unit), state=self.state,
+            auth=dialect.auth.theirs(self.auth), encrypt=dialect.encrypt.theirs(self.encrypt),
+            flags=dialect.flags_out(self.flags),
         )  # fmt: skip

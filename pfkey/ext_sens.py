@@ -7,6 +7,7 @@ from typing import ClassVar, Self
 from pfkey.base import check_extension
 from pfkey.codec import R32, U8, U16, U32, Format
 from pfkey.const import UNIT_OCTETS, ExtType
+from pfkey.dialect import LINUX, Dialect
 from pfkey.errors import WireError
 
 SADB_SENS = Format(
@@ -35,13 +36,13 @@ class Sensitivity:
     integ_bitmap: tuple[int, ...] = ()
 
     @classmethod
-    def decode(cls, octets: bytes, at: int = 0) -> Self:
+    def decode(cls, octets: bytes, at: int = 0, dialect: Dialect = LINUX) -> Self:
         """Read the levels and both bitmaps.
 
         Raises:
             WireError: the bitmaps do not fill the extension.
         """
-        check_extension(SADB_SENS, octets, at, _TYPES)
+        check_extension(SADB_SENS, octets, at, _TYPES, dialect)
         raw = SADB_SENS.parse(octets, at)
         count = raw["sens_len"] + raw["integ_len"]
         if SADB_SENS.size + count * UNIT_OCTETS != len(octets):
@@ -54,11 +55,12 @@ class Sensitivity:
             sens_bitmap=bitmap[: raw["sens_len"]], integ_bitmap=bitmap[raw["sens_len"] :],
         )  # fmt: skip
 
-    def encode(self) -> bytes:
+    def encode(self, dialect: Dialect = LINUX) -> bytes:
         """Build the extension. A field out of range raises WireError."""
         bitmap = self.sens_bitmap + self.integ_bitmap
         head = SADB_SENS.build(
-            len=SADB_SENS.size // UNIT_OCTETS + len(bitmap), exttype=self.exttype, dpd=self.dpd,
+            len=SADB_SENS.size // UNIT_OCTETS + len(bitmap),
+            exttype=dialect.exttype(self.exttype), dpd=self.dpd,
             sens_level=self.sens_level, sens_len=len(self.sens_bitmap),
             integ_level=self.integ_level, integ_len=len(self.integ_bitmap),
         )  # fmt: skip

@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 from pfkey.base import check_extension
 from pfkey.codec import R32, U16, U32, Format
 from pfkey.const import ExtType
+from pfkey.dialect import LINUX, Dialect
 
 SADB_SPIRANGE = Format(
     "sadb_spirange",
@@ -30,16 +31,18 @@ class SpiRange:
     max: int
 
     @classmethod
-    def decode(cls, octets: bytes, at: int = 0) -> Self:
+    def decode(cls, octets: bytes, at: int = 0, dialect: Dialect = LINUX) -> Self:
         """Read exactly 16 octets; `at` is their offset in the message.
 
         Raises:
             WireError: wrong length or type.
         """
-        check_extension(SADB_SPIRANGE, octets, at, _TYPES, is_fixed=True)
+        check_extension(SADB_SPIRANGE, octets, at, _TYPES, dialect, is_fixed=True)
         raw = SADB_SPIRANGE.parse(octets, at)
         return cls(min=raw["min"], max=raw["max"])
 
-    def encode(self) -> bytes:
+    def encode(self, dialect: Dialect = LINUX) -> bytes:
         """Build the 16 octets. A field out of range raises WireError."""
-        return SADB_SPIRANGE.build(len=2, exttype=self.exttype, min=self.min, max=self.max)
+        return SADB_SPIRANGE.build(
+            len=2, exttype=dialect.exttype(self.exttype), min=self.min, max=self.max
+        )

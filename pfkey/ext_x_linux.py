@@ -6,10 +6,12 @@ And KAME's private extension of the key manager. Byte order: host, network in ad
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from pfkey.base import check_extension, decode_pair, encode_pair, pad, part, words
+from pfkey.base import check_extension, pad, part, words
 from pfkey.codec import OCTETS16, R32, U8, U16, Format
 from pfkey.const import AF_INET, UNIT_OCTETS, ExtType
+from pfkey.dialect import LINUX, Dialect
 from pfkey.errors import WireError
+from pfkey.sockaddr import decode_pair, encode_pair
 
 SADB_X_SEC_CTX = Format(
     "sadb_x_sec_ctx",
@@ -43,13 +45,13 @@ class SecCtx:
     context: bytes = b""
 
     @classmethod
-    def decode(cls, octets: bytes, at: int = 0) -> Self:
+    def decode(cls, octets: bytes, at: int = 0, dialect: Dialect = LINUX) -> Self:
         """Read the label.
 
         Raises:
             WireError: the extension is not exactly as long as the label takes.
         """
-        check_extension(SADB_X_SEC_CTX, octets, at, frozenset({cls.exttype}))
+        check_extension(SADB_X_SEC_CTX, octets, at, frozenset({cls.exttype}), dialect)
         raw = SADB_X_SEC_CTX.parse(octets, at)
         if words(SADB_X_SEC_CTX.size + raw["ctx_len"]) != raw["len"]:
             raise WireError(
@@ -60,11 +62,12 @@ class SecCtx:
         end = SADB_X_SEC_CTX.size + raw["ctx_len"]
         return cls(doi=raw["doi"], alg=raw["alg"], context=octets[SADB_X_SEC_CTX.size : end])
 
-    def encode(self) -> bytes:
+    def encode(self, dialect: Dialect = LINUX) -> bytes:
         """Build the extension. A field out of range raises WireError."""
         head = SADB_X_SEC_CTX.build(
-            len=words(SADB_X_SEC_CTX.size + len(self.context)), exttype=self.exttype,
-            alg=self.alg, doi=self.doi, ctx_len=len(self.context),
+            len=words(SADB_X_SEC_CTX.size + len(self.context)),
+            exttype=dialect.exttype(self.exttype), alg=self.alg, doi=self.doi,
+            ctx_len=len(self.context),
         )  # fmt: skip
         return pad(head + self.context)
 
@@ -80,24 +83,25 @@ class KmAddress:
     remote_port: int = 0
 
     @classmethod
-    def decode(cls, octets: bytes, at: int = 0) -> Self:
+    def decode(cls, octets: bytes, at: int = 0, dialect: Dialect = LINUX) -> Self:
         """Read the pair of sockaddrs.
 
         Raises:
             WireError: an unknown family, two families, or too few octets.
         """
-        check_extension(SADB_X_KMADDRESS, octets, at, frozenset({cls.exttype}))
+        check_extension(SADB_X_KMADDRESS, octets, at, frozenset({cls.exttype}), dialect)
         size = SADB_X_KMADDRESS.size
         local, remote, local_port, remote_port = decode_pair(
-            octets[size:], part(SADB_X_KMADDRESS.name, cls.exttype), at + size
+            octets[size:], part(SADB_X_KMADDRESS.name, cls.exttype), at + size, dialect
         )
         return cls(local=local, remote=remote, local_port=local_port, remote_port=remote_port)
 
-    def encode(self) -> bytes:
+    def encode(self, dialect: Dialect = LINUX) -> bytes:
         """Build the extension. A field out of range raises WireError."""
-        pair = encode_pair(self.local, self.remote, self.local_port, self.remote_port)
+        pair = encode_pair(self.local, self.remote, self.local_port, self.remote_port, dialect)
         length = words(SADB_X_KMADDRESS.size + len(pair))
-        return SADB_X_KMADDRESS.build(len=length, exttype=self.exttype) + pair
+        number = dialect.exttype(self.exttype)
+        return SADB_X_KMADDRESS.build(len=length, exttype=number) + pair
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,21 +112,22 @@ class KmPrivate:
     data: bytes = b""
 
     @classmethod
-    def decode(cls, octets: bytes, at: int = 0) -> Self:
+    def decode(cls, octets: bytes, at: int = 0, dialect: Dialect = LINUX) -> Self:
         """Keep the data; `at` is the offset in the message.
 
         Raises:
             WireError: wrong length or type.
         """
-        check_extension(SADB_X_KMPRIVATE, octets, at, frozenset({cls.exttype}))
+        check_extension(SADB_X_KMPRIVATE, octets, at, frozenset({cls.exttype}), dialect)
         return cls(data=octets[SADB_X_KMPRIVATE.size :])
 
-    def encode(self) -> bytes:
+    def encode(self, dialect: Dialect = LINUX) -> bytes:
         """Build the extension; `data` must be whole 64-bit words."""
         if len(self.data) % UNIT_OCTETS:
             raise WireError(SADB_X_KMPRIVATE.name, f"{len(self.data)} octets are no whole words")
         length = words(SADB_X_KMPRIVATE.size + len(self.data))
-        return SADB_X_KMPRIVATE.build(len=length, exttype=self.exttype) + self.data
+        number = dialect.exttype(self.exttype)
+        return SADB_X_KMPRIVATE.build(len=length, exttype=number) + self.data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,13 +152,13 @@ class Filter:
         return self.daddr[:4] if self.family == AF_INET else self.daddr
 
     @classmethod
-    def decode(cls, octets: bytes, at: int = 0) -> Self:
+    def decode(cls, octets: bytes, at: int = 0, dialect: Dialect = LINUX) -> Self:
         """Read exactly 40 octets; `at` is their offset in the message.
 
         Raises:
             WireError: wrong length or type.
         """
-        check_extension(SADB_X_FILTER, octets, at, frozenset({cls.exttype}), is_fixed=True)
+        check_extension(SADB_X_FILTER, octets, at, frozenset({cls.exttype}), dialect, is_fixed=True)
         raw = SADB_X_FILTER.parse(octets, at)
         return cls(
             family=raw["family"],
@@ -163,9 +168,9 @@ class Filter:
             dplen=raw["dplen"],
         )
 
-    def encode(self) -> bytes:
+    def encode(self, dialect: Dialect = LINUX) -> bytes:
         """Build the 40 octets. A field out of range raises WireError."""
         return SADB_X_FILTER.build(
-            len=5, exttype=self.exttype, saddr=self.saddr, daddr=self.daddr, family=self.family,
-            splen=self.splen, dplen=self.dplen,
+            len=5, exttype=dialect.exttype(self.exttype), saddr=self.saddr, daddr=self.daddr,
+            family=self.family, splen=self.splen, dplen=self.dplen,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The NAT traversal extensions: encapsulation type and ports (KAME, RFC 3948).
+"""The NAT traversal extensions: type, ports, size of fragments (KAME, OpenBSD, RFC 3948).
 
 Byte order: network for the port, host for the rest. The original address is in `ext_address`.
 """
@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 from pfkey.base import check_extension
 from pfkey.codec import BE16, R16, R24, U8, U16, Format
 from pfkey.const import ExtType
+from pfkey.dialect import LINUX, Dialect
 
 SADB_X_NAT_T_TYPE = Format(
     "sadb_x_nat_t_type", "len" / U16, "exttype" / U16, "type" / U8, "reserved" / R24
@@ -16,8 +17,20 @@ SADB_X_NAT_T_TYPE = Format(
 SADB_X_NAT_T_PORT = Format(
     "sadb_x_nat_t_port", "len" / U16, "exttype" / U16, "port" / BE16, "reserved" / R16
 )
+SADB_X_NAT_T_FRAG = Format(
+    "sadb_x_nat_t_frag", "len" / U16, "exttype" / U16, "fraglen" / U16, "reserved" / R16
+)
+SADB_X_UDPENCAP = Format(
+    "sadb_x_udpencap", "len" / U16, "exttype" / U16, "port" / BE16, "reserved" / R16
+)
+_PORT_FORMATS = {
+    ExtType.X_NAT_T_SPORT: SADB_X_NAT_T_PORT,
+    ExtType.X_NAT_T_DPORT: SADB_X_NAT_T_PORT,
+    ExtType.X_UDPENCAP: SADB_X_UDPENCAP,
+}
 _TYPE = frozenset({int(ExtType.X_NAT_T_TYPE)})
-_PORTS = frozenset({int(ExtType.X_NAT_T_SPORT), int(ExtType.X_NAT_T_DPORT)})
+_PORTS = frozenset(map(int, _PORT_FORMATS))
+_FRAG = frozenset({int(ExtType.X_NAT_T_FRAG)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,37 +41,62 @@ class NatTType:
     type: int
 
     @classmethod
-    def decode(cls, octets: bytes, at: int = 0) -> Self:
+    def decode(cls, octets: bytes, at: int = 0, dialect: Dialect = LINUX) -> Self:
         """Read exactly 8 octets; `at` is their offset in the message.
 
         Raises:
             WireError: wrong length or type.
         """
-        check_extension(SADB_X_NAT_T_TYPE, octets, at, _TYPE, is_fixed=True)
+        check_extension(SADB_X_NAT_T_TYPE, octets, at, _TYPE, dialect, is_fixed=True)
         return cls(type=SADB_X_NAT_T_TYPE.parse(octets, at)["type"])
 
-    def encode(self) -> bytes:
+    def encode(self, dialect: Dialect = LINUX) -> bytes:
         """Build the 8 octets. A field out of range raises WireError."""
-        return SADB_X_NAT_T_TYPE.build(len=1, exttype=self.exttype, type=self.type)
+        return SADB_X_NAT_T_TYPE.build(len=1, exttype=dialect.exttype(self.exttype), type=self.type)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NatTPort:
-    """The UDP port of the source (SPORT) or the destination (DPORT)."""
+    """The UDP port of the source (SPORT), the destination (DPORT) or OpenBSD's peer (UDPENCAP)."""
 
     exttype: int
     port: int
 
     @classmethod
-    def decode(cls, octets: bytes, at: int = 0) -> Self:
+    def decode(cls, octets: bytes, at: int = 0, dialect: Dialect = LINUX) -> Self:
         """Read exactly 8 octets; `at` is their offset in the message.
 
         Raises:
             WireError: wrong length or type.
         """
-        exttype = check_extension(SADB_X_NAT_T_PORT, octets, at, _PORTS, is_fixed=True)
-        return cls(exttype=exttype, port=SADB_X_NAT_T_PORT.parse(octets, at)["port"])
+        exttype = check_extension(SADB_X_NAT_T_PORT, octets, at, _PORTS, dialect, is_fixed=True)
+        return cls(exttype=exttype, port=_PORT_FORMATS[ExtType(exttype)].parse(octets, at)["port"])
 
-    def encode(self) -> bytes:
+    def encode(self, dialect: Dialect = LINUX) -> bytes:
         """Build the 8 octets. A field out of range raises WireError."""
-        return SADB_X_NAT_T_PORT.build(len=1, exttype=self.exttype, port=self.port)
+        fmt = _PORT_FORMATS[ExtType(self.exttype)]
+        return fmt.build(len=1, exttype=dialect.exttype(self.exttype), port=self.port)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NatTFrag:
+    """To fragments of how many octets IP packets are cut before they become ESP in UDP."""
+
+    exttype: ClassVar[ExtType] = ExtType.X_NAT_T_FRAG
+    octets: int
+
+    @classmethod
+    def decode(cls, octets: bytes, at: int = 0, dialect: Dialect = LINUX) -> Self:
+        """Read exactly 8 octets; `at` is their offset in the message.
+
+        Raises:
+            WireError: wrong length or type.
+        """
+        check_extension(SADB_X_NAT_T_FRAG, octets, at, _FRAG, dialect, is_fixed=True)
+        return cls(octets=SADB_X_NAT_T_FRAG.parse(octets, at)["fraglen"])
+
+    def encode(self, dialect: Dialect = LINUX) -> bytes:
+        """Build the 8 octets. A field out of range raises WireError."""
+        return SADB_X_NAT_T_FRAG.build(
+            len=1, exttype=dialect.exttype(self.exttype), fraglen=self.octets
+        )

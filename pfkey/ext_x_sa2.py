@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 from pfkey.base import check_extension
 from pfkey.codec import R8, R16, U8, U16, U32, Format
 from pfkey.const import ExtType
+from pfkey.dialect import LINUX, Dialect
 
 SADB_X_SA2 = Format(
     "sadb_x_sa2",
@@ -33,18 +34,21 @@ class Sa2:
     sequence: int = 0
 
     @classmethod
-    def decode(cls, octets: bytes, at: int = 0) -> Self:
+    def decode(cls, octets: bytes, at: int = 0, dialect: Dialect = LINUX) -> Self:
         """Read exactly 16 octets; `at` is their offset in the message.
 
         Raises:
             WireError: wrong length or type.
         """
-        check_extension(SADB_X_SA2, octets, at, _TYPES, is_fixed=True)
+        check_extension(SADB_X_SA2, octets, at, _TYPES, dialect, is_fixed=True)
         raw = SADB_X_SA2.parse(octets, at)
-        return cls(mode=raw["mode"], reqid=raw["reqid"], sequence=raw["sequence"])
+        mode = raw["mode"] if dialect is LINUX else dialect.modes.ours(raw["mode"])
+        return cls(mode=mode, reqid=raw["reqid"], sequence=raw["sequence"])
 
-    def encode(self) -> bytes:
-        """Build the 16 octets. A field out of range raises WireError."""
+    def encode(self, dialect: Dialect = LINUX) -> bytes:
+        """Build the 16 octets. What does not fit or has no number raises WireError."""
+        mode = self.mode if dialect is LINUX else dialect.modes.theirs(self.mode)
         return SADB_X_SA2.build(
-            len=2, exttype=self.exttype, mode=self.mode, sequence=self.sequence, reqid=self.reqid
-        )
+            len=2, exttype=dialect.exttype(self.exttype), mode=mode, sequence=self.sequence,
+            reqid=self.reqid,
+        )  # fmt: skip

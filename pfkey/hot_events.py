@@ -1,20 +1,18 @@
 """The notices that come by the thousand, by precompiled struct: ACQUIRE and EXPIRE.
 
-As in `hot`: same octets as `message.Message` builds, in the order of Linux, and `decode` returns
-None for any record that is not exactly of that form.
+As in `hot`: same octets as `message.Message` builds, in the order of the system, and `decode`
+returns None for any record that is not exactly of that form.
 """
 
 from typing import NamedTuple, Self
 
-from pfkey.base import FAMILY_OF_SIZE
+from pfkey import hot_bsd, hot_bsd_spd
 from pfkey.codec import Layout
 from pfkey.const import UNIT_OCTETS, Dir, ExtType, MsgType, PolicyType
+from pfkey.dialect import LINUX, Dialect
 from pfkey.errors import WireError
 from pfkey.ext_prop import Proposal
-from pfkey.ext_sa import Sa
-from pfkey.ext_x_policy import Policy
-from pfkey.ext_x_sa2 import Sa2
-from pfkey.hot import (
+from pfkey.hot_parts import (
     BASE,
     LIMITS,
     NO_LIMITS,
@@ -23,17 +21,17 @@ from pfkey.hot import (
     SA2,
     Limits,
     Place,
-    addresses,
     big_endian,
     flat,
     is_whole,
-    lifetime_extension,
     lifetime_segment,
     pair_segments,
     place,
     size,
 )
-from pfkey.message import Extension, Message
+from pfkey.hot_reference import extensions_of_acquire, extensions_of_expire
+from pfkey.message import Message
+from pfkey.sockaddr import FAMILY_OF_SIZE
 
 _LIFETIMES = (ExtType.LIFETIME_HARD, ExtType.LIFETIME_SOFT)
 _ACQUIRE = {octets: Layout(BASE, *pair_segments(octets), POLICY) for octets in FAMILY_OF_SIZE}
@@ -60,8 +58,16 @@ class Acquire(NamedTuple):
     pid: int = 0
     proposal: bytes = b""
 
-    def encode(self) -> bytes:
+    def said(self, dialect: Dialect) -> Self:
+        """The record as this dialect can tell it; see `hot_bsd_spd.said_of_acquire`."""
+        if dialect is LINUX:
+            return self
+        return self._replace(**hot_bsd_spd.said_of_acquire(self, dialect))
+
+    def encode(self, dialect: Dialect = LINUX) -> bytes:
         """Build the record. A value out of range raises WireError."""
+        if dialect is not LINUX:
+            return hot_bsd_spd.encode_acquire(self.said(dialect), dialect)
         head = _ACQUIRE[size(self.src, self.dst)]
         words = (head.size + len(self.proposal)) // UNIT_OCTETS
         return (
@@ -73,8 +79,11 @@ class Acquire(NamedTuple):
         )  # fmt: skip
 
     @classmethod
-    def decode(cls, octets: bytes) -> Self | None:
+    def decode(cls, octets: bytes, dialect: Dialect = LINUX) -> Self | None:
         """Read the record, or None when it has another form."""
+        if dialect is not LINUX:
+            found = hot_bsd_spd.decode_acquire(octets, dialect)
+            return None if found is None else cls(**found)
         for head in _ACQUIRE.values():
             if (v := head.unpack(octets)) is not None:
                 break
@@ -97,17 +106,11 @@ class Acquire(NamedTuple):
             policy_id=v[18], priority=v[19], pid=pid, proposal=proposal,
         )  # fmt: skip
 
-    def message(self) -> Message:
-        """The same by way of the extensions: the reference."""
-        policy = Policy(
-            type=self.policy_type, dir=self.dir, id=self.policy_id, priority=self.priority
-        )
-        extensions: tuple[Extension, ...] = (*addresses(self.src, self.dst), policy)
-        if self.proposal:
-            extensions += (Proposal.decode(self.proposal),)
+    def message(self, dialect: Dialect = LINUX) -> Message:
+        """The same by way of the extensions, in the order of this dialect: the reference."""
         return Message(
             type=MsgType.ACQUIRE, satype=self.satype, seq=self.seq, pid=self.pid,
-            extensions=extensions,
+            extensions=extensions_of_acquire(self.said(dialect), dialect),
         )  # fmt: skip
 
 
@@ -132,10 +135,22 @@ class Expire(NamedTuple):
     reqid: int = 0
     sequence: int = 0
 
-    def encode(self) -> bytes:
+    def said(self, dialect: Dialect) -> Self:
+        """The record as this dialect can tell it; see `hot_bsd.said_of_sa`."""
+        if dialect is LINUX:
+            return self
+        said = self._replace(**hot_bsd.said_of_sa(self, dialect))
+        return said if dialect.has_policies else said._replace(sequence=0)
+
+    def encode(self, dialect: Dialect = LINUX) -> bytes:
         """Build the record. A value out of range raises WireError."""
         if self.fired not in _LIFETIMES:
             raise WireError("sadb_lifetime", f"type {self.fired} does not expire")
+        if dialect is not LINUX:
+            said = self.said(dialect)
+            if said.replay > dialect.window_max:
+                return said.message(dialect).encode(dialect)
+            return hot_bsd.encode_expire(said, dialect)
         layout = _EXPIRE[size(self.src, self.dst), ExtType(self.fired)]
         return layout.pack(
             MsgType.EXPIRE, 0, self.satype, layout.size // UNIT_OCTETS, 0, self.seq, self.pid,
@@ -145,19 +160,17 @@ class Expire(NamedTuple):
         )  # fmt: skip
 
     @classmethod
-    def decode(cls, octets: bytes) -> Self | None:
+    def decode(cls, octets: bytes, dialect: Dialect = LINUX) -> Self | None:
         """Read the record, or None when it has another form."""
-        found = next(
-            (
-                (fired, values)
-                for (_, fired), layout in _EXPIRE.items()
-                if len(octets) == layout.size and (values := layout.unpack(octets)) is not None
-            ),
-            None,
-        )
-        if found is None:
+        if dialect is not LINUX:
+            fields = hot_bsd.decode_expire(octets, dialect)
+            return None if fields is None else cls(**fields)
+        for (_, exttype), layout in _EXPIRE.items():
+            if len(octets) == layout.size and (v := layout.unpack(octets)) is not None:
+                fired = exttype
+                break
+        else:
             return None
-        fired, v = found
         kind, errno, satype, words, reserved, seq, pid = v[:7]
         src, dst = place(*v[21:25]), place(*v[25:29])
         if kind != MsgType.EXPIRE or errno or reserved or src is None or dst is None:
@@ -170,16 +183,9 @@ class Expire(NamedTuple):
             auth=v[10], encrypt=v[11], flags=v[12], mode=v[29], sequence=v[30], reqid=v[31],
         )  # fmt: skip
 
-    def message(self) -> Message:
-        """The same by way of the extensions: the reference."""
+    def message(self, dialect: Dialect = LINUX) -> Message:
+        """The same by way of the extensions, in the order of this dialect: the reference."""
         return Message(
             type=MsgType.EXPIRE, satype=self.satype, seq=self.seq, pid=self.pid,
-            extensions=(
-                Sa(spi=self.spi, replay=self.replay, state=self.state, auth=self.auth,
-                   encrypt=self.encrypt, flags=self.flags),
-                lifetime_extension(self.fired, self.limits),
-                lifetime_extension(ExtType.LIFETIME_CURRENT, self.current),
-                *addresses(self.src, self.dst),
-                Sa2(mode=self.mode, reqid=self.reqid, sequence=self.sequence),
-            ),
+            extensions=extensions_of_expire(self.said(dialect), dialect),
         )  # fmt: skip

@@ -1,23 +1,16 @@
-"""A whole PF_KEY message (RFC 2367 sections 2.1 and 3.1), Linux numbering.
+"""A whole PF_KEY message (RFC 2367 sections 2.1 and 3.1), in any dialect.
 
 `decode` is strict about structure and says nothing about sense: what a type must carry is a
-matter of whoever answers it (specs/tables/messages.toml).
+matter of whoever answers it (specs/tables/messages.toml). Types, algorithms and the like are our
+numbers for names (`pfkey.const`), whatever the dialect's own are.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Self, TypeAlias
+from typing import Self
 
-from pfkey.base import (
-    EXT_MAX,
-    SADB_MSG,
-    Header,
-    Unknown,
-    error_reply,
-    header,
-    walk,
-)
-from pfkey.const import HEADER_OCTETS, PF_KEY_V2, UNIT_OCTETS, ExtType
+from pfkey.base import Header, Unknown, encode_header, error_reply, header, walk
+from pfkey.const import HEADER_OCTETS, UNIT_OCTETS, ExtType
+from pfkey.dialect import LINUX, Dialect, is_own
 from pfkey.errors import WireError
 from pfkey.ext_address import Address
 from pfkey.ext_ident import Ident
@@ -25,54 +18,23 @@ from pfkey.ext_key import Key
 from pfkey.ext_lifetime import Lifetime
 from pfkey.ext_prop import Proposal
 from pfkey.ext_sa import Sa
-from pfkey.ext_sens import Sensitivity
 from pfkey.ext_spirange import SpiRange
 from pfkey.ext_supported import Supported
-from pfkey.ext_x_linux import Filter, KmAddress, KmPrivate, SecCtx
+from pfkey.ext_x_linux import Filter, SecCtx
 from pfkey.ext_x_natt import NatTPort, NatTType
 from pfkey.ext_x_policy import Policy
 from pfkey.ext_x_sa2 import Sa2
+from pfkey.extensions import BY_DIALECT, DECODERS, Extension
 
 __all__ = ["DECODERS", "Extension", "Header", "Message", "error_reply", "header"]
-
-Extension: TypeAlias = (
-    Sa | Lifetime | Address | Key | Ident | Sensitivity | Proposal | Supported | SpiRange
-    | KmPrivate | Policy | Sa2 | NatTType | NatTPort | SecCtx | KmAddress | Filter | Unknown
-)  # fmt: skip
-
-DECODERS: dict[int, Callable[[bytes, int], Extension]] = {
-    ExtType.SA: Sa.decode,
-    ExtType.LIFETIME_CURRENT: Lifetime.decode,
-    ExtType.LIFETIME_HARD: Lifetime.decode,
-    ExtType.LIFETIME_SOFT: Lifetime.decode,
-    ExtType.ADDRESS_SRC: Address.decode,
-    ExtType.ADDRESS_DST: Address.decode,
-    ExtType.ADDRESS_PROXY: Address.decode,
-    ExtType.KEY_AUTH: Key.decode,
-    ExtType.KEY_ENCRYPT: Key.decode,
-    ExtType.IDENTITY_SRC: Ident.decode,
-    ExtType.IDENTITY_DST: Ident.decode,
-    ExtType.SENSITIVITY: Sensitivity.decode,
-    ExtType.PROPOSAL: Proposal.decode,
-    ExtType.SUPPORTED_AUTH: Supported.decode,
-    ExtType.SUPPORTED_ENCRYPT: Supported.decode,
-    ExtType.SPIRANGE: SpiRange.decode,
-    ExtType.X_KMPRIVATE: KmPrivate.decode,
-    ExtType.X_POLICY: Policy.decode,
-    ExtType.X_SA2: Sa2.decode,
-    ExtType.X_NAT_T_TYPE: NatTType.decode,
-    ExtType.X_NAT_T_SPORT: NatTPort.decode,
-    ExtType.X_NAT_T_DPORT: NatTPort.decode,
-    ExtType.X_NAT_T_OA: Address.decode,
-    ExtType.X_SEC_CTX: SecCtx.decode,
-    ExtType.X_KMADDRESS: KmAddress.decode,
-    ExtType.X_FILTER: Filter.decode,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """A message as values. A decoded one keeps its `octets`; one that was changed has none."""
+    """A message as values.
+
+    A decoded one keeps its `octets` and the `dialect` they are in; one that was changed has none.
+    """
 
     type: int
     satype: int = 0
@@ -82,46 +44,59 @@ class Message:
     reserved: int = 0
     extensions: tuple[Extension, ...] = ()
     octets: bytes | None = field(default=None, init=False, compare=False, repr=False)
+    dialect: Dialect = field(default=LINUX, init=False, compare=False, repr=False)
 
     @classmethod
-    def decode(cls, octets: bytes, *, is_request: bool = False) -> Self:
-        """Read one record. Extension types above 26 are kept as Unknown and mean nothing.
+    def decode(cls, octets: bytes, dialect: Dialect = LINUX, *, is_request: bool = False) -> Self:
+        """Read one record. On Linux, extensions of unknown types are kept and mean nothing.
 
-        `is_request` also refuses a reserved field that is not zero, as Linux does.
+        `is_request` also refuses what the system refuses in requests only: a reserved field that
+        is not zero (Linux, OpenBSD), extensions that are never taken, too many octets (the BSDs).
 
         Raises:
             WireError: what is wrong, in which extension, at which offset. Its errno is EMSGSIZE
-                for lengths of the base header and EINVAL for all else.
+                on Linux for lengths of the base header and EINVAL for all else.
         """
-        base = header(octets, is_request=is_request)
+        base = header(octets, dialect, is_request=is_request)
+        decoders = BY_DIALECT[dialect.name]
+        inside = dialect if dialect is LINUX else dialect.of_satype(base.satype)
         extensions: list[Extension] = []
-        for exttype, start, end in walk(octets):
-            decoder = DECODERS[exttype] if exttype <= EXT_MAX else Unknown.decode
-            extensions.append(decoder(octets[start:end], start))
+        for number, start, end in walk(octets, dialect, is_request=is_request):
+            decoder = decoders.get(number, Unknown.decode)
+            extensions.append(decoder(octets[start:end], start, inside))
         message = cls(
             type=base.type, satype=base.satype, errno=base.errno, seq=base.seq, pid=base.pid,
             reserved=base.reserved, extensions=tuple(extensions),
         )  # fmt: skip
         object.__setattr__(message, "octets", octets)
+        if dialect is not LINUX:
+            object.__setattr__(message, "dialect", dialect)
         return message
 
-    def encode(self) -> bytes:
-        """The octets as they came, or the canonical ones of the values.
+    def encode(self, dialect: Dialect = LINUX) -> bytes:
+        """The octets as they came, if in this dialect, or the canonical ones of the values.
 
         Raises:
-            WireError: a value does not fit its field, or the message is too long.
+            WireError: a value does not fit its field, the dialect cannot say it, or the message
+                is too long.
         """
-        if self.octets is not None:
+        if self.octets is not None and self.dialect is dialect:
             return self.octets
-        body = b"".join(extension.encode() for extension in self.extensions)
+        inside = dialect if dialect is LINUX else dialect.of_satype(self.satype)
+        body = b"".join(extension.encode(inside) for extension in self.extensions)
         length = (HEADER_OCTETS + len(body)) // UNIT_OCTETS
         if length > 0xFFFF:
             raise WireError("sadb_msg", f"{length} words do not fit a message")
-        head = SADB_MSG.build(
-            version=PF_KEY_V2, type=self.type, errno=self.errno, satype=self.satype, len=length,
-            reserved=self.reserved, seq=self.seq, pid=self.pid,
-        )  # fmt: skip
+        errno = self.errno if dialect is LINUX else dialect.errnos.theirs(self.errno)
+        head = encode_header(
+            self.type, errno, self.satype, length, self.reserved, self.seq, self.pid, dialect
+        )
         return head + body
+
+    @property
+    def uses_own(self) -> bool:
+        """Whether it has an extension of our own: then its sender knows of them."""
+        return any(is_own(extension.exttype) for extension in self.extensions)
 
     def ext(self, exttype: int) -> Extension | None:
         """The extension of a type, or None."""

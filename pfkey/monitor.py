@@ -7,10 +7,11 @@ from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
-from pfkey import document, text
-from pfkey.blocking import ClosedError, Control
-from pfkey.const import ExtType, MsgType, SaType
-from pfkey.errors import WireError
+from pfkey import document, pcapng, text
+from pfkey.const import FIELD_MAX, ExtType, MsgType, SaType
+from pfkey.control import Control
+from pfkey.dialect import DIALECTS, LINUX, Dialect, digits
+from pfkey.errors import ClosedError, WireError
 from pfkey.message import Message
 
 SCHEMA_VERSION = 1
@@ -22,29 +23,47 @@ _SPD = {
 Event = dict[str, Any]
 
 
-def events(
-    socket: Path, *, show_keys: bool = False, lost: Callable[[int], None]
-) -> Iterator[Event]:
-    """What pfkeyd tells a subscriber, until pfkeyd ends.
-
-    `lost` hears how many messages we were too slow for.
+def subscribe(socket: Path, *, show_keys: bool = False) -> Control:
+    """A control connection that hears every message from now on.
 
     Raises:
         ShellError: no pfkeyd is there.
         ControlError: it refuses.
     """
-    with Control(socket) as control:
+    control = Control(socket)
+    try:
         control.call("subscribe", show_keys=show_keys)
-        while True:
-            try:
-                told = control.notification()
-            except ClosedError:
-                return
-            match told:
-                case {"method": "message", "params": dict(event)}:
-                    yield event
-                case {"method": "lost", "params": {"count": int(count)}}:
-                    lost(count)
+    except BaseException:
+        control.close()
+        raise
+    return control
+
+
+def events(control: Control, lost: Callable[[int], None]) -> Iterator[Event]:
+    """What pfkeyd tells a subscriber, until pfkeyd ends.
+
+    `lost` hears how many messages we were too slow for.
+    """
+    while True:
+        try:
+            told = control.notification()
+        except ClosedError:
+            return
+        match told:
+            case {"method": "message", "params": dict(event)}:
+                yield event
+            case {"method": "lost", "params": {"count": int(count)}}:
+                lost(count)
+
+
+def _dialect(event: Event) -> Dialect:
+    """In which system's PF_KEY the client speaks: Linux's unless it is said."""
+    return DIALECTS.get(str(event.get("dialect", LINUX.name)), LINUX)
+
+
+def reason(errno: int) -> str:
+    """What a refusal's errno means; the number itself where it has no name here."""
+    return os.strerror(errno) if errno <= FIELD_MAX else f"error {digits(errno)}"
 
 
 def render(event: Event, *, show_keys: bool = False, zone: tzinfo | None = None) -> str:
@@ -54,20 +73,22 @@ def render(event: Event, *, show_keys: bool = False, zone: tzinfo | None = None)
     head = f"{at:%H:%M:%S.%f} client {event['client']} (pid {event['pid']}) {arrow} "
     octets = bytes.fromhex(event["hex"])
     try:
-        record = Message.decode(octets)
+        record = Message.decode(octets, _dialect(event))
     except WireError as error:
         return f"{head}{len(octets)} octets that are no message: {error.part}: {error.rule}"
     words = [document.name(MsgType, record.type).removeprefix("X_")]
+    if record.dialect is not LINUX:
+        words.insert(0, record.dialect.name)
     if record.satype:
         words.append(document.name(SaType, record.satype).removeprefix("X_").lower())
     words.append(f"seq={record.seq} pid={record.pid}")
     if record.errno:
-        words.append(f"refused: {os.strerror(record.errno)}")
+        words.append(f"refused: {reason(record.errno)}")
     return head + " ".join(words) + _body(record, event["time"], show_keys, zone)
 
 
 def _body(record: Message, now: float, show_keys: bool, zone: tzinfo | None) -> str:
-    if record.type in _SPD and record.policy is not None:
+    if text.is_flow(record) or (record.type in _SPD and record.policy is not None):
         body = text.policy(record, zone=zone)
     elif record.sa is not None and record.src is not None and record.dst is not None:
         if record.key_encrypt or record.key_auth or record.current:
@@ -86,7 +107,7 @@ def line(event: Event, *, show_keys: bool = False) -> str:
     record: dict[str, Any] | None = None
     fault: str | None = None
     try:
-        record = document.message(Message.decode(octets), show_keys=show_keys)
+        record = document.message(Message.decode(octets, _dialect(event)), show_keys=show_keys)
     except WireError as error:
         fault = str(error)
     return json.dumps(
@@ -96,7 +117,16 @@ def line(event: Event, *, show_keys: bool = False) -> str:
             "client": event["client"],
             "pid": event["pid"],
             "direction": event["direction"],
+            "dialect": _dialect(event).name,
             "message": record,
             "fault": fault,
         }
     )
+
+
+def packet(event: Event, *, show_keys: bool = False, lost: int = 0) -> bytes:
+    """One message as a packet of a capture file, with what `render` says as its comment."""
+    return pcapng.packet(
+        bytes.fromhex(event["hex"]), at=event["time"], is_inbound=event["direction"] == "in",
+        comment=render(event, show_keys=show_keys), lost=lost,
+    )  # fmt: skip

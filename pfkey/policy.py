@@ -19,11 +19,13 @@ from pfkey.const import (
     IPPROTO_COMP,
     IPPROTO_ESP,
     MANUAL_REQID_MAX,
+    MODE_TCPMD5,
     Dir,
     Level,
     Mode,
     PolicyType,
 )
+from pfkey.dialect import LINUX, Dialect, digits
 from pfkey.errors import PolicyError
 from pfkey.ext_x_policy import IpsecRequest, Policy
 
@@ -56,8 +58,14 @@ REQUESTS_MAX = 6  # XFRM_MAX_DEPTH on Linux; more would be refused with ELOOP
 DIR_NAMES = ("any", "in", "out", "fwd", "in(socket)", "out(socket)", "fwd(socket)")
 ACTION_NAMES = {int(number): name for name, number in ACTIONS.items()}
 PROTO_NAMES = {number: name for name, number in PROTOS.items()}
-MODE_NAMES = {0: "any", 1: "transport", 2: "tunnel", 3: "beet"}
+MODE_NAMES = {0: "any", 1: "transport", 2: "tunnel", 3: "beet", MODE_TCPMD5: "tcp-md5"}
 LEVEL_NAMES = {int(number): name for name, number in LEVELS.items()}
+
+
+def mode_name(mode: int) -> str:
+    """`tunnel` for 2; digits for what has no name."""
+    return MODE_NAMES.get(mode) or digits(mode)
+
 
 _TOKEN = re.compile(r"\s+|(?P<word>[^\s/\[\]+-]+)|(?P<mark>[/\[\]+-])")
 _END = "end of the policy"
@@ -71,9 +79,9 @@ class _Token(NamedTuple):
 class _Parser:
     """Recursive descent over the words of one policy string."""
 
-    def __init__(self, text: str, has_fwd: bool) -> None:
+    def __init__(self, text: str, dialect: Dialect) -> None:
         self._text = text
-        self._has_fwd = has_fwd
+        self._dialect = dialect
         self._tokens = [
             _Token(found[0], found.start()) for found in _TOKEN.finditer(text) if found.lastgroup
         ]
@@ -112,12 +120,14 @@ class _Parser:
             raise self.fail(f"Invalid direction: {word} is none of in, out, fwd")
         self.take()
         dir = DIRS[word]
-        if dir == Dir.FWD and not self._has_fwd:
-            dir = Dir.IN
+        if dir not in self._dialect.dirs:
+            dir = Dir.IN  # as libipsec does where there is no fwd
         if not self.peek():
             return Policy(type=PolicyType.DISCARD, dir=dir)
-        priority = PRIORITY_DEF
+        priority = PRIORITY_DEF if self._dialect is LINUX else 0
         if self.peek() in ("priority", "prio"):
+            if not self._dialect.has_priority:
+                raise self.fail("Policy priority not compiled in: this system has none")
             self.take()
             priority = self.priority()
         word = self.peek()
@@ -257,23 +267,29 @@ class _Parser:
             if not (number.isascii() and number.isdigit() and len(number) < 11):
                 raise self.fail(f"Invalid ipsec level: {self.peek()} is not unique:NUMBER")
             reqid = int(number)
-            if reqid > 0xFFFFFFFF:
-                raise self.fail(f"Invalid ipsec level: {reqid} does not fit 32 bits")
+            most = self._dialect.reqid_max
+            if reqid > most:
+                bits = most.bit_length()
+                raise self.fail(f"Invalid ipsec level: {reqid} does not fit {bits} bits")
         self.take()
         return int(LEVELS[name]), reqid
 
 
-def parse(text: str, *, fwd: bool = True) -> Policy:
+def parse(text: str, dialect: Dialect = LINUX) -> Policy:
     """Read one policy.
 
     Args:
         text: such as `out ipsec esp/transport//require`; line breaks count as blanks.
-        fwd: whether this system has the direction `fwd`; else `fwd` means `in`.
+        dialect: the system that it is for: NetBSD and FreeBSD have no direction `fwd`, which
+            means `in` there, and 16 bits for N in `unique:N`; NetBSD has no priority, and on
+            FreeBSD a policy without one has 0; OpenBSD has no policies.
 
     Raises:
         PolicyError: what libipsec says about it, and more precisely why.
     """
-    return _Parser(text, fwd).policy()
+    if not dialect.has_policies:
+        raise PolicyError(text, 0, "Invalid security policy: this system has flows, no policies")
+    return _Parser(text, dialect).policy()
 
 
 def forwarded(policy: Policy) -> Policy:
@@ -303,32 +319,40 @@ def render_priority(priority: int) -> str:
     return f"prio {name} {'+' if offset > 0 else '-'} {abs(offset)}"
 
 
-def _endpoint(address: bytes, port: int) -> str:
+def _endpoint(address: bytes, port: int, has_ports: bool | None) -> str:
     text = str(ipaddress.ip_address(address))
-    return f"{text}[{port}]" if port else text
+    return f"{text}[{port}]" if has_ports or (port and has_ports is None) else text
 
 
-def render_request(request: IpsecRequest) -> str:
-    """`esp/tunnel/20.0.0.1-20.0.0.2/unique:12`; `#` marks a number that the engine chose."""
+def render_request(request: IpsecRequest, *, has_ports: bool | None = None) -> str:
+    """`esp/tunnel/20.0.0.1-20.0.0.2/unique:12`; `#` marks a number that the engine chose.
+
+    Ports of tunnel ends are shown where there are any (None), always, or never.
+    """
     pair = ""
     if request.src is not None and request.dst is not None:
-        src = _endpoint(request.src, request.src_port)
-        pair = f"{src}-{_endpoint(request.dst, request.dst_port)}"
+        src = _endpoint(request.src, request.src_port, has_ports)
+        pair = f"{src}-{_endpoint(request.dst, request.dst_port, has_ports)}"
     reqid = ""
     if request.reqid:
         reqid = f"{':' if request.reqid <= MANUAL_REQID_MAX else '#'}{request.reqid}"
     proto = PROTO_NAMES.get(request.proto, str(request.proto))
-    mode = MODE_NAMES.get(request.mode, str(request.mode))
-    return f"{proto}/{mode}/{pair}/{LEVEL_NAMES.get(request.level, str(request.level))}{reqid}"
+    level = LEVEL_NAMES.get(request.level, str(request.level))
+    return f"{proto}/{mode_name(request.mode)}/{pair}/{level}{reqid}"
 
 
-def render(policy: Policy, delimiter: str = " ") -> str:
-    """The policy as ipsec_dump_policy(3) writes it, `delimiter` before each request."""
+def render(policy: Policy, delimiter: str = " ", *, has_ports: bool | None = None) -> str:
+    """The policy as ipsec_dump_policy(3) writes it, `delimiter` before each request.
+
+    `has_ports` is that of `render_request`.
+    """
     known = 0 <= policy.dir < len(DIR_NAMES)
     words: Sequence[str] = (
-        DIR_NAMES[policy.dir] if known else str(policy.dir),
+        DIR_NAMES[policy.dir] if known else digits(policy.dir),
         render_priority(policy.priority),
         ACTION_NAMES.get(policy.type, str(policy.type)),
     )
     head = " ".join(word for word in words if word)
-    return head + "".join(delimiter + render_request(r) for r in policy.requests)
+    return head + "".join(
+        delimiter + render_request(r, has_ports=has_ports) for r in policy.requests
+    )

@@ -10,20 +10,32 @@ from datetime import UTC, datetime, tzinfo
 from pfkey import policy as policies
 from pfkey import protocols
 from pfkey.algorithms import Kind, by_number
-from pfkey.const import ExtType, SaState, SaType
+from pfkey.const import ExtType, Mode, OpenbsdFlag, SaState, SaType, Scope
+from pfkey.dialect import FREEBSD, LINUX, digits
 from pfkey.ext_address import Address
 from pfkey.ext_key import Key
 from pfkey.ext_lifetime import Lifetime
+from pfkey.ext_x_bsd import Replay
+from pfkey.ext_x_natt import NatTFrag, NatTPort
+from pfkey.ext_x_sa2 import Sa2
+from pfkey.ext_x_word import Word
+from pfkey.flows import flow, is_flow
 from pfkey.kdebug import message
 from pfkey.message import Message
 
 __all__ = [
-    "SHORT_HEADER", "algorithm", "hexdump", "is_dead", "is_per_socket", "message", "policy", "sa",
-    "sa_line", "stamp",
+    "SHORT_HEADER", "algorithm", "flow", "groups", "hexdump", "is_dead", "is_flow",
+    "is_per_socket", "message", "policy", "sa", "sa_line", "satype", "second", "stamp",
 ]  # fmt: skip
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-SATYPES = {SaType.AH: "ah", SaType.ESP: "esp", SaType.X_IPCOMP: "ipcomp"}
+SATYPES: dict[int, str] = {
+    SaType.AH: "ah",
+    SaType.ESP: "esp",
+    SaType.X_IPCOMP: "ipcomp",
+    SaType.X_TCPSIGNATURE: "tcp",
+    SaType.X_IPIP: "ipip",
+}
 STATES = ("larval", "mature", "dying", "dead")
 NO_TIME = " " * 20
 SHORT_HEADER = "time p   s spi      ltime   src -> dst\n"
@@ -55,7 +67,25 @@ def stamp(now: float, zone: tzinfo | None = None) -> str:
 def algorithm(kind: Kind, number: int) -> str:
     """An algorithm's name, or its number in digits."""
     row = by_number(kind, number)
-    return row.name if row else str(number)
+    return row.name if row else digits(number)
+
+
+def satype(record: Message) -> str:
+    """`esp`; digits for an SA type that nobody writes SAs of."""
+    return SATYPES.get(record.satype, digits(record.satype))
+
+
+def second(record: Message) -> Sa2 | None:
+    """SA2, or what tells the same on OpenBSD, which has none: a flag and X_REPLAY."""
+    association = record.sa
+    if association is None or record.dialect.has_policies:
+        return record.sa2
+    is_tunnel = association.flags & OpenbsdFlag.TUNNEL
+    count = record.ext(ExtType.X_REPLAY)
+    return Sa2(
+        mode=Mode.TUNNEL if is_tunnel else Mode.TRANSPORT,
+        sequence=count.count & 0xFFFF_FFFF if isinstance(count, Replay) else 0,
+    )
 
 
 def hexdump(octets: bytes) -> str:
@@ -66,12 +96,16 @@ def hexdump(octets: bytes) -> str:
     )
 
 
+def groups(octets: bytes) -> str:
+    """Groups of four octets, 32 octets a row, a blank before each group, as keys are printed."""
+    shown = [" " + octets[at : at + 4].hex() for at in range(0, len(octets), 4)]
+    return "\n".join("".join(shown[at : at + 8]) for at in range(0, len(shown), 8))
+
+
 def _key(key: Key, show_keys: bool) -> str:
-    """Groups of four octets, 32 octets a row, a blank before each group."""
     if not show_keys and key.key:
         return f" ({key.bits} bits, not shown)"
-    groups = [" " + key.key[at : at + 4].hex() for at in range(0, len(key.key), 4)]
-    return "\n".join("".join(groups[at : at + 8]) for at in range(0, len(groups), 8))
+    return groups(key.key)
 
 
 def _ip(address: Address, port: int | None) -> str:
@@ -103,7 +137,7 @@ def sa(
         has_ports: whether ports follow the addresses (-p); with NAT traversal they always do.
         show_keys: whether keys are printed.
     """
-    src, dst, association, sa2 = record.src, record.dst, record.sa, record.sa2
+    src, dst, association, sa2 = record.src, record.dst, record.sa, second(record)
     natt = record.nat_t_type is not None and record.nat_t_type.type != 0
     out: list[str] = []
     for address, natt_port, name in (
@@ -115,13 +149,13 @@ def sa(
         out.append(_ip(address, port if natt or has_ports else None) + " ")
     if association is None or sa2 is None:
         return "".join(out) + f"\nno {'SA2' if association else 'SA'} extension.\n"
-    proto = "esp-udp" if natt else SATYPES.get(_satype(record.satype), str(record.satype))
+    is_udp = natt or association.flags & OpenbsdFlag.UDPENCAP
     out.append(
-        f"\n\t{proto} mode={policies.MODE_NAMES.get(sa2.mode, str(sa2.mode))}"
+        f"\n\t{'esp-udp' if is_udp else satype(record)} mode={policies.mode_name(sa2.mode)}"
         f" spi={association.spi}(0x{association.spi:08x}) reqid={sa2.reqid}(0x{sa2.reqid:08x})\n"
     )
-    if natt and record.nat_t_oa is not None:
-        out.append(f"\tNAT OA={_ip(record.nat_t_oa, None)}\n")
+    if is_udp:
+        out += _nat_traversal(record)
     if record.satype == SaType.X_IPCOMP:
         out.append(f"\tC: {algorithm(Kind.COMPRESS, association.encrypt)} ")  # and no newline
     elif record.satype == SaType.ESP:
@@ -132,11 +166,16 @@ def sa(
         name = algorithm(Kind.AUTH, association.auth)
         out.append(f"\tA: {name} {_key(record.key_auth, show_keys)}\n")
     state = int(association.state)
+    dialect = record.dialect
     out.append(
-        f"\tseq=0x{sa2.sequence:08x} replay={association.replay}"
-        f" flags=0x{association.flags:08x}"
+        f"\tseq=0x{sa2.sequence:08x} replay={-(-association.replay // dialect.window_unit)}"
+        f" flags=0x{dialect.flags_out(association.flags):08x}"
         f" state={STATES[state] if state < len(STATES) else state} \n"
     )
+    for exttype in (ExtType.X_SA_REPLAY, ExtType.X_REPLAY_WINDOW):
+        window = record.ext(exttype)
+        if isinstance(window, Word):
+            out.append(f"\treplay window: {window.value} packets\n")
     if record.current is not None:
         out.append(_lifetimes(record, record.current, int(now), zone))
     out += _context(record)
@@ -144,11 +183,20 @@ def sa(
     return "".join(out)
 
 
-def _satype(number: int) -> SaType:
-    try:
-        return SaType(number)
-    except ValueError:
-        return SaType.UNSPEC
+def _nat_traversal(record: Message) -> list[str]:
+    """What else is there to say about ESP in UDP."""
+    out = []
+    for exttype in (ExtType.X_NAT_T_OA, ExtType.X_NAT_T_OAI, ExtType.X_NAT_T_OAR):
+        original = record.ext(exttype)
+        if isinstance(original, Address):
+            name = exttype.name.removeprefix("X_NAT_T_")
+            out.append(f"\tNAT {name}={_ip(original, None)}\n")
+    port, fragment = record.ext(ExtType.X_UDPENCAP), record.ext(ExtType.X_NAT_T_FRAG)
+    if isinstance(port, NatTPort):
+        out.append(f"\tUDP port={port.port}\n")
+    if isinstance(fragment, NatTFrag):
+        out.append(f"\tNAT-T fragments={fragment.octets}(bytes)\n")
+    return out
 
 
 def _lifetimes(record: Message, current: Lifetime, now: int, zone: tzinfo | None) -> str:
@@ -194,7 +242,7 @@ def sa_line(record: Message, *, now: float, zone: tzinfo | None = None) -> str:
         left = str(max(0, record.current.addtime + record.hard.addtime - int(now)))
     at = _local(now, zone)
     clock = f"{at:%M%S}" if at else ""
-    proto = SATYPES.get(_satype(record.satype), str(record.satype))[:3]
+    proto = satype(record)[:3]
     state = int(association.state)
     letter = STATES[state][0] if state < SaState.DEAD else "x" if state == SaState.DEAD else "?"
     return (
@@ -204,8 +252,12 @@ def sa_line(record: Message, *, now: float, zone: tzinfo | None = None) -> str:
 
 
 def is_per_socket(record: Message) -> bool:
-    """Whether this policy belongs to one socket: Linux tells by the number."""
-    return record.policy is not None and record.policy.id % 8 >= 3
+    """Whether this policy belongs to one socket: Linux tells by the number, FreeBSD the scope."""
+    if record.policy is None:
+        return False
+    if record.dialect is LINUX:
+        return record.policy.id % 8 >= 3
+    return record.dialect is FREEBSD and record.policy.scope == Scope.PCB
 
 
 def _selector(address: Address, has_port: bool) -> str:
@@ -227,8 +279,18 @@ def _upper(src: Address, dst: Address) -> str:
     return text
 
 
-def policy(record: Message, *, zone: tzinfo | None = None) -> str:
-    """A policy as setkey -DP prints it, from an SPDDUMP, SPDGET or SPDADD message."""
+def policy(
+    record: Message, *, zone: tzinfo | None = None, has_tunnel_ports: bool | None = None
+) -> str:
+    """A policy as setkey -DP prints it, from an SPDDUMP, SPDGET or SPDADD message; or a flow.
+
+    Args:
+        record: the message.
+        zone: of the times.
+        has_tunnel_ports: whether tunnel ends show their ports; None: where they have any.
+    """
+    if is_flow(record):
+        return flow(record)
     src, dst, found = record.src, record.dst, record.policy
     if found is None:
         return "no X_POLICY extension.\n"
@@ -241,7 +303,7 @@ def policy(record: Message, *, zone: tzinfo | None = None) -> str:
         out = [
             f"{_selector(src, has_ports)} {_selector(dst, has_ports)} {_upper(src, dst)}",
         ]
-    out.append("\n\t" + policies.render(found, "\n\t") + "\n")
+    out.append("\n\t" + policies.render(found, "\n\t", has_ports=has_tunnel_ports) + "\n")
     if record.current is not None:
         out.append(
             f"\tcreated: {time(record.current.addtime, zone)}"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pfkey.blocking import control_call
 from pfkey.cli import parser
+from pfkey.control import control_call
 from pfkey.errors import PfkeyError
 from pfkey.lab.hosts import Host, Net
 
@@ -102,6 +102,41 @@ def test_tests_named_in_documents_exist() -> None:
         for file, name in re.findall(r"(tests/[\w/]+\.py)(?:::(\w+))?", path.read_text()):
             text = (ROOT / file).read_text()
             assert not name or f"def {name}(" in text, f"{path.name}: {file}::{name}"
+
+
+def test_standards_are_what_the_tool_makes_of_the_pages() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "standards", "--check"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_tests_and_modules_named_in_the_specs_exist() -> None:
+    files = list((ROOT / "tests").rglob("*.py"))
+    tests = {path.name for path in files}
+    functions = {
+        name for path in files for name in re.findall(r"def (test_\w+)\(", path.read_text())
+    }
+    for page in sorted((ROOT / "specs").glob("*.md")):
+        text = page.read_text()
+        for name in re.findall(r"\b(test_\w+)\b(?!\.py)", text):
+            assert name in functions, f"{page.name}: {name}"
+        for name in re.findall(r"\b(test_\w+\.py)\b", text):
+            assert name in tests, f"{page.name}: {name}"
+        for name in re.findall(r"\b(?:pfkey|keyd|specs|tests)/[\w/]+\.\w+", text):
+            assert (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+def test_every_point_of_the_faq_names_its_tests() -> None:
+    """All but those about IKE, and those about which there is nothing to run."""
+    rows = re.findall(r"^\| (\d+) \| .* \| (.*) \|$", (ROOT / "docs" / "faq.md").read_text(), re.M)
+    points = {int(number): re.findall(r"tests/[\w/]+\.py::\w+", tests) for number, tests in rows}
+    about_ike = {4, 5, 6, 7, 20, 93}
+    of_other_programs = {23}  # sockets with policies of their own
+    wanted = {*range(1, 63), *range(82, 97)} - about_ike - of_other_programs
+    assert set(points) == wanted
+    assert {number for number, tests in points.items() if not tests} == {17, 18, 56}
 
 
 def test_manual_pages_have_no_fault() -> None:

@@ -14,14 +14,15 @@ MODULES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py
 SOLE_IMPORTERS = {
     "construct": ("pfkey/codec.py",),
     "cryptography": ("pfkey/crypto/",),
-    "trio": ("keyd/shell/", "pfkey/aio.py"),
+    "trio": ("keyd/shell/", "pfkey/aio/"),
     "pyroute2": ("keyd/shell/",),
 }
 # The street: these may wait, open sockets, read clocks.
 SHELL = (
-    "keyd/shell/", "pfkey/lab/", "pfkey/blocking.py", "pfkey/aio.py", "pfkey/cli.py",
-    "pfkey/monitor.py", "pfkey/stat.py", "pfkey/doctor.py", "pfkey/setkey/main.py",
-    "pfkey/streams.py",
+    "keyd/shell/", "pfkey/lab/", "pfkey/libipsec/", "pfkey/aio/", "pfkey/__init__.py",
+    "pfkey/transport.py", "pfkey/link.py", "pfkey/session.py", "pfkey/blocking.py",
+    "pfkey/control.py", "pfkey/cli.py", "pfkey/monitor.py", "pfkey/stat.py", "pfkey/doctor.py",
+    "pfkey/setkey/main.py", "pfkey/setkey/resolve.py", "pfkey/streams.py",
 )  # fmt: skip
 NOT_IN_A_CORE = {"trio", "socket", "time", "random", "os", "subprocess", "select", "threading"}
 MAY_IMPORT = {

@@ -14,25 +14,35 @@ from collections.abc import Callable, Container, Iterable
 from errno import EINVAL, ENOSYS, EOPNOTSUPP
 
 from keyd.engine import unsupported
+from keyd.engine.acquires import Acquires
 from keyd.engine.clients import Clients
 from keyd.engine.effects import ClientId, Dump, Effect, Log, Now, PoliciesChanged, Send
-from keyd.engine.handle_acquire import acquire
+from keyd.engine.handle_acquire import acquire, need
 from keyd.engine.handle_add import add
 from keyd.engine.handle_delete import delete
 from keyd.engine.handle_dump import dump, spd_dump
 from keyd.engine.handle_expire import expire
 from keyd.engine.handle_flush import flush
 from keyd.engine.handle_get import get
+from keyd.engine.handle_getspi import getspi
 from keyd.engine.handle_promisc import promisc
 from keyd.engine.handle_register import register
 from keyd.engine.handle_update import update
+from keyd.engine.handle_x_mapping import new_mapping
+from keyd.engine.handle_x_migrate import migrate
 from keyd.engine.handle_x_spd import spd_add, spd_delete, spd_delete_id, spd_flush, spd_get
+from keyd.engine.handle_x_spdexpire import spd_expire
 from keyd.engine.lifetimes import Schedule
+from keyd.engine.load import Draft, Loading
+from keyd.engine.proposal import Proposals
 from keyd.engine.public import without_keys
-from keyd.engine.sad import Sad
+from keyd.engine.reqids import Reqids
+from keyd.engine.sad import Sad, SaKey
 from keyd.engine.spd import Spd
 from keyd.engine.state import Limits, Request, State
-from keyd.model import PolicySpec, SaSpec, Usage
+from keyd.engine.sysctl import Sysctls
+from keyd.engine.tuning import adopt, refuse_if_off, retune, sysctl, tune, untune
+from keyd.model import Need, PolicySpec, SaSpec, Settings, Usage
 from pfkey.const import HEADER_OCTETS, MsgType
 from pfkey.errors import SadbError, WireError
 from pfkey.message import Message, error_reply, header
@@ -40,6 +50,7 @@ from pfkey.message import Message, error_reply, header
 __all__ = ["Engine", "Limits"]
 
 HANDLERS: dict[int, Callable[[State, Request], list[Effect]]] = {
+    MsgType.GETSPI: getspi,
     MsgType.UPDATE: update,
     MsgType.ADD: add,
     MsgType.DELETE: delete,
@@ -57,6 +68,7 @@ HANDLERS: dict[int, Callable[[State, Request], list[Effect]]] = {
     MsgType.X_SPDFLUSH: spd_flush,
     MsgType.X_SPDSETIDX: spd_add,
     MsgType.X_SPDDELETE2: spd_delete_id,
+    MsgType.X_MIGRATE: migrate,
 }
 # A refusal whose errno alone leaves the user guessing is in the log as it is usually read.
 _LEVELS = {EOPNOTSUPP: logging.WARNING, ENOSYS: logging.WARNING, EINVAL: logging.INFO}
@@ -81,26 +93,31 @@ class Engine:
         limits: Limits | None = None,
     ) -> None:
         bounds = limits or Limits()
+        reqids = Reqids()
         self._state = State(
-            clients=Clients(bounds.clients), sad=Sad(bounds.sas), spd=Spd(bounds.policies),
-            schedule=Schedule(), limits=bounds, usable=supported, usage=usage, pick=pick,
+            clients=Clients(bounds.clients), sad=Sad(bounds.sas, bounds.larvals, reqids),
+            spd=Spd(bounds.policies, reqids), reqids=reqids, schedule=Schedule(), limits=bounds,
+            sysctl=Sysctls(), acquires=Acquires(bounds.acquires),
+            proposals=Proposals(supported), usable=supported, usage=usage, pick=pick,
         )  # fmt: skip
+        self.loading = Loading(self, self._state)
         self._requests = 0
         self._refused = 0
         self._expired = {True: 0, False: 0}
 
-    def connect(self, client: ClientId) -> None:
-        """Take a client.
+    def connect(self, client: ClientId, dialect: str = "linux") -> None:
+        """Take a client, which speaks like a program of this system.
 
         Raises:
             SadbError: ENOBUFS when there are too many; the shell closes the connection.
         """
-        self._state.clients.connect(client)
+        self._state.clients.connect(client, dialect)
 
     def disconnect(self, client: ClientId) -> list[Effect]:
         """Forget a client; what it put into the databases stays."""
         self._state.clients.disconnect(client)
-        return []
+        self._state.acquires.leave(client)
+        return retune(self._state)
 
     def receive(self, client: ClientId, record: bytes, now: Now) -> list[Effect]:
         """Answer one record of a connected client, whatever its octets are."""
@@ -123,23 +140,52 @@ class Engine:
         )  # fmt: skip
         try:
             unsupported.refuse_message(message)
+            refuse_if_off(self._state, message.type)
             effects = HANDLERS[message.type](self._state, request)
         except SadbError as error:
             return self._refuse(client, record, copies, error)
         changes = [effect for effect in effects if not isinstance(effect, Send | Dump)]
-        return [*changes, *copies, *effects[len(changes) :]]
+        return [*self._debug(request), *changes, *copies, *effects[len(changes) :]]
+
+    def need(self, wanted: Need, packets: int, now: Now) -> list[Effect]:
+        """The data path lacks an SA; so many packets have asked for it since it last said so."""
+        return need(self._state, wanted, packets, now)
+
+    def new_mapping(self, key: SaKey, ports: tuple[int, int], address: bytes) -> list[Effect]:
+        """The peer of an SA of ESP in UDP has moved: see `keyd.engine.handle_x_mapping`."""
+        return new_mapping(self._state, key, ports, address)
+
+    def draft(self, now: Now) -> Draft:
+        """Empty databases, to try a file on for `loading.begin`; they may go to another thread.
+
+        The knobs are as they are here.
+        """
+        state = self._state
+        twin = Engine(
+            supported=state.usable, usage=lambda _: Usage(), pick=state.pick, limits=state.limits
+        )
+        twin._state.sysctl = state.sysctl.copy()
+        return Draft(twin, twin._state, now)
 
     def tick(self, now: Now) -> list[Effect]:
-        """Age and end SAs whose limits are reached; call it when `next_deadline` has come."""
+        """Age and end SAs and policies whose time is over; call it at `next_deadline`."""
         effects: list[Effect] = []
         for sa, is_hard in self._state.schedule.due(now, self._state.usage):
             self._expired[is_hard] += 1
             effects += expire(self._state, sa, is_hard=is_hard)
-        return effects
+        return effects + spd_expire(self._state, now)
+
+    def used(self, ids: Iterable[int], now: Now) -> None:
+        """The data path has had packets under these policies, within the last second or so."""
+        for policy_id in ids:
+            policy = self._state.spd.get_id(policy_id)
+            if policy is not None:
+                policy.used = now
 
     def next_deadline(self) -> float | None:
         """When to call `tick`, in monotonic seconds; a past time: at once; None: no need."""
-        return self._state.schedule.next_deadline()
+        deadlines = (self._state.schedule.next_deadline(), self._state.spd.times.next_deadline())
+        return min((when for when in deadlines if when is not None), default=None)
 
     def dump_done(self, client: ClientId) -> None:
         """The client's dump is sent, or cannot be."""
@@ -148,27 +194,55 @@ class Engine:
 
     def adopt(self, holds: Iterable[PolicySpec]) -> None:
         """Keep what a crashed predecessor left as holds (see `keyd.engine.spd`)."""
-        self._state.spd.adopt(holds)
+        left = tuple(holds)
+        self._state.spd.adopt(spec for spec in left if not spec.is_default)
+        adopt(self._state, (spec for spec in left if spec.is_default))
 
     def revert(self, change: PoliciesChanged) -> None:
         """Undo a change of the SPD that steering could not make; then obey its `on_failure`."""
         self._state.spd.revert(change)
+        self.loading.reverted(change)
+        untune(self._state, change)
 
     def policies(self) -> tuple[PolicySpec, ...]:
         """All policies in the order of the match, holds first."""
         return self._state.spd.policies()
 
     def sas(self) -> tuple[SaSpec, ...]:
-        """All SAs, the oldest first."""
-        return tuple(sa.spec for sa in self._state.sad)
+        """All SAs that have keys, the oldest first."""
+        return tuple(sa.spec for sa in self._state.sad if not sa.is_larval)
+
+    def sysctl(self, name: str) -> int:
+        """The value of a knob of `keyd.engine.sysctl`.
+
+        Raises:
+            SadbError: ENOENT for a name that is none.
+        """
+        return sysctl(self._state, name)
+
+    def tune(self, name: str, value: int) -> list[Effect]:
+        """Turn a knob.
+
+        Raises:
+            SadbError: ENOENT for a name that is none, EPERM for one that can only be read, EINVAL
+                for a value out of its range, EBUSY for switching off what is in use.
+        """
+        return tune(self._state, name, value)
+
+    def settings(self) -> Settings:
+        """What the data path is to know beside SAs and policies."""
+        return self._state.told
 
     def stats(self) -> dict[str, int]:
         """What there is, and what has happened since the start."""
         clients = list(self._state.clients)
         return {
             "sas": len(self._state.sad),
+            "larvals": self._state.sad.larvals,
             "policies": len(self._state.spd),
             "holds": len(self._state.spd.holds),
+            "acquires": len(self._state.acquires),
+            "acquires_limited": self._state.acquires.limited,
             "clients": len(clients),
             "registered": sum(bool(client.registered) for client in clients),
             "promiscuous": sum(client.is_promiscuous for client in clients),
@@ -178,6 +252,14 @@ class Engine:
             "expired_hard": self._expired[True],
             "expired_soft": self._expired[False],
         }
+
+    def _debug(self, request: Request) -> list[Effect]:
+        """What net.key.debug logs of a request that was done; refusals are logged anyway."""
+        if not self._state.sysctl["net.key.debug"]:
+            return []
+        m, name = request.message, MsgType(request.message.type).name
+        what = f"client={request.client} satype={m.satype} seq={m.seq} pid={m.pid}"
+        return [Log(logging.INFO, f"request type={name} {what}")]
 
     def _copies(self, client: ClientId, record: bytes, *, is_sound: bool) -> tuple[Send, ...]:
         if not self._state.clients.has_promiscuous:
@@ -189,7 +271,8 @@ class Engine:
         self, client: ClientId, record: bytes, copies: Iterable[Send], error: SadbError
     ) -> list[Effect]:
         self._refused += 1
-        level = _LEVELS.get(error.errno, logging.DEBUG)
+        is_debugging = bool(self._state.sysctl["net.key.debug"])
+        level = _LEVELS.get(error.errno, logging.INFO if is_debugging else logging.DEBUG)
         name = MsgType(record[1]).name
         log = Log(level, f"refused client={client} type={name}: {error}")
         reply = error_reply(record, error.errno)

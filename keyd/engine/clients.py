@@ -15,15 +15,17 @@ from errno import EEXIST, EINVAL, ENOBUFS
 
 from keyd.engine.effects import ClientId, Send
 from pfkey.const import SaType
+from pfkey.dialect import LINUX
 from pfkey.errors import SadbError
 
-SATYPE_MAX = max(SaType)
+SATYPE_MAX = LINUX.satypes.highest
 
 
 @dataclass(slots=True)
 class Client:
     """What one connection has asked for; it ends with the connection."""
 
+    dialect: str = "linux"
     registered: set[int] = field(default_factory=set)
     is_promiscuous: bool = False
     is_dumping: bool = False
@@ -32,11 +34,12 @@ class Client:
 class Clients:
     """The connected clients, in the order in which they came."""
 
-    __slots__ = ("_clients", "limit")
+    __slots__ = ("_clients", "_registered", "limit")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._clients: dict[ClientId, Client] = {}
+        self._registered: frozenset[ClientId] = frozenset()
 
     def __contains__(self, client: object) -> bool:
         return client in self._clients
@@ -55,7 +58,19 @@ class Clients:
         """Whether anybody hears everything."""
         return any(client.is_promiscuous for client in self._clients.values())
 
-    def connect(self, client: ClientId) -> None:
+    @property
+    def has_registered(self) -> bool:
+        """Whether anybody hears notices."""
+        return any(client.registered for client in self._clients.values())
+
+    def registered_names(self) -> frozenset[ClientId]:
+        """Who does; the same object until that changes."""
+        names = frozenset(name for name, client in self._clients.items() if client.registered)
+        if names != self._registered:
+            self._registered = names
+        return self._registered
+
+    def connect(self, client: ClientId, dialect: str = "linux") -> None:
         """Add a client.
 
         Raises:
@@ -63,14 +78,16 @@ class Clients:
         """
         if len(self._clients) >= self.limit:
             raise SadbError(ENOBUFS, f"{self.limit} clients are connected already")
-        self._clients[client] = Client()
+        self._clients[client] = Client(dialect)
 
     def disconnect(self, client: ClientId) -> None:
         """Forget a client and all it asked for."""
         self._clients.pop(client, None)
 
-    def register(self, client: ClientId, satype: int) -> None:
-        """Note that the client wants notices. SA type 0 only asks for the lists.
+    def register(self, client: ClientId, satype: int) -> bool:
+        """Note that the client wants notices; whether it did not until now.
+
+        SA type 0 only asks for the lists.
 
         Raises:
             SadbError: EINVAL for no SA type; EEXIST for a second time.
@@ -78,11 +95,12 @@ class Clients:
         if satype > SATYPE_MAX:
             raise SadbError(EINVAL, f"satype {satype} is none", "3.1.7")
         if satype == SaType.UNSPEC:
-            return
+            return False
         registered = self._clients[client].registered
         if satype in registered:
             raise SadbError(EEXIST, f"satype {satype} is registered already", "3.1.7")
         registered.add(satype)
+        return len(registered) == 1
 
     def copies(self, sender: ClientId, private: bytes, public: bytes) -> list[Send]:
         """Raw copies of a message for the promiscuous, whoever it is for."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NewType
 
-from keyd.model import PolicySpec, SaSpec
+from keyd.model import Need, PolicySpec, SaSpec, Settings
 
 ClientId = NewType("ClientId", int)
 
@@ -60,16 +60,40 @@ class RemoveSa:
 
 
 @dataclass(frozen=True, slots=True)
+class MoveSa:
+    """The SA has other addresses now; slot, key, numbers and counts stay."""
+
+    old: SaSpec
+    new: SaSpec
+
+
+@dataclass(frozen=True, slots=True)
 class PoliciesChanged:
     """Make steering and data path equal to the SPD; one transaction for the whole change.
 
     `on_failure` are the effects to obey instead of all later ones in this list when nft refuses:
-    before obeying them the shell calls `Engine.revert(change)`.
+    before obeying them the shell calls `Engine.revert(change)`. `knob` is what the change follows
+    from, a name and the value before, if it follows from one.
     """
 
     added: tuple[PolicySpec, ...] = ()
     removed: tuple[PolicySpec, ...] = ()
     on_failure: tuple["Send", ...] = ()
+    knob: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsChanged:
+    """Tell the data path."""
+
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class EndWait:
+    """No SA will come: packets that wait for it are to be dropped."""
+
+    need: Need
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,4 +104,6 @@ class Log:
     text: str
 
 
-Effect = Send | Dump | InstallSa | RemoveSa | PoliciesChanged | Log
+Effect = (
+    Send | Dump | InstallSa | RemoveSa | MoveSa | PoliciesChanged | SettingsChanged | EndWait | Log
+)

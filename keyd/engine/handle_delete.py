@@ -1,9 +1,8 @@
-"""SADB_DELETE (RFC 2367 section 3.1.4): by destination, protocol and SPI."""
+"""SADB_DELETE (RFC 2367 section 3.1.4): by destination, protocol and SPI, larval or not."""
 
-from keyd.engine.effects import Effect, RemoveSa
-from keyd.engine.handle_add import echo
+from keyd.engine.effects import Effect
+from keyd.engine.life import echo, end
 from keyd.engine.parts import sa_key
-from keyd.engine.sad import SaRecord
 from keyd.engine.state import Request, State
 
 
@@ -14,12 +13,4 @@ def delete(state: State, request: Request) -> list[Effect]:
         SadbError: EINVAL when its name is not whole; ESRCH when there is none.
     """
     sa = state.sad.find(sa_key(request.message))
-    return [end(state, sa), *echo(state, request, sa)]
-
-
-def end(state: State, sa: SaRecord) -> RemoveSa:
-    """Take an SA out of the database, the schedule and the data path."""
-    state.sad.remove(sa, state.usage_of(sa))
-    state.schedule.forget(sa)
-    state.schedule.compact(len(state.sad))
-    return RemoveSa(sa.spec)
+    return [*end(state, sa), *echo(state, request, sa)]

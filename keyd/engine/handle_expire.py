@@ -7,7 +7,7 @@ keys: a soft one makes the SA DYING, still in use; a hard one ends it.
 from dataclasses import replace
 
 from keyd.engine.effects import Effect, InstallSa
-from keyd.engine.handle_delete import end
+from keyd.engine.life import end
 from keyd.engine.records import expire_record
 from keyd.engine.sad import SaRecord
 from keyd.engine.state import State
@@ -16,12 +16,12 @@ from pfkey.const import SaState
 
 def expire(state: State, sa: SaRecord, *, is_hard: bool) -> list[Effect]:
     """Age or end one SA. The message names the lifetime that fired, and no other."""
-    change: Effect
+    changes: list[Effect]
     if is_hard:
-        change = end(state, sa)
+        changes = end(state, sa)
     else:
         sa.state = SaState.DYING
         sa.spec = replace(sa.spec, is_dying=True)
-        change = InstallSa(sa.spec)
+        changes = [InstallSa(sa.spec)]
     record = expire_record(sa, state.usage_of(sa), is_hard=is_hard)
-    return [change, *state.clients.registered(record)]
+    return [*changes, *state.clients.registered(record)]

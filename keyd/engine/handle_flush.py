@@ -1,7 +1,7 @@
 """SADB_FLUSH (RFC 2367 section 3.1.9): end all SAs, or all of one type."""
 
 from keyd.engine.effects import Effect, Send
-from keyd.engine.handle_delete import end
+from keyd.engine.life import end
 from keyd.engine.parts import proto_filter
 from keyd.engine.records import bare
 from keyd.engine.state import Request, State
@@ -15,7 +15,8 @@ def flush(state: State, request: Request) -> list[Effect]:
     """
     proto = proto_filter(request.message)
     ended = [sa for sa in state.sad if proto in (None, sa.spec.proto)]
-    removals: list[Effect] = [end(state, sa) for sa in ended]
+    state.acquires.forget_protocol(proto)
+    removals = [effect for sa in ended for effect in end(state, sa)]
     return [*removals, *notice(request, bare(request.message), was_empty=not ended)]
 
 

@@ -2,6 +2,7 @@
 
 from keyd.engine.effects import Effect
 from keyd.engine.state import Request, State
+from keyd.engine.tuning import retune
 from pfkey.algorithms import Kind, offered
 from pfkey.const import ExtType, MsgType
 from pfkey.ext_supported import Supported, SupportedAlgorithm
@@ -17,7 +18,8 @@ def register(state: State, request: Request) -> list[Effect]:
         SadbError: EINVAL for no SA type; EEXIST for a second registration.
     """
     message = request.message
-    state.clients.register(request.client, message.satype)
+    if state.clients.register(request.client, message.satype):
+        state.acquires.renew()
     reply = Message(
         type=MsgType.REGISTER, satype=message.satype, seq=message.seq, pid=message.pid,
         extensions=(
@@ -25,7 +27,7 @@ def register(state: State, request: Request) -> list[Effect]:
             _supported(state, ExtType.SUPPORTED_ENCRYPT, Kind.ENCRYPT),
         ),
     )  # fmt: skip
-    return [*state.clients.registered(reply.encode(), request.client)]
+    return [*retune(state), *state.clients.registered(reply.encode(), request.client)]
 
 
 def _supported(state: State, exttype: ExtType, kind: Kind) -> Supported:

@@ -1,15 +1,19 @@
-"""SADB_UPDATE (RFC 2367 section 3.1.2) of a mature SA: new lifetimes, the same SA.
+"""SADB_UPDATE (RFC 2367 section 3.1.2): keys for a larval SA, new lifetimes for a mature one.
 
-Sequence numbers and counters go on; a dying SA is mature again. strongSwan sends back what GET
-told it, so what GET does not tell (mode ANY, the cycling flag) may be missing.
+A larval SA becomes what the request says, mode and reqid included, and begins its life now.
+
+Of a mature one, sequence numbers and counters go on; a dying SA is mature again. strongSwan sends
+back what GET told it, so what GET does not tell (mode ANY, the cycling flag) may be missing.
 """
 
 from dataclasses import replace
-from errno import EOPNOTSUPP
+from errno import EINVAL, EOPNOTSUPP
 
 from keyd.engine.effects import Effect, InstallSa
-from keyd.engine.handle_add import echo, requested_sa
+from keyd.engine.handle_add import requested_sa
+from keyd.engine.life import begin, echo, end
 from keyd.engine.records import SHOWN_FLAGS
+from keyd.engine.sad import SaRecord
 from keyd.engine.state import Request, State
 from keyd.model import SaSpec
 from pfkey.const import Mode, SaState
@@ -17,17 +21,19 @@ from pfkey.errors import SadbError
 
 
 def update(state: State, request: Request) -> list[Effect]:
-    """Replace the lifetimes of an SA.
+    """Make a larval SA mature, or replace the lifetimes of another.
 
     DEVIATION from Linux, which takes lifetimes and drops all else in silence: an UPDATE that
     would change the SA itself is refused (test_update_cannot_change_the_key).
 
     Raises:
-        SadbError: ESRCH when there is no such SA; EOPNOTSUPP when more than the lifetimes differs;
-            EINVAL and ENOSYS as ADD.
+        SadbError: ESRCH when there is no such SA; EINVAL when another process reserved it;
+            EOPNOTSUPP when more than the lifetimes differs; EINVAL and ENOSYS as ADD.
     """
     wanted = requested_sa(state, request)
     sa = state.sad.find(wanted.key)
+    if sa.is_larval:
+        return _mature(state, request, sa, wanted)
     changed = _changed(sa.spec, wanted.spec)
     if changed:
         why = f"UPDATE of a mature SA changes its lifetimes only, not {', '.join(changed)}"
@@ -43,6 +49,21 @@ def update(state: State, request: Request) -> list[Effect]:
     state.schedule.add(sa, request.now)
     state.schedule.compact(len(state.sad))
     return [InstallSa(sa.spec), *echo(state, request, sa)]
+
+
+def _mature(state: State, request: Request, larval: SaRecord, wanted: SaRecord) -> list[Effect]:
+    """Put the SA in the larval one's place.
+
+    DEVIATION from Linux, where anybody may: only who reserved an SPI gives it keys, as on NetBSD.
+    The messages' pids tell, not the connections', which may be handed on
+    (test_only_the_pid_that_reserved_an_spi_gives_it_keys).
+    """
+    pid = request.message.pid
+    if pid != larval.reserved_by:
+        why = f"the SPI was reserved by pid {larval.reserved_by}, not by {pid}"
+        raise SadbError(EINVAL, why, "3.1.2")
+    end(state, larval)
+    return begin(state, request, wanted)
 
 
 def _changed(old: SaSpec, new: SaSpec) -> list[str]:

@@ -4,16 +4,19 @@ A change is answered after steering has made it; if steering cannot, only the se
 the database is as it was (`Spd.revert`).
 """
 
-from errno import EINVAL, ELOOP, ENOBUFS
+from dataclasses import replace
+from errno import EINVAL, ELOOP, ENOBUFS, EOPNOTSUPP
 
 from keyd.engine import unsupported
 from keyd.engine.effects import Effect, PoliciesChanged
 from keyd.engine.handle_flush import notice
-from keyd.engine.parts import addresses
+from keyd.engine.lifetimes import NO_LIMIT, Limit
+from keyd.engine.parts import addresses, limit, policy_of
 from keyd.engine.records import bare, policy_record
 from keyd.engine.spd import Key, PolicyRecord
 from keyd.engine.state import Request as ClientRequest
 from keyd.engine.state import State
+from keyd.engine.tuning import level_of_default
 from keyd.model import PolicySpec, Request
 from pfkey.const import (
     IPPROTO_AH,
@@ -27,11 +30,12 @@ from pfkey.const import (
     PolicyType,
 )
 from pfkey.errors import SadbError
-from pfkey.ext_x_policy import IpsecRequest, Policy
+from pfkey.ext_x_policy import IpsecRequest
 from pfkey.message import Message
 from pfkey.selector import Range, Selector
 
 REQUESTS_MAX = 6  # XFRM_MAX_DEPTH
+DEFLEV_DIALECTS = ("netbsd", "freebsd")
 
 
 def spd_add(state: State, request: ClientRequest) -> list[Effect]:
@@ -41,9 +45,12 @@ def spd_add(state: State, request: ClientRequest) -> list[Effect]:
         SadbError: EEXIST for an equal policy unless it may be replaced; EINVAL, ELOOP and
             EOPNOTSUPP for what the request says; ENOBUFS when the database is full.
     """
-    spec = _spec(request.message)
+    spec, by_default = _spec(state, request)
     may_replace = request.message.type == MsgType.X_SPDUPDATE
-    policy, old, hold = state.spd.add(spec, request.now.wall, may_replace=may_replace)
+    life = _life(request.message, spec)
+    policy, old, hold = state.spd.add(
+        spec, request.now, life, may_replace=may_replace, by_default=by_default
+    )
     replaced = () if old is None else (old,)
     removed = (*(record.spec for record in replaced), *(() if hold is None else (hold,)))
     change = PoliciesChanged((policy.spec,), removed, request.refusal(ENOBUFS))
@@ -57,7 +64,7 @@ def spd_delete(state: State, request: ClientRequest) -> list[Effect]:
     Raises:
         SadbError: EINVAL when a part is missing or the direction none; ENOENT.
     """
-    return _remove(state, request, state.spd.find(_key(request.message)))
+    return _remove(state, request, state.spd.find(policy_key(request.message)))
 
 
 def spd_delete_id(state: State, request: ClientRequest) -> list[Effect]:
@@ -66,7 +73,7 @@ def spd_delete_id(state: State, request: ClientRequest) -> list[Effect]:
     Raises:
         SadbError: EINVAL when the id names no direction; ENOENT.
     """
-    return _remove(state, request, state.spd.find_id(_policy(request.message).id))
+    return _remove(state, request, state.spd.find_id(policy_of(request.message).id))
 
 
 def spd_get(state: State, request: ClientRequest) -> list[Effect]:
@@ -76,7 +83,7 @@ def spd_get(state: State, request: ClientRequest) -> list[Effect]:
         SadbError: EINVAL when the id names no direction; ENOENT.
     """
     message = request.message
-    policy = state.spd.find_id(_policy(message).id)
+    policy = state.spd.find_id(policy_of(message).id)
     record = policy_record(policy, type=MsgType.X_SPDGET, seq=message.seq, pid=message.pid)
     return [*state.clients.one(request.client, record)]
 
@@ -89,6 +96,7 @@ def spd_flush(state: State, request: ClientRequest) -> list[Effect]:
     if not policies and not holds:
         return [*echo]
     removed = (*holds, *(policy.spec for policy in policies))
+    state.acquires.forget_policies(policy.spec.id for policy in policies)
     change = PoliciesChanged((), removed, request.refusal(ENOBUFS))
     state.spd.note(change, policies)
     return [change, *echo]
@@ -96,6 +104,7 @@ def spd_flush(state: State, request: ClientRequest) -> list[Effect]:
 
 def _remove(state: State, request: ClientRequest, policy: PolicyRecord) -> list[Effect]:
     state.spd.remove(policy)
+    state.acquires.forget_policies((policy.spec.id,))
     change = PoliciesChanged((), (policy.spec,), request.refusal(ENOBUFS))
     state.spd.note(change, (policy,))
     return [change, *_echo(state, request, policy)]
@@ -110,19 +119,16 @@ def _echo(state: State, request: ClientRequest, policy: PolicyRecord) -> list[Ef
     return [*state.clients.all(record)]
 
 
-def _policy(message: Message) -> Policy:
-    if message.policy is None:
-        raise SadbError(EINVAL, "extension X_POLICY must be there")
-    return message.policy
-
-
-def _key(message: Message) -> Key:
+def policy_key(message: Message) -> Key:
     """Direction and selector.
 
     The upper protocol is the destination's; 0 and 255 both mean any, as on Linux.
+
+    Raises:
+        SadbError: EINVAL when a part is missing or the direction none.
     """
     src, dst = addresses(message)
-    direction = _policy(message).dir
+    direction = policy_of(message).dir
     if direction not in (Dir.IN, Dir.OUT, Dir.FWD):
         raise SadbError(EINVAL, f"direction {direction}: in is 1, out 2, fwd 3")
     selector = Selector(
@@ -133,12 +139,13 @@ def _key(message: Message) -> Key:
     return Dir(direction), selector
 
 
-def _spec(message: Message) -> PolicySpec:
-    direction, selector = _key(message)
-    policy = _policy(message)
+def _spec(state: State, request: ClientRequest) -> tuple[PolicySpec, frozenset[int]]:
+    """The policy, and which of its requests' levels the knobs decide."""
+    message = request.message
+    direction, selector = policy_key(message)
+    policy = policy_of(message)
     if policy.type > PolicyType.IPSEC:
         raise SadbError(EINVAL, f"policy type {policy.type} is for sockets, or none")
-    unsupported.refuse(unsupported.FAMILIES, addresses(message)[0].family)
     if len(policy.requests) > REQUESTS_MAX:
         raise SadbError(ELOOP, f"{len(policy.requests)} requests, {REQUESTS_MAX} are the most")
     is_ipsec = policy.type == PolicyType.IPSEC
@@ -146,18 +153,51 @@ def _spec(message: Message) -> PolicySpec:
     # (test_ipsec_policy_without_requests_is_refused).
     if is_ipsec and not policy.requests:
         raise SadbError(EINVAL, "an ipsec policy needs a request such as esp/transport//require")
-    return PolicySpec(
-        id=0,
-        dir=direction,
-        type=PolicyType(policy.type),
-        selector=selector,
-        requests=tuple(map(_request, policy.requests)) if is_ipsec else (),
-        priority=policy.priority,
-    )
+    if is_ipsec:
+        for end in (selector.src, selector.dst):
+            unsupported.refuse_address(end.address, end.prefixlen)
+    requests = [_request(state, given) for given in policy.requests] if is_ipsec else []
+    by_default = []
+    # Level default is what the knobs say to who has them, and require on Linux.
+    if state.clients[request.client].dialect in DEFLEV_DIALECTS:
+        octets = len(selector.src.address)
+        for number, given in enumerate(policy.requests):
+            if given.level == Level.DEFAULT and is_ipsec:
+                level = level_of_default(state, octets, given.proto, Mode(given.mode))
+                requests[number] = replace(requests[number], level=level)
+                by_default.append(number)
+    spec = PolicySpec(
+        id=0, dir=direction, type=PolicyType(policy.type), selector=selector,
+        requests=tuple(requests), priority=policy.priority,
+    )  # fmt: skip
+    return spec, frozenset(by_default)
 
 
-def _request(given: IpsecRequest) -> Request:
+def _life(message: Message, spec: PolicySpec) -> Limit:
+    """How long the policy may live, and go unused.
+
+    DEVIATION from Linux, which takes limits of octets and packets and soft limits and makes nothing
+    of them, and measures the use of every policy: what nft decides alone is not seen
+    (test_a_lifetime_that_cannot_be_kept_is_refused).
+    """
+    hard, soft = limit(message.hard), limit(message.soft)
+    if soft != NO_LIMIT:
+        raise SadbError(EOPNOTSUPP, "a soft lifetime of a policy would be told to nobody")
+    if hard.allocations or hard.octets:
+        raise SadbError(EOPNOTSUPP, "a policy lives for seconds (addtime, usetime), not packets")
+    is_seen = spec.is_required if spec.dir != Dir.OUT else spec.type == PolicyType.IPSEC
+    if hard.usetime and not is_seen:
+        raise SadbError(EOPNOTSUPP, "the use of a policy that lets pass or discards is not seen")
+    return hard
+
+
+def _request(state: State, given: IpsecRequest) -> Request:
     """One request, checked. Level default is require, which Linux means by it.
+
+    Level unique without a number gets one that nobody has.
+    DEVIATION from Linux, which also replaces a number above 0x3fff that is given, though on SAs it
+    keeps those: charon numbers both so, and neither would ever fit the other
+    (test_a_reqid_of_a_daemon_is_kept_as_given).
 
     A tunnel has its end points, which may be of another family than what goes through it.
     Transport mode takes no addresses, yet iked sends some: they say nothing, as on Linux.
@@ -171,12 +211,16 @@ def _request(given: IpsecRequest) -> Request:
     if given.level not in list(Level):
         raise SadbError(EINVAL, f"request of level {given.level}: use is 1, require 2, unique 3")
     unsupported.refuse(unsupported.REQUEST_MODES, given.mode)
-    unsupported.refuse(unsupported.LEVELS, given.level)
-    if given.reqid:
+    is_unique = given.level == Level.UNIQUE
+    if given.reqid and not is_unique:
         raise SadbError(EINVAL, f"reqid {given.reqid} without level unique")
-    level = Level.USE if given.level == Level.USE else Level.REQUIRE
+    level = Level.REQUIRE if given.level == Level.DEFAULT else Level(given.level)
     is_tunnel = given.mode == Mode.TUNNEL
+    for end in (given.src, given.dst):
+        if is_tunnel and end:
+            unsupported.refuse_address(end)
     return Request(
         proto=given.proto, mode=Mode(given.mode), level=level,
+        reqid=given.reqid or state.reqids.new() if is_unique else 0,
         src=given.src if is_tunnel else None, dst=given.dst if is_tunnel else None,
     )  # fmt: skip

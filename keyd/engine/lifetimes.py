@@ -67,7 +67,7 @@ class Schedule:
     def __init__(self) -> None:
         self._heap: list[Due] = []
         self._numbers = count()
-        self._polled: dict[int, SaRecord] = {}  # by SaSpec.order
+        self._polled: dict[int, SaRecord] = {}  # by identity: an SA may move
         self._asking: deque[int] = deque()  # what is left of this second's round
         self._poll_at = 0.0
 
@@ -82,14 +82,14 @@ class Schedule:
         if sa.hard.needs_usage or sa.soft.needs_usage:
             if not self._polled:
                 self._poll_at = now.mono + POLL_SECONDS
-            self._polled[sa.spec.order] = sa
+            self._polled[id(sa)] = sa
         else:
-            self._polled.pop(sa.spec.order, None)
+            self._polled.pop(id(sa), None)
 
     def forget(self, sa: "SaRecord") -> None:
         """Stop watching an SA."""
         sa.generation += 1
-        self._polled.pop(sa.spec.order, None)
+        self._polled.pop(id(sa), None)
 
     def next_deadline(self) -> float | None:
         """When `due` has something to do, in monotonic seconds; None: not before a change."""

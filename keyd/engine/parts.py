@@ -2,10 +2,15 @@
 
 from errno import EINVAL, ESRCH
 
+from keyd.engine import unsupported
+from keyd.engine.lifetimes import NO_LIMIT, Limit
 from keyd.engine.sad import SaKey
-from pfkey.const import PROTO_OF_SATYPE, SaType
+from pfkey.const import PROTO_OF_SATYPE, Mode, SaType
 from pfkey.errors import SadbError
 from pfkey.ext_address import Address
+from pfkey.ext_ident import Ident
+from pfkey.ext_lifetime import Lifetime
+from pfkey.ext_x_policy import Policy
 from pfkey.message import Message
 
 
@@ -20,6 +25,70 @@ def addresses(message: Message) -> tuple[Address, Address]:
     if message.src.family != message.dst.family:
         raise SadbError(EINVAL, "ADDRESS_SRC and ADDRESS_DST are of two families", "3.1")
     return message.src, message.dst
+
+
+def policy_of(message: Message) -> Policy:
+    """The policy extension.
+
+    Raises:
+        SadbError: EINVAL when it is missing.
+    """
+    if message.policy is None:
+        raise SadbError(EINVAL, "extension X_POLICY must be there")
+    return message.policy
+
+
+def limit(lifetime: Lifetime | None) -> Limit:
+    """The limits that a lifetime extension sets."""
+    if lifetime is None:
+        return NO_LIMIT
+    return Limit(lifetime.allocations, lifetime.octets, lifetime.addtime, lifetime.usetime)
+
+
+def identities(message: Message) -> tuple[Ident, ...]:
+    """Source and destination identity, or none."""
+    return tuple(one for one in message.extensions if isinstance(one, Ident))
+
+
+def check_identities(message: Message, *, may_differ: bool) -> None:
+    """They mean nothing to us, and are told to whoever listens; NetBSD's rules for them hold.
+
+    Raises:
+        SadbError: EINVAL for one without the other, and for two types unless they may differ.
+    """
+    found = identities(message)
+    if len(found) == 1:
+        raise SadbError(EINVAL, "give IDENTITY_SRC and IDENTITY_DST both, or none", "3.1.3")
+    if len({ident.kind for ident in found}) > 1 and not may_differ:
+        kinds = " and ".join(str(ident.kind) for ident in found)
+        why = f"identities of types {kinds}; net.key.allow_different_idtype is 0"
+        raise SadbError(EINVAL, why)
+
+
+def sa_proto(message: Message) -> int:
+    """The protocol of the SA that a request is to make.
+
+    Raises:
+        SadbError: EINVAL for an SA type that no SA has.
+    """
+    if message.satype not in _SATYPES:
+        raise SadbError(EINVAL, f"no SA is of satype {message.satype}", "3.1.3")
+    return PROTO_OF_SATYPE[SaType(message.satype)]
+
+
+def sa_mode(message: Message) -> Mode:
+    """Its mode; ANY, which matches transport and tunnel, where nothing is said.
+
+    Raises:
+        SadbError: EINVAL for a number that is none; EOPNOTSUPP for a mode not done.
+    """
+    number = 0 if message.sa2 is None else message.sa2.mode
+    try:
+        mode = Mode(number)
+    except ValueError:
+        raise SadbError(EINVAL, f"mode {number} is none") from None
+    unsupported.refuse(unsupported.SA_MODES, mode)
+    return mode
 
 
 def sa_key(message: Message) -> SaKey:

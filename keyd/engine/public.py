@@ -7,12 +7,13 @@ beyond the header could be part of a key, and is set to zero.
 import struct
 
 from pfkey.const import HEADER_OCTETS, UNIT_OCTETS, ExtType
+from pfkey.dialect import LINUX
 
 _EXT_HEADER_OCTETS = 4  # length, type
 _EXT = struct.Struct("=HH")
 _KEY_HEADER_OCTETS = 8  # and bits, reserved
 _KEYS = (ExtType.KEY_AUTH, ExtType.KEY_ENCRYPT)
-_KNOWN = max(ExtType)
+_KNOWN = LINUX.extensions.named
 
 
 def without_keys(octets: bytes, *, is_sound: bool = True) -> bytes:
@@ -30,7 +31,7 @@ def without_keys(octets: bytes, *, is_sound: bool = True) -> bytes:
             break
         if exttype in _KEYS:
             shown[at + _KEY_HEADER_OCTETS : at + length] = bytes(length - _KEY_HEADER_OCTETS)
-        elif exttype > _KNOWN:
+        elif exttype not in _KNOWN:
             shown[at + _EXT_HEADER_OCTETS : at + length] = bytes(length - _EXT_HEADER_OCTETS)
         at += length
     shown[at:] = bytes(max(0, len(shown) - at))

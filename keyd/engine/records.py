@@ -6,7 +6,8 @@ are shown, also those that Linux does not know (test_flags_are_shown_that_change
 Lifetimes are wall-clock seconds.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TypeVar
 
 from keyd.engine.lifetimes import NO_LIMIT
@@ -14,13 +15,17 @@ from keyd.engine.sad import SaRecord
 from keyd.engine.spd import PolicyRecord
 from keyd.engine.state import State
 from keyd.engine.variants import KNOWN
-from keyd.model import Usage
+from keyd.model import Need, PolicySpec, Usage
 from pfkey import hot
 from pfkey.base import Header, error_reply
-from pfkey.const import IPPROTO_COMP, ExtType, Level, Mode, MsgType, SaFlag
+from pfkey.const import IPPROTO_COMP, SATYPE_OF_PROTO, ExtType, Level, Mode, MsgType, SaFlag
+from pfkey.ext_address import Address
+from pfkey.ext_sa import Sa
+from pfkey.ext_x_natt import NatTPort
 from pfkey.ext_x_policy import IpsecRequest
-from pfkey.hot import Place
-from pfkey.message import Message
+from pfkey.hot_events import Acquire
+from pfkey.hot_parts import Place
+from pfkey.message import Extension, Message
 from pfkey.selector import Range
 
 _Record = TypeVar("_Record")
@@ -37,10 +42,16 @@ def bare(request: Message) -> bytes:
 
 
 def sa_record(
-    sa: SaRecord, used: Usage, *, type: MsgType, seq: int = 0, pid: int = 0, keys: bool = True
-) -> bytes:
-    """All that is known of an SA; without `keys` for other clients' eyes."""
-    return _sa(sa, used, type, seq, pid, keys).encode()
+    sa: SaRecord, used: Usage, *, type: MsgType, seq: int = 0, pid: int = 0, keys: bool = True,
+    more: Iterable[Extension] = (),
+) -> bytes:  # fmt: skip
+    """All that is known of an SA; without `keys` for other clients' eyes. `more` comes last."""
+    record = _sa(sa, used, type, seq, pid, keys)
+    extensions = tuple(more)
+    if not extensions:
+        return record.encode()
+    whole = record.message()
+    return replace(whole, extensions=(*whole.extensions, *extensions)).encode()
 
 
 def expire_record(sa: SaRecord, used: Usage, *, is_hard: bool) -> bytes:
@@ -54,9 +65,45 @@ def expire_record(sa: SaRecord, used: Usage, *, is_hard: bool) -> bytes:
     ).encode()
 
 
+def acquire_record(need: Need, seq: int, policy: PolicySpec, proposal: bytes) -> bytes:
+    """What is asked of the registered: one SA, for one request of a policy."""
+    bits = 8 * len(need.src)
+    return Acquire(
+        satype=SATYPE_OF_PROTO[need.proto], seq=seq, src=Place(need.src, bits),
+        dst=Place(need.dst, bits), policy_id=policy.id, priority=policy.priority,
+        policy_type=policy.type, dir=policy.dir, proposal=proposal,
+    ).encode()  # fmt: skip
+
+
+def migrate_record(request: Message) -> bytes:
+    """What was asked, in the order of Linux: who moves, which policy, from where to where."""
+    order = (ExtType.X_KMADDRESS, ExtType.ADDRESS_SRC, ExtType.ADDRESS_DST, ExtType.X_POLICY)
+    found = (request.ext(exttype) for exttype in order)
+    return Message(
+        type=request.type, satype=request.satype, seq=request.seq, pid=request.pid,
+        extensions=tuple(extension for extension in found if extension is not None),
+    ).encode()  # fmt: skip
+
+
+def mapping_record(sa: SaRecord, ports: tuple[int, int], address: bytes) -> bytes:
+    """Where an SA's packets come from now; of the SA the SPI alone."""
+    spec, (old, new) = sa.spec, ports
+    return Message(
+        type=MsgType.X_NAT_T_NEW_MAPPING, satype=sa.satype,
+        extensions=(
+            Sa(spi=spec.spi),
+            _whole(ExtType.ADDRESS_SRC, spec.src),
+            NatTPort(exttype=ExtType.X_NAT_T_SPORT, port=old),
+            _whole(ExtType.ADDRESS_DST, address),
+            NatTPort(exttype=ExtType.X_NAT_T_DPORT, port=new),
+        ),
+    ).encode()  # fmt: skip
+
+
 def policy_record(policy: PolicyRecord, *, type: MsgType, seq: int = 0, pid: int = 0) -> bytes:
     """All that is known of a policy."""
     spec = policy.spec
+    last_use = policy.used.wall if policy.used else 0
     requests = tuple(
         IpsecRequest(
             proto=request.proto, mode=request.mode, reqid=request.reqid, src=request.src,
@@ -68,8 +115,8 @@ def policy_record(policy: PolicyRecord, *, type: MsgType, seq: int = 0, pid: int
         src=_place(spec.selector.src, spec.selector.proto),
         dst=_place(spec.selector.dst, spec.selector.proto),
         policy_type=spec.type, dir=spec.dir, id=spec.id, priority=spec.priority,
-        requests=requests, type=type, seq=seq, pid=pid, refcount=REFERENCES, hard=NO_LIMIT,
-        soft=NO_LIMIT, current=(0, 0, int(policy.created_wall), 0),
+        requests=requests, type=type, seq=seq, pid=pid, refcount=REFERENCES, hard=policy.hard,
+        soft=NO_LIMIT, current=(0, 0, int(policy.created.wall), int(last_use)),
     ).encode()  # fmt: skip
 
 
@@ -109,6 +156,10 @@ def _sa(
         encrypt_key=spec.encrypt_key if has_encrypt else None,
         mode=MODE_SHOWN.get(spec.mode, spec.mode), reqid=spec.reqid,
     )  # fmt: skip
+
+
+def _whole(exttype: ExtType, address: bytes) -> Address:
+    return Address(exttype=exttype, address=address, prefixlen=8 * len(address))
 
 
 def _place(ends: Range, proto: int) -> Place:

@@ -5,13 +5,14 @@ take part in the data path's choice, not here. Addresses are packed, in network 
 """
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from errno import EEXIST, ENOBUFS, ESRCH
 from ipaddress import ip_address
 from typing import NamedTuple
 
 from keyd.engine.lifetimes import Limit
+from keyd.engine.reqids import Reqids
 from keyd.model import SaSpec, Usage
 from pfkey.const import SATYPE_OF_PROTO, SaState, SaType
 from pfkey.errors import SadbError
@@ -26,11 +27,14 @@ class SaKey(NamedTuple):
 
 
 class SaRecord:
-    """A live SA: what the data path has of it, and what only PF_KEY shows."""
+    """A live SA: what the data path has of it, and what only PF_KEY shows.
+
+    A larval one has only a name: no keys, no slot, and the data path does not know it.
+    """
 
     __slots__ = (
         "created_mono", "created_wall", "final_usage", "first_use_mono", "generation", "hard",
-        "soft", "spec", "state",
+        "reserved_by", "soft", "spec", "state",
     )  # fmt: skip
 
     def __init__(
@@ -45,6 +49,7 @@ class SaRecord:
         self.first_use_mono: float | None = None  # once the schedule has seen it
         self.generation = 0  # the schedule's: entries of an older one are void
         self.final_usage: Usage | None = None  # once it is dead and its slot another's
+        self.reserved_by = 0  # of a larval one: the pid that its GETSPI named
 
     @property
     def key(self) -> SaKey:
@@ -57,6 +62,11 @@ class SaRecord:
         return SATYPE_OF_PROTO[self.spec.proto]
 
     @property
+    def is_larval(self) -> bool:
+        """Whether it has no keys yet."""
+        return self.state == SaState.LARVAL
+
+    @property
     def is_dying(self) -> bool:
         """Whether a soft limit was reached."""
         return self.state == SaState.DYING
@@ -66,12 +76,22 @@ class SaRecord:
 
 
 class Sad:
-    """All SAs, in the order in which they were added."""
+    """All SAs, in the order in which they were added.
 
-    __slots__ = ("_free_slots", "_next_slot", "_order", "_records", "limit")
+    Attributes:
+        larvals: how many of them are larval.
+    """
 
-    def __init__(self, limit: int) -> None:
+    __slots__ = (
+        "_free_slots", "_next_slot", "_order", "_records", "_reqids", "larval_limit", "larvals",
+        "limit",
+    )  # fmt: skip
+
+    def __init__(self, limit: int, larval_limit: int, reqids: Reqids) -> None:
         self.limit = limit
+        self.larval_limit = larval_limit
+        self.larvals = 0
+        self._reqids = reqids
         self._records: dict[SaKey, SaRecord] = {}
         self._free_slots: list[int] = []  # a heap: the lowest free slot is used first
         self._next_slot = 0
@@ -80,8 +100,15 @@ class Sad:
     def __len__(self) -> int:
         return len(self._records)
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._records
+
     def __iter__(self) -> Iterator[SaRecord]:
         return iter(self._records.values())
+
+    def get(self, key: SaKey) -> SaRecord | None:
+        """The SA of this name, if there is one."""
+        return self._records.get(key)
 
     def find(self, key: SaKey) -> SaRecord:
         """The SA of this name.
@@ -100,11 +127,7 @@ class Sad:
         Raises:
             SadbError: EEXIST when the name is taken; ENOBUFS when the database is full.
         """
-        key = record.key
-        if key in self._records:
-            raise SadbError(EEXIST, f"SA {describe(key)} exists", "3.1.3")
-        if len(self._records) >= self.limit:
-            raise SadbError(ENOBUFS, f"the SAD holds {self.limit} SAs and takes no more")
+        self._put_in(record)
         if self._free_slots:
             slot = heapq.heappop(self._free_slots)
         else:
@@ -112,14 +135,51 @@ class Sad:
             self._next_slot += 1
         self._order += 1
         record.spec = replace(record.spec, slot=slot, order=self._order)
-        self._records[key] = record
+
+    def reserve(self, record: SaRecord, pid: int) -> None:
+        """Add a larval SA, for the client that gave this pid.
+
+        Raises:
+            SadbError: as `insert`; ENOBUFS also when there are too many larval ones.
+        """
+        if self.larvals >= self.larval_limit:
+            raise SadbError(ENOBUFS, f"{self.larvals} SPIs are reserved already", "3.1.1")
+        self._put_in(record)
+        self.larvals += 1
+        record.state = SaState.LARVAL
+        record.final_usage = Usage()
+        record.reserved_by = pid
+
+    def move(self, moves: Iterable[tuple[SaRecord, tuple[bytes, bytes]]]) -> None:
+        """Give SAs other addresses, together; the names must be free. They are the newest then."""
+        all_of_them = tuple(moves)
+        for record, _ in all_of_them:
+            del self._records[record.key]
+        for record, (src, dst) in all_of_them:
+            self._order += 1
+            record.spec = replace(record.spec, src=src, dst=dst, order=self._order)
+            self._records[record.key] = record
 
     def remove(self, record: SaRecord, usage: Usage) -> None:
         """Take an SA out: it is dead, keeps its last `usage`, and its slot is free."""
         del self._records[record.key]
+        self._reqids.release(record.spec.reqid)
+        if record.is_larval:
+            self.larvals -= 1
+        else:
+            heapq.heappush(self._free_slots, record.spec.slot)
         record.state = SaState.DEAD
         record.final_usage = usage
-        heapq.heappush(self._free_slots, record.spec.slot)
+
+    def _put_in(self, record: SaRecord) -> None:
+        key = record.key
+        if key in self._records:
+            what = "is reserved" if self._records[key].is_larval else "exists"
+            raise SadbError(EEXIST, f"SA {describe(key)} {what}", "3.1.3")
+        if len(self._records) >= self.limit:
+            raise SadbError(ENOBUFS, f"the SAD holds {self.limit} SAs and takes no more")
+        self._records[key] = record
+        self._reqids.hold(record.spec.reqid)
 
 
 def describe(key: SaKey) -> str:

@@ -3,12 +3,16 @@
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
+from keyd.engine.acquires import Acquires
 from keyd.engine.clients import Clients
 from keyd.engine.effects import ClientId, Now, Send
 from keyd.engine.lifetimes import Schedule
+from keyd.engine.proposal import Proposals
+from keyd.engine.reqids import Reqids
 from keyd.engine.sad import Sad, SaRecord
 from keyd.engine.spd import Spd
-from keyd.model import Usage
+from keyd.engine.sysctl import Sysctls
+from keyd.model import Settings, Usage
 from pfkey.message import Message, error_reply
 
 
@@ -18,7 +22,9 @@ class Limits:
 
     clients: int = 1024
     sas: int = 1_000_000
+    larvals: int = 65_536  # of them
     policies: int = 65_536
+    acquires: int = 4_096  # needs that clients have been asked for
     promiscuous_dump: int = 1024  # records of another client's dump that are copied
 
 
@@ -29,11 +35,16 @@ class State:
     clients: Clients
     sad: Sad
     spd: Spd
+    reqids: Reqids
     schedule: Schedule
     limits: Limits
+    sysctl: Sysctls
+    acquires: Acquires
+    proposals: Proposals
     usable: Container[tuple[str, int]]  # (kind, number) of what this machine does
     usage: Callable[[int], Usage]
     pick: Callable[[int, int], int]
+    told: Settings = field(default_factory=Settings)  # what the data path knows
     warned: set[str] = field(default_factory=set)  # legacy algorithms the log has named
 
     def usage_of(self, sa: SaRecord) -> Usage:

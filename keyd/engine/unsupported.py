@@ -7,22 +7,19 @@ DEVIATION from Linux, which skips extensions that a handler does not use, and un
 (`test_what_cannot_be_honoured_is_refused`).
 """
 
-from errno import ENOPROTOOPT, EOPNOTSUPP
+from errno import EINVAL, EOPNOTSUPP
 
 from pfkey.const import (
-    AF_INET6,
     ExtType,
-    Level,
     Mode,
     MsgType,
 )
+from pfkey.dialect import LINUX
 from pfkey.errors import SadbError
 from pfkey.message import Message
 
 # Message types that end in a refusal. The last five are the kernel's own, never a client's.
 MESSAGES: dict[int, tuple[int, str]] = {
-    MsgType.GETSPI: (EOPNOTSUPP, "larval SAs are not done yet; choose an SPI and ADD"),
-    MsgType.X_MIGRATE: (ENOPROTOOPT, "MIGRATE is not done"),
     MsgType.EXPIRE: (EOPNOTSUPP, "EXPIRE goes from the engine to clients"),
     MsgType.X_PCHANGE: (EOPNOTSUPP, "X_PCHANGE is obsolete"),
     MsgType.X_SPDACQUIRE: (EOPNOTSUPP, "X_SPDACQUIRE is obsolete"),
@@ -35,17 +32,21 @@ SA_MODES: dict[int, str] = {
 REQUEST_MODES: dict[int, str] = {
     Mode.BEET: "BEET requests are not done",
 }
-LEVELS: dict[int, str] = {Level.UNIQUE: "level unique is not done yet"}
-FAMILIES: dict[int, str] = {AF_INET6: "IPv6 is not done yet"}
+# What an extension stands for, where its name alone does not tell what is refused.
+MEANINGS: dict[ExtType, str] = {ExtType.X_NAT_T_TYPE: ": ESP in UDP (esp-udp, RFC 3948)"}
 
+_MAPPED = bytes(10) + b"\xff\xff"
 _ADDRESSES = {ExtType.ADDRESS_SRC, ExtType.ADDRESS_DST}
 _SA = {ExtType.SA, ExtType.X_SA2} | _ADDRESSES
 _ADD = _SA | {
     ExtType.LIFETIME_HARD, ExtType.LIFETIME_SOFT, ExtType.KEY_AUTH, ExtType.KEY_ENCRYPT,
+    ExtType.IDENTITY_SRC, ExtType.IDENTITY_DST,
 }  # fmt: skip
-_SPD = _ADDRESSES | {ExtType.X_POLICY, ExtType.X_SA2}  # iked sends an empty SA2
+_BY_ID = _ADDRESSES | {ExtType.X_POLICY, ExtType.X_SA2}
+_SPD = _BY_ID | {ExtType.LIFETIME_HARD, ExtType.LIFETIME_SOFT}
 # What a request of each type may carry; a known extension that is not here is refused.
 EXTENSIONS: dict[int, set[ExtType]] = {
+    MsgType.GETSPI: _SA | {ExtType.SPIRANGE},
     MsgType.ADD: _ADD,
     MsgType.UPDATE: _ADD,
     MsgType.DELETE: _SA,
@@ -57,9 +58,10 @@ EXTENSIONS: dict[int, set[ExtType]] = {
     MsgType.X_SPDUPDATE: _SPD,
     MsgType.X_SPDSETIDX: _SPD,
     MsgType.X_SPDDELETE: _SPD,
-    MsgType.X_SPDDELETE2: _SPD,
-    MsgType.X_SPDGET: _SPD,
+    MsgType.X_SPDDELETE2: _BY_ID,
+    MsgType.X_SPDGET: _BY_ID,
     MsgType.X_SPDDUMP: set(),
+    MsgType.X_MIGRATE: _ADDRESSES | {ExtType.X_POLICY, ExtType.X_KMADDRESS},
     MsgType.X_SPDFLUSH: set(),
 }
 
@@ -74,6 +76,26 @@ def refuse(table: dict[int, str], value: int) -> None:
         raise SadbError(EOPNOTSUPP, table[value])
 
 
+def refuse_address(address: bytes, prefixlen: int = 128) -> None:
+    """Refuse what no packet through the data path can bear: link-local and IPv4-mapped IPv6.
+
+    Routing gives a packet with a link-local address to the one link that it names and never to a
+    TUN device, so nothing under such a policy could be sealed, or be delivered once opened. For a
+    prefix: if it holds nothing else. IPv4-mapped addresses stand for IPv4, whose packets a policy
+    for IPv6 does not select.
+
+    Raises:
+        SadbError: EOPNOTSUPP for a link-local one, EINVAL for a mapped one.
+    """
+    if len(address) != 16:
+        return
+    if prefixlen >= 10 and address[0] == 0xFE and address[1] & 0xC0 == 0x80:
+        why = "link-local addresses (fe80::/10) cannot be protected: no route leads them to the TUN"
+        raise SadbError(EOPNOTSUPP, why)
+    if prefixlen >= 96 and address[:12] == _MAPPED:
+        raise SadbError(EINVAL, "::ffff:0:0/96 stands for IPv4: write the IPv4 address")
+
+
 def refuse_message(message: Message) -> None:
     """Refuse a message by its type, or by an extension that its type makes no use of."""
     if message.type in MESSAGES:
@@ -81,7 +103,8 @@ def refuse_message(message: Message) -> None:
     allowed = EXTENSIONS.get(message.type)
     if allowed is None:
         return
-    for exttype in ExtType:
-        if exttype not in allowed and message.ext(exttype) is not None:
-            name = MsgType(message.type).name
-            raise SadbError(EOPNOTSUPP, f"extension {exttype.name} in {name} is not done")
+    for extension in message.extensions:
+        if extension.exttype in LINUX.extensions and extension.exttype not in allowed:
+            kind = ExtType(extension.exttype)
+            where = f"extension {kind.name} in {MsgType(message.type).name}"
+            raise SadbError(EOPNOTSUPP, f"{where} is not done{MEANINGS.get(kind, '')}")

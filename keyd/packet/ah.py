@@ -66,19 +66,26 @@ class AhSa:
     Attributes:
         iv_octets: how many octets of IV `seal` wants: a number in network order that was never
             handed in under this key and never will be again.
+        icv_at: at which octet the ICV begins.
         seq_max: as of `EspSa`.
+        clears_tos: the ICV does not cover IPv4's TOS, which routers may change (RFC 4302
+            3.3.3.1.1.1); False is for peers that cover it (net.inet.ipsec.ah_cleartos).
+        offset_mask: the bits of IPv4's flags and offset that it covers, none by the RFC
+            (net.inet.ipsec.ah_offsetmask).
 
     Raises:
         CryptoError: the key does not fit, there is no authenticator, or this machine lacks it.
     """
 
     __slots__ = (
-        "_fixed", "_integrity", "_is_extended", "_is_old", "_lengths", "_units", "icv_octets",
-        "iv_octets", "seq_max", "spec",
+        "_fixed", "_integrity", "_is_extended", "_is_old", "_lengths", "_units", "clears_tos",
+        "icv_at", "icv_octets", "iv_octets", "offset_mask", "seq_max", "spec",
     )  # fmt: skip
 
     def __init__(self, spec: SaSpec, *, pads_to_64_bits: bool = False) -> None:
         self.spec = spec
+        self.clears_tos = True
+        self.offset_mask = 0
         self._is_old = bool(spec.flags & _OLD)
         icv = OLD_ICV_OCTETS if self._is_old else spec.icv_bits // 8
         self._integrity = crypto.integrity(spec.auth, spec.auth_key, icv)
@@ -89,7 +96,8 @@ class AhSa:
         may_cycle = cycles(spec) and not self.iv_octets
         self.seq_max = ESN_MAX if self._is_extended or may_cycle else SEQ_MAX
         self._fixed = OLD_FIXED_OCTETS if self._is_old else FIXED_OCTETS
-        whole = self._fixed + self.iv_octets + self.icv_octets
+        self.icv_at = self._fixed + self.iv_octets
+        whole = self.icv_at + self.icv_octets
         by_32, by_64 = whole + -whole % 4, whole + -whole % 8
         self._units = {4: by_64 if pads_to_64_bits else by_32, 6: by_64}
         self._lengths = {4: (by_32, by_64), 6: (by_64,)}
@@ -126,7 +134,7 @@ class AhSa:
             outer = rebuild(header, IPPROTO_AH, octets + len(payload))
         except ValueError:
             return Drop.HDROPS
-        covered = frozen(outer, is_sending=True)
+        covered = self._frozen(outer, is_sending=True)
         if covered is None:
             return Drop.HDROPS
         words, spi = octets // 4 - 2, self.spec.spi
@@ -153,7 +161,7 @@ class AhSa:
         octets = (view[at + 1] + 2) * 4
         if octets not in self._lengths[packet[0] >> 4] or at + octets > total:
             return Drop.BADILEN
-        covered = frozen(view[:at])
+        covered = self._frozen(view[:at])
         if covered is None:
             return Drop.HDROPS
         end = at + octets
@@ -172,6 +180,10 @@ class AhSa:
         if self._is_extended:
             parts = (*parts, _HIGH.pack(high))
         return (iv, *parts) if self.iv_octets else parts
+
+    def _frozen(self, header: Octets, *, is_sending: bool = False) -> bytes | None:
+        clears_tos, mask = self.clears_tos, self.offset_mask
+        return frozen(header, is_sending=is_sending, clears_tos=clears_tos, offset_mask=mask)
 
 
 def header_length(packet: Octets) -> int | None:
@@ -193,16 +205,21 @@ def header_length(packet: Octets) -> int | None:
     return chain.at if chain.at + FIXED_OCTETS <= ip6.total_length(packet) else None
 
 
-def frozen(header: Octets, *, is_sending: bool = False) -> bytes | None:
+def frozen(
+    header: Octets, *, is_sending: bool = False, clears_tos: bool = True, offset_mask: int = 0
+) -> bytes | None:
     """An IP header as the ICV covers it (appendix A); None when its options cannot be read.
 
     `is_sending`: what a source route will have done by the time of arrival is done here
-    (3.3.3.1: mutable but predictable).
+    (3.3.3.1: mutable but predictable). For the rest see `AhSa`.
     """
     fresh = bytearray(header)
     if fresh[0] >> 4 == 4:
-        fresh[1] = 0  # TOS
-        fresh[6:8] = fresh[10:12] = bytes(2)  # flags and offset, checksum
+        if clears_tos:
+            fresh[1] = 0
+        flags_and_offset = int.from_bytes(fresh[6:8], "big") & offset_mask
+        fresh[6:8] = flags_and_offset.to_bytes(2, "big")
+        fresh[10:12] = bytes(2)  # checksum
         fresh[8] = 0  # TTL
         done = _freeze_options(fresh, is_sending=is_sending)
     else:

@@ -6,10 +6,10 @@ change them. An SA is of ESP, AH or IPComp; each has `max_payload`, and the rest
 
 from collections.abc import Sequence
 
-from keyd.model import SaSpec
+from keyd.model import SaSpec, Settings
 from keyd.packet import ah, esp, ipcomp
 from keyd.packet.ah import AhSa
-from keyd.packet.counters import DROPS, EDGE, FIRST_USE, IV, LAST_USE, OCTETS, PACKETS
+from keyd.packet.counters import DROPS_OF, EDGE, FIRST_USE, IV, LAST_USE, OCTETS, PACKETS
 from keyd.packet.drop import Drop
 from keyd.packet.esp import ESN_MAX, SEQ_MAX, EspSa
 from keyd.packet.esp_old import esp_sa
@@ -48,11 +48,7 @@ class _Sa:
         if spec.encap not in (0, ENCAP_ESPINUDP) or (spec.encap and self.esp is None):
             raise CryptoError(f"encapsulation {spec.encap} of protocol {spec.proto} cannot be done")
         self.is_encapsulated = bool(spec.encap)
-        self.knobs = Knobs(
-            has_ecn=not spec.flags & SaFlag.NOECN,
-            takes_dscp=bool(spec.flags & SaFlag.DECAP_DSCP),
-            dfbit=DfBit.CLEAR if spec.flags & SaFlag.NOPMTUDISC else DfBit.COPY,
-        )
+        self.tune(Settings())
         self._part = part
         packets, octets, self._since = since
         self._max_packets = packets + spec.hard_packets if spec.hard_packets else 0
@@ -61,7 +57,21 @@ class _Sa:
     @property
     def drops(self) -> dict[Drop, int]:
         """The counters of its protocol by reason."""
-        return DROPS[self.spec.proto]
+        return DROPS_OF[self.spec.proto]
+
+    def tune(self, settings: Settings) -> None:
+        """Follow a change of settings; what the SA's own flags say goes before."""
+        spec = self.spec
+        ecn = settings.ecn if len(spec.src) == 4 else settings.ecn6
+        self.knobs = Knobs(
+            has_ecn=ecn > 0 and not spec.flags & SaFlag.NOECN,
+            has_dscp=ecn >= 0,
+            takes_dscp=bool(spec.flags & SaFlag.DECAP_DSCP),
+            dfbit=DfBit.CLEAR if spec.flags & SaFlag.NOPMTUDISC else DfBit(settings.dfbit),
+        )
+        if self.ah is not None:
+            self.ah.clears_tos = settings.ah_cleartos
+            self.ah.offset_mask = settings.ah_offsetmask
 
     def _count(self, packets: int, octets: int, now_us: int) -> None:
         part = self._part
@@ -134,6 +144,13 @@ class OutSa(_Sa):
         self._part[EDGE] = first + packets & ESN_MAX  # 2^64, behind the last, is 0
         self._count(packets, octets, now_us)
         return first
+
+    def repeat(self, packets: int, octets: int, now_us: int) -> int:
+        """The last sequence number once more, for `keyd.packet.faults`; the first if none was."""
+        if self._part[EDGE] <= 1:
+            return self.take(1, octets, now_us)
+        self._count(packets, octets, now_us)
+        return int(self._part[EDGE]) - 1
 
     def take_counters(self, packets: int, start: int) -> bytes:
         """IVs for a counter mode: consecutive numbers, used up from here on.

@@ -146,10 +146,21 @@ _COMP_NAMES = {
 OF_COMP_DROP: dict[Drop, int] = {
     drop: ROWS.index(("ipcomp", _COMP_NAMES.get(drop, drop.value))) for drop in Drop
 }
-DROPS = {IPPROTO_ESP: OF_DROP, IPPROTO_AH: OF_AH_DROP, IPPROTO_COMP: OF_COMP_DROP}
+DROPS_OF = {IPPROTO_ESP: OF_DROP, IPPROTO_AH: OF_AH_DROP, IPPROTO_COMP: OF_COMP_DROP}
 # per protocol: packets that came in, octets that came out of them
 INPUTS = {IPPROTO_ESP: ESP_INPUT, IPPROTO_AH: AH_INPUT, IPPROTO_COMP: IPCOMP_INPUT}
 OPENED = {IPPROTO_ESP: IBYTES, IPPROTO_AH: AH_IBYTES, IPPROTO_COMP: IPCOMP_IBYTES}
+OF_DISABLED = {IPPROTO_ESP: PDROPS, IPPROTO_AH: AH_PDROPS, IPPROTO_COMP: IPCOMP_PDROPS}
+# What grows without a packet being dropped.
+_KEPT = frozenset((
+    "input", "output", "ibytes", "obytes", "spdcachelookup", "spdcachemiss", "out_bundlesa",
+    "useless", "minlen", "tun_reads", "tun_segments", "superpacket_in", "segments_out",
+    "coalesced_writes", "coalesced_segments", "tun_writes", "clear_out", "bypassed",
+    "icmp_toobig_sent", "icmp_accepted", "icmp_ignored", "icmp_relayed", "black_holes",
+    "frag_held", "frag_joined", "dummies", "natt_keepalives_in", "natt_keepalives_out",
+    "natt_moved",
+))  # fmt: skip
+DROPS = tuple(row for row, (_, name) in enumerate(ROWS) if name not in _KEPT)
 
 
 def grouped(values: list[int]) -> dict[str, dict[str, int]]:

@@ -13,7 +13,7 @@ here vouches for its checksum.
 
 from collections.abc import Callable, Iterable
 
-from keyd.model import PolicySpec, SaSpec
+from keyd.model import PolicySpec, SaSpec, Settings
 from keyd.packet import counters as count
 from keyd.packet import datagram, tunnel
 from keyd.packet.association import InSa
@@ -24,6 +24,7 @@ from keyd.packet.drop import Drop
 from keyd.packet.natt import Mapping
 from keyd.packet.opener import PROTOS, Opener
 from keyd.packet.peeled import Peeled, as_asked, is_authentic
+from keyd.packet.used import Used
 from pfkey.const import UNSPEC_PROTO, Dir, PolicyType
 
 FLOWS_MAX = 8192
@@ -45,7 +46,9 @@ class Inbound:
         self._policies = Classifier()
         self._forwarded = Classifier()  # policies of direction fwd
         self._opener = Opener(counters, is_local, self._believable)
-        self._flows: dict[tuple[bytes, ...], int] = {}
+        self._settings = Settings()
+        self._flows: dict[tuple[bytes, ...], tuple[int, tuple[int, ...]]] = {}
+        self.used = Used()
         self._believed: dict[int, frozenset[int]] = {}
         self._coalescer = Coalescer()
 
@@ -66,6 +69,12 @@ class Inbound:
         policies, gone = tuple(added), tuple(removed)
         for classifier, direction in ((self._policies, Dir.IN), (self._forwarded, Dir.FWD)):
             classifier.update((p for p in policies if p.dir == direction), gone)
+        self._forget()
+
+    def tune(self, settings: Settings) -> None:
+        """Follow a change of what the engine says beside SAs and policies."""
+        self._settings = settings
+        self._opener.tune(settings)
         self._forget()
 
     def _forget(self) -> None:
@@ -113,33 +122,39 @@ class Inbound:
         counters = self._counters
         counters[count.SPDCACHELOOKUP] += 1
         key = (flow, *(b"%d%d" % (layer.is_tunnel, layer.sa.spec.slot) for layer in layers))
-        verdict = self._flows.get(key)
-        if verdict is None:
+        known = self._flows.get(key)
+        if known is None:
             counters[count.SPDCACHEMISS] += 1
             if len(self._flows) >= FLOWS_MAX:
                 self._flows.clear()
-            verdict = self._flows[key] = self._judge(packet, head, layers)
+            named: list[int] = []
+            verdict = self._judge(packet, head, layers, named)
+            known = self._flows[key] = verdict, tuple(named)
+        verdict, policies = known
+        self.used.ids.update(policies)
         return verdict
 
-    def _judge(self, packet: bytes, head: Head, layers: list[Peeled]) -> int:
+    def _judge(self, packet: bytes, head: Head, layers: list[Peeled], named: list[int]) -> int:
         has_tunnel = any(layer.is_tunnel for layer in layers)
-        # on a link, hosts may protect what they say under their link-local addresses
-        may_be_link_local = not has_tunnel and head.src[:1] == b"\xfe"
-        impossible = tunnel.cannot_be_a_source(head.src) and not may_be_link_local
-        if impossible or self._is_local(head.src):
+        may_be_ours = has_tunnel and not self._settings.checks_source
+        is_ours = not may_be_ours and self._is_local(head.src)
+        if tunnel.cannot_be_a_source(head.src) or is_ours:
             return count.SPOOFED
         if tunnel.is_discovery(packet):
             return count.ND_REFUSED
-        verdicts = [self._judge_by(self._policies, head, layers)]
+        verdicts = [self._judge_by(self._policies, head, layers, named)]
         if has_tunnel and not self._is_local(head.dst):
-            verdicts.append(self._judge_by(self._forwarded, head, layers))
+            verdicts.append(self._judge_by(self._forwarded, head, layers, named))
         refusals = [verdict for verdict in verdicts if verdict not in (_NAMED, _NAMELESS)]
         if refusals:
             return refusals[0]
         # transport mode asks for no policy; out of a tunnel comes only what one names
         return _REFUSED if has_tunnel and _NAMED not in verdicts else _ALLOWED
 
-    def _judge_by(self, policies: Classifier, head: Head, layers: list[Peeled]) -> int:
+    def _judge_by(
+        self, policies: Classifier, head: Head, layers: list[Peeled], named: list[int]
+    ) -> int:
+        """By the first matching policy of a direction, whose id is added to `named`."""
         policy = policies.match(head.src, head.dst, head.proto, *head.ports)
         if head.is_later and policies.is_vague(head.src, head.dst, head.proto, policy):
             return _REFUSED
@@ -149,6 +164,7 @@ class Inbound:
             return count.HOLD_DROPPED
         if policy.type != PolicyType.IPSEC:
             return count.IN_POLVIO
+        named.append(policy.id)
         return _NAMED if as_asked(policy, layers[::-1]) else _REFUSED
 
     def flush(self) -> list[tuple[int, Frame]]:

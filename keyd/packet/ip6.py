@@ -5,6 +5,7 @@ before the others. Headers are walked as far as the first that is no extension h
 fragment's data, or AH or ESP, and never beyond `EXTENSIONS_MAX` of them.
 """
 
+from collections.abc import Sequence
 from struct import Struct
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ _WITH_LENGTH = frozenset((HOP_BY_HOP, ROUTING, DESTINATION))
 _WITH_PORTS = frozenset((6, 17, 33, 132, 136))  # TCP, UDP, DCCP, SCTP, UDP-Lite
 _U16 = Struct("!H")
 _PORTS = Struct("!HH")
+_FIXED = Struct("!IHBB16s16s")
 _FRAGMENT = Struct("!BBHI")
 _NO_PORTS = bytes(4)
 
@@ -31,20 +33,15 @@ class Chain(NamedTuple):
     Attributes:
         proto: the first header that is no extension header, and
         at: where it begins.
-        split_at: where a transport mode header of AH or ESP goes: behind hop-by-hop options,
-            routing and fragment header, and before destination options that follow these
-            (RFC 4302 3.1.1, RFC 4303 3.1.1). Without a routing header, destination options
-            stay outside, as Linux does it; either place is allowed.
-        split_nh_at: the octet that names what stands at `split_at`.
-        cut_at: where a fragment header goes (RFC 8200 4.5), and
-        cut_nh_at: the octet that would name it.
+        cut_at: where a fragment header goes (RFC 8200 4.5), and a transport mode header of AH or
+            ESP: behind hop-by-hop options and routing header, before anything else (RFC 4302
+            3.1.1, RFC 4303 3.1.1). So every piece of a sealed packet names AH or ESP, and
+        cut_nh_at: the octet that names what stands there.
         fragment_at: where the fragment header begins, 0 without one.
     """
 
     proto: int
     at: int
-    split_at: int
-    split_nh_at: int
     cut_at: int
     cut_nh_at: int
     fragment_at: int
@@ -176,6 +173,22 @@ def rebuild(header: Octets, protocol: int, payload_octets: int) -> bytes:
     return bytes(fresh)
 
 
+def assemble(
+    src: bytes, dst: bytes, protocol: int, *, hops: int, flow: int = 0,
+    extensions: Sequence[tuple[int, bytes]] = (),
+) -> bytes:  # fmt: skip
+    """A header of its parts, with a payload length of 0.
+
+    `flow` is traffic class and flow label, 28 bits. Each of `extensions` is a whole extension
+    header with its own protocol; what each says to follow is set to what does.
+    """
+    protocols = [*(number for number, _ in extensions), protocol]
+    parts = [_FIXED.pack(6 << 28 | flow & 0x0FFFFFFF, 0, protocols[0], hops, src, dst)]
+    for (_, octets), following in zip(extensions, protocols[1:], strict=True):
+        parts += (bytes((following,)), octets[1:])
+    return b"".join(parts)
+
+
 def fragment(packet: Octets, mtu: int, ident: int) -> list[bytes]:
     """The packet as pieces of at most `mtu` octets (RFC 8200 4.5); as it is when it fits.
 
@@ -209,8 +222,7 @@ def fragment(packet: Octets, mtu: int, ident: int) -> list[bytes]:
 
 def _walk(packet: Octets, end: int) -> Chain | None:
     proto, nh_at, at = packet[6], 6, HEADER_OCTETS
-    cut_at, cut_nh_at, split_at, split_nh_at, fragment_at = at, nh_at, 0, 0, 0
-    has_passed = False  # a routing or fragment header: destination options behind belong inside
+    cut_at, cut_nh_at, fragment_at = at, nh_at, 0
     for _ in range(EXTENSIONS_MAX):
         size = _size(packet, proto, at, end)
         if size is None:
@@ -221,9 +233,6 @@ def _walk(packet: Octets, end: int) -> Chain | None:
             if fragment_at:
                 return None
             fragment_at = at
-        if proto == DESTINATION and has_passed and not split_at:
-            split_at, split_nh_at = at, nh_at
-        has_passed = has_passed or proto in (ROUTING, FRAGMENT)
         is_whole = proto in (HOP_BY_HOP, ROUTING) and not fragment_at
         nh_at, at, proto = at, at + size, packet[at]
         if is_whole:
@@ -232,9 +241,7 @@ def _walk(packet: Octets, end: int) -> Chain | None:
             break
     else:
         return None
-    if not split_at:
-        split_at, split_nh_at = at, nh_at
-    return Chain(proto, at, split_at, split_nh_at, cut_at, cut_nh_at, fragment_at)
+    return Chain(proto, at, cut_at, cut_nh_at, fragment_at)
 
 
 def _size(packet: Octets, proto: int, at: int, end: int) -> int | None:

@@ -13,9 +13,9 @@ steps, in the order of the functions:
 from collections.abc import Callable
 from typing import NamedTuple
 
-from keyd.model import SaSpec
+from keyd.model import SaSpec, Settings
 from keyd.packet import counters as count
-from keyd.packet import datagram, ip, natt, tunnel
+from keyd.packet import datagram, ip, ip6, natt, tunnel
 from keyd.packet.association import InSa, peek
 from keyd.packet.datagram import Head
 from keyd.packet.drop import Drop
@@ -60,6 +60,7 @@ class Opener:
         self._believable = believable
         self._by_slot: dict[int, InSa] = {}
         self._by_spi: dict[tuple[bytes, int, int], InSa] = {}
+        self._settings = Settings()
         self._comps = Comps()
         self._fragments = Fragments(self._give_up)
 
@@ -75,6 +76,7 @@ class Opener:
             if keys == (old.auth_key, old.encrypt_key, old.auth, old.encrypt):
                 sa.keep_window(before)
         self.remove(spec.slot)
+        sa.tune(self._settings)
         self._by_slot[spec.slot] = sa
         self._by_spi[spec.dst, spec.proto, spec.spi] = sa
         if sa.comp is not None:
@@ -89,6 +91,12 @@ class Opener:
         if self._by_spi.get(key) is sa:
             del self._by_spi[key]
         self._comps.remove(slot)
+
+    def tune(self, settings: Settings) -> None:
+        """Follow a change of what the engine says beside SAs and policies."""
+        self._settings = settings
+        for sa in self._by_slot.values():
+            sa.tune(settings)
 
     # ---------------------------------------------------------------- packets
 
@@ -140,16 +148,20 @@ class Opener:
         """Layer by layer. `sport`: of the UDP around the first."""
         while True:
             proto = head.proto if head is not None else datagram.proto(packet)
-            drops = count.DROPS.get(proto, count.OF_DROP)
+            drops = count.DROPS_OF.get(proto, count.OF_DROP)
             self._counters[count.INPUTS.get(proto, count.ESP_INPUT)] += 1
             if head is None or proto not in PROTOS or head.is_fragment:
                 return drops[Drop.HDROPS]
+            if proto in self._settings.disabled:
+                return drops[Drop.PDROPS]
             peeled = self._peel(packet, head, layers, now_us, sport)
             if not isinstance(peeled, tuple):
                 return drops[peeled] if isinstance(peeled, Drop) else peeled
             packet, head = peeled
             if head is None:  # an extension header that does not fit came out of the layer
                 return drops[Drop.HDROPS]
+            if not self._is_plausible(head, layers):
+                return drops[Drop.BADKCR]
             if head.is_fragment and head.proto in PROTOS and self._is_local(head.dst):
                 whole = self._joined(packet, head, layers, now_us)
                 if whole is None:
@@ -259,7 +271,9 @@ class Opener:
         if sa.spec.mode == Mode.TUNNEL:
             return Drop.INVALID
         layers.append(Peeled(sa, False))
-        if not is_authentic(layers) and next_header not in self._believable(sa.spec):
+        # destination options are believed for what they lead to, see `_is_plausible`
+        is_doubtful = next_header != ip6.DESTINATION and not is_authentic(layers)
+        if is_doubtful and next_header not in self._believable(sa.spec):
             return Drop.BADKCR
         try:
             packet = datagram.rebuild(header, next_header, len(payload)) + payload
@@ -270,6 +284,13 @@ class Opener:
         at = head.at
         ports = ip.ports(packet, at, next_header)
         return packet, Head(next_header, at, len(packet), head.src, head.dst, ports, False, False)
+
+    def _is_plausible(self, head: Head, layers: list[Peeled]) -> bool:
+        """Whether this may have come out of transport mode, should nobody vouch for it."""
+        sa, is_tunnel, _ = layers[-1]
+        if is_tunnel or is_authentic(layers):
+            return True
+        return not head.is_fragment and head.proto in self._believable(sa.spec)
 
     # ---------------------------------------------------------------- NATs
 

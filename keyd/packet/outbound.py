@@ -6,52 +6,38 @@ in `Batch`. RFC 4301 section 5.1. The steps, in the order of the functions:
 1. `process`: read one frame, well formed or dropped.
    `_joined`: fragments wait for each other, unless a tunnel takes them as they are.
 2. `_flow`: the flow cache, by header octets; emptied whenever policies or SAs change.
-3. `_decide`: the first matching policy, then an SA for each of its requests.
+3. `_decide`: the first matching policy, then an SA for each of its requests; a flow that lacks
+   one waits for it (`keyd.packet.waiting`) while somebody is asked, and `resume`s.
 4. `_watch`: TCP that does not get on, and flows whose packets are said not to arrive.
 5. `keyd.packet.protect`: cut, seal, fragment.
 
 Every packet ends in one counter; a super-packet that is dropped before it is cut counts as one.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
-from keyd.model import PolicySpec, Request
+from keyd.model import Need, PolicySpec, Settings
 from keyd.packet import counters as count
 from keyd.packet import datagram, icmp, segment
 from keyd.packet.association import OutSa
 from keyd.packet.classify import Classifier
+from keyd.packet.flow import Flow, flow_key
 from keyd.packet.fragments import Fragments
 from keyd.packet.icmp import PathMtu, Verdict
 from keyd.packet.ipcomp import Patience
 from keyd.packet.keepalives import Keepalives
 from keyd.packet.layers import Chain, Layer
+from keyd.packet.outsad import OutSad
 from keyd.packet.protect import ROOM_MIN, Protector
 from keyd.packet.segment import Frame
-from keyd.packet.troubles import Progress, Troubles, next_rung
-from pfkey.const import IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP, Level, Mode, PolicyType
+from keyd.packet.troubles import Troubles, next_rung
+from keyd.packet.used import Used
+from keyd.packet.waiting import Waiting, can_be_met, need_of
+from pfkey.const import Level, Mode, PolicyType
 
 FLOWS_MAX = 8192
 _SMALL = 536  # octets of TCP that pass everywhere (RFC 9293 3.7.1)
 _MTU_MIN = 128  # what is cut for less would be mostly header
-_PROTOS = frozenset((IPPROTO_ESP, IPPROTO_AH, IPPROTO_COMP))
-
-
-class _Flow:
-    """What to do with a flow's packets: drop and count, seal, or, without layers, let out.
-
-    `joins`: its fragments are put together first.
-    """
-
-    __slots__ = ("chain", "drop", "joins", "progress", "told")
-
-    def __init__(
-        self, layers: Sequence[Layer] = (), drop: int = -1, *, joins: bool = False
-    ) -> None:
-        self.chain = Chain(layers)
-        self.drop = drop
-        self.joins = joins
-        self.progress = Progress()
-        self.told = 0.0  # which trouble its sender was told of, by its time
 
 
 class Outbound:
@@ -73,16 +59,19 @@ class Outbound:
     ) -> None:
         self._counters = counters
         self._link_mtu = link_mtu
+        self._is_local = is_local
         self._policies = Classifier()
-        self._by_slot: dict[int, OutSa] = {}
-        self._by_pair: dict[tuple[bytes, bytes], list[OutSa]] = {}
-        self._flows: dict[bytes, _Flow] = {}
+        self._sad = OutSad()
+        self._flows: dict[bytes, Flow] = {}
         self._paths = PathMtu()
         self._keepalives = Keepalives()
         self._fragments = Fragments(self._give_up)
         self._troubles = Troubles()
         self._now = 0.0
-        self._protector = Protector(counters, self._mtu, random, is_local)
+        self._settings = Settings()
+        self.used = Used()
+        self.waiting = Waiting(counters)
+        self._protector = Protector(counters, self._mtu, link_mtu, random, is_local)
         self.batch = self._protector.batch
 
     # ---------------------------------------------------------------- databases
@@ -90,37 +79,54 @@ class Outbound:
     def install(self, sa: OutSa) -> None:
         """Put in an SA, or replace the one with its slot."""
         self.remove(sa.spec.slot)
-        self._by_slot[sa.spec.slot] = sa
+        self._sad.install(sa)
         self._keepalives.insert(sa)
-        pair = self._by_pair.setdefault((sa.spec.src, sa.spec.dst), [])
-        pair.append(sa)
-        pair.sort(key=lambda one: (one.spec.is_dying, -one.spec.order))
-        self._flows.clear()
+        self.waiting.stir((sa.spec.src, sa.spec.dst))
 
     def remove(self, slot: int) -> None:
         """Take out the SA with this slot, if it is there."""
-        sa = self._by_slot.pop(slot, None)
+        self._sad.remove(slot)
         self._keepalives.remove(slot)
         self._troubles.forget(slot)
-        if sa is not None:
-            pair = (sa.spec.src, sa.spec.dst)
-            self._by_pair[pair].remove(sa)
-            if not self._by_pair[pair]:
-                del self._by_pair[pair]
         self._flows.clear()
 
     def update_policies(self, added: Iterable[PolicySpec], removed: Iterable[int]) -> None:
         """Follow a change of the outbound policies."""
         self._policies.update(added, removed)
         self._flows.clear()
+        self.waiting.stir_all()
+
+    def tune(self, settings: Settings) -> None:
+        """Follow a change of what the engine says beside SAs and policies."""
+        self.waiting.tune(settings)
+        self._settings = settings
+        self._sad.tune(settings)
+        self._flows.clear()
+        self._protector.tune(settings)
 
     # ---------------------------------------------------------------- the pipeline
 
     def process(self, octets: bytes, now_us: int) -> None:
         """Handle one read from the TUN device; results are added to `batch`."""
-        counters = self._counters
-        counters[count.TUN_READS] += 1
+        self._counters[count.TUN_READS] += 1
         self._now = now_us / 1e6
+        self._handle(octets, now_us)
+
+    def resume(self, now_us: int) -> None:
+        """Send what waited and may go now, after changes; drop what waited too long."""
+        self._now = now_us / 1e6
+        for key, octets in self.waiting.ripe():
+            frame = segment.read(octets)
+            flow = self._flow(frame) if frame else None
+            if flow and flow.needs and flow.drop == count.OUT_NOSA:
+                self.waiting.keep(key, flow.needs)
+                continue
+            for packet in self.waiting.take(key):
+                self._handle(packet, now_us)
+        self.waiting.expire(self._now)
+
+    def _handle(self, octets: bytes, now_us: int) -> None:
+        counters = self._counters
         frame = segment.read(octets)
         if frame is None:
             counters[count.TUN_SHORT] += 1
@@ -130,14 +136,21 @@ class Outbound:
             frame = self._joined(frame)
             if frame is None:
                 return
+            octets = segment.PLAIN + frame.packet
             flow = self._flow(frame)
+        self.used.ids.add(flow.policy)
+        if flow.needs and self.waiting.is_asking:
+            self.waiting.needs.note(flow.needs, self._now)
+            if flow.drop == count.OUT_NOSA:
+                self.waiting.put(flow_key(frame), flow.needs, octets, self._now)
+                return
         if flow.drop >= 0:
             counters[count.TUN_SEGMENTS] += 1
             counters[flow.drop] += 1
         elif flow.chain.layers:
             if self._troubles or frame.proto == segment.TCP:
                 self._watch(frame, flow)
-            self._protector.protect(frame, flow.chain, now_us)
+            self._protector.protect(frame, flow, now_us)
         else:
             self._protector.clear(frame)
 
@@ -161,11 +174,9 @@ class Outbound:
     def _give_up(self, fragments: int) -> None:
         self._counters[count.FRAG_DROPPED] += fragments
 
-    def _flow(self, frame: Frame) -> _Flow:
+    def _flow(self, frame: Frame) -> Flow:
         self._counters[count.SPDCACHELOOKUP] += 1
-        key = datagram.flow_key(frame.packet)
-        if frame.is_fragment:  # a later one shows no ports, which is not the same as port 0
-            key += b"f"
+        key = flow_key(frame)
         flow = self._flows.get(key)
         if flow is None:
             self._counters[count.SPDCACHEMISS] += 1
@@ -174,50 +185,53 @@ class Outbound:
             flow = self._flows[key] = self._decide(frame.packet)
         return flow
 
-    def _decide(self, packet: bytes) -> _Flow:
+    def _decide(self, packet: bytes) -> Flow:
         head = datagram.read(packet)
         if head is None:
-            return _Flow(drop=count.TUN_SHORT)
+            return Flow(drop=count.TUN_SHORT)
         src, dst = head.src, head.dst
         ports = (0, 0) if head.is_fragment else head.ports
         policy = self._policies.match(src, dst, head.proto, *ports)
         if head.is_fragment and self._policies.is_vague(src, dst, head.proto, policy):
-            return _Flow(joins=True)  # only the whole shows which policy is meant
+            return Flow(joins=True)  # only the whole shows which policy is meant
         if policy is None or policy.type in (PolicyType.NONE, PolicyType.BYPASS):
-            return _Flow(drop=count.FOREIGN)  # steering does not send such: somebody else did
+            return Flow(drop=count.FOREIGN)  # steering does not send such: somebody else did
         if policy.is_hold:
-            return _Flow(drop=count.HOLD_DROPPED)
+            return Flow(drop=count.HOLD_DROPPED)
         if policy.type != PolicyType.IPSEC:
-            return _Flow(drop=count.OUT_POLVIO)
+            return Flow(drop=count.OUT_POLVIO)
+        flow = self._bundle(policy, src, dst)
+        flow.policy = policy.id
+        return flow
+
+    def _bundle(self, policy: PolicySpec, src: bytes, dst: bytes) -> Flow:
+        """An SA for each request, as far as there is one."""
         chosen: list[Layer] = []
+        needs: list[Need] = []
+        required: list[Need] = []
         for request in policy.requests:
+            if request.proto in self._settings.disabled:
+                return Flow(drop=count.OF_DISABLED[request.proto])
             is_tunnel = request.mode == Mode.TUNNEL
             if is_tunnel and (not request.src or not request.dst):
-                return _Flow(drop=count.OUT_INVAL)
+                return Flow(drop=count.OUT_INVAL)
             ends = (request.src or b"", request.dst or b"") if is_tunnel else (b"", b"")
-            sa = self._choose(request, *(ends if is_tunnel else (src, dst)))
+            sa = self._sad.choose(request, *(ends if is_tunnel else (src, dst)))
             if sa is not None:
                 chosen.append(Layer(sa, *ends, Patience() if sa.comp is not None else None))
-                src, dst = ends if is_tunnel else (src, dst)
-            elif request.level != Level.USE:
-                return _Flow(drop=count.OUT_NOSA)
+            else:
+                needs.append(need_of(policy, request, *(ends if is_tunnel else (src, dst))))
+                if request.level == Level.USE:
+                    continue
+                required.append(needs[-1])
+            src, dst = ends if is_tunnel else (src, dst)
         is_tunnel = chosen[0].is_tunnel if chosen else policy.requests[0].mode == Mode.TUNNEL
-        return _Flow(chosen, joins=not is_tunnel)
-
-    def _choose(self, request: Request, src: bytes, dst: bytes) -> OutSa | None:
-        """The newest SA that serves a request; one past its soft limit only for want of others."""
-        if request.proto not in _PROTOS or request.mode == Mode.BEET:
-            return None
-        mode = request.mode or Mode.TRANSPORT
-        for sa in self._by_pair.get((src, dst), ()):
-            spec = sa.spec
-            if (
-                spec.proto == request.proto
-                and spec.mode in (Mode.ANY, mode)
-                and request.reqid in (0, spec.reqid)
-            ):
-                return sa
-        return None
+        lacking = tuple(need for need in needs if can_be_met(need, self._is_local))
+        if not required:
+            return Flow(chosen, needs=lacking, joins=not is_tunnel)
+        if not set(required) <= set(lacking):
+            return Flow(drop=count.OUT_NOSA)
+        return Flow(drop=count.OUT_NOSA, needs=lacking, joins=not is_tunnel)
 
     def keepalives(self, now_us: int) -> None:
         """Add what keeps NATs' mappings alive to `batch`; to be called every few seconds."""
@@ -227,7 +241,7 @@ class Outbound:
 
     # ---------------------------------------------------------------- the path
 
-    def _watch(self, frame: Frame, flow: _Flow) -> None:
+    def _watch(self, frame: Frame, flow: Flow) -> None:
         if (
             len(frame.transport) > _SMALL
             and frame.proto == segment.TCP
@@ -239,8 +253,8 @@ class Outbound:
             return  # an error would end what only begins
         for layer in flow.chain.layers:
             since = self._troubles.since(layer.sa.spec.slot, self._now)
-            if since > flow.told and icmp.may_answer(frame.packet):
-                flow.told = since
+            if since > flow.told_trouble and icmp.may_answer(frame.packet):
+                flow.told_trouble = since
                 self._counters[count.ICMP_RELAYED] += 1
                 self.batch.back.append(segment.PLAIN + icmp.unreachable(frame.packet))
 
@@ -269,15 +283,13 @@ class Outbound:
         if told is not None:
             src, dst, spi, seq = told
             says = icmp.verdict(4 if len(dst) == 4 else 6, kind, code)
-            for sa in self._by_pair.get((src, dst), ()):
-                if sa.spec.spi != spi or not sa.has_sent(seq):
-                    continue
-                if says is Verdict.LOST:
-                    self._troubles.learn(sa.spec.slot, now)
-                elif says is Verdict.TOO_BIG and ROOM_MIN <= mtu < self._link_mtu(dst):
-                    self._paths.learn(dst, mtu, now)
-                else:
-                    break
+            sa = self._sad.sender((src, dst), spi, seq)
+            if sa is not None and says is Verdict.LOST:
+                self._troubles.learn(sa.spec.slot, now)
+                counters[count.ICMP_ACCEPTED] += 1
+                return
+            if sa and says is Verdict.TOO_BIG and ROOM_MIN <= mtu < self._link_mtu(dst):
+                self._paths.learn(dst, mtu, now)
                 counters[count.ICMP_ACCEPTED] += 1
                 return
         counters[count.ICMP_IGNORED] += 1

@@ -8,16 +8,20 @@ Sans-IO. RFC 4301 section 5.1. The steps, in the order of the functions:
    else at the end (transport mode protects datagrams, not fragments), after IPComp (RFC 3173 2).
 4. `clear`: what `use` lets out without an SA.
 
-IPComp does not count in what fits: what does not shrink must fit as well.
+IPComp does not count in what fits: what does not shrink must fit as well. IPv6 shows nowhere
+whether its source minds fragments, so it is cut and its source told as well.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from keyd.model import Settings
 from keyd.packet import counters as count
 from keyd.packet import datagram, icmp, ip, ip6, segment, tunnel
 from keyd.packet.drop import Drop
+from keyd.packet.faults import FaultySealer
+from keyd.packet.flow import Flow
 from keyd.packet.layers import Chain, Layer, Stream
 from keyd.packet.sealer import Sealer
 from keyd.packet.segment import Frame, Payload
@@ -50,32 +54,48 @@ class Protector:
     """Fills a `Batch`. See `keyd.packet.outbound.Outbound` for the arguments.
 
     Args:
-        path_mtu: the MTU of the way to a packed destination address.
+        path_mtu: the MTU of the way to a packed destination address, and
+        link_mtu: of the link that leads there.
     """
 
     def __init__(
         self,
         counters: memoryview,
         path_mtu: Callable[[bytes], int],
+        link_mtu: Callable[[bytes], int],
         random: Callable[[int], bytes],
         is_local: Callable[[bytes], bool],
     ) -> None:
         self.batch = Batch()
         self._counters = counters
         self._path_mtu = path_mtu
+        self._link_mtu = link_mtu
+        self._random = random
         self._is_local = is_local
         self._sealer = Sealer(counters, random)
         # one for all tunnels: what may be cut on the way must not be joined wrongly (RFC 6864 4.3)
         self._ident = int.from_bytes(random(2), "big")
 
-    def protect(self, frame: Frame, chain: Chain, now_us: int) -> None:
+    def tune(self, settings: Settings) -> None:
+        """Follow a change of settings."""
+        self._sealer = Sealer(self._counters, self._random)
+        if settings.repeats_numbers or settings.spoils_icvs:
+            self._sealer = FaultySealer(
+                self._counters, self._random, repeats=settings.repeats_numbers,
+                spoils=settings.spoils_icvs,
+            )  # fmt: skip
+
+    def protect(self, frame: Frame, flow: Flow, now_us: int) -> None:
         """Seal what one read brought."""
-        header, layers = frame.header, chain.layers
+        header, chain = frame.header, flow.chain
+        layers = chain.layers
         mtu = self._path_mtu(chain.dst or datagram.dst(frame.packet))
         rooms = chain.rooms(header, mtu)
         payloads, how = self._cut(frame, rooms[0] - len(header), chain)
         if not payloads:
             return
+        if how is not _Cut.FITS and header[0] >> 4 == 6:
+            self._tell(flow, frame, len(header) + len(payloads[0]), rooms[0], now_us / 1e6)
         stream = Stream(header, frame.proto, payloads)
         if how is not _Cut.FITS:  # only then can one be too long for any IP packet
             stream = self._holdable(stream, chain, how)
@@ -121,9 +141,25 @@ class Protector:
         if how is not _Cut.FITS or not ROOM_MIN <= fits < ip.PACKET_MAX:
             counters[count.OUT_INVAL] += 1
             return (), how
-        counters[count.ICMP_TOOBIG_SENT] += 1
-        self.batch.back.append(segment.PLAIN + icmp.too_big(frame.packet, fits))
+        self._answer(frame, fits)
         return (), how
+
+    def _answer(self, frame: Frame, fits: int) -> None:
+        self._counters[count.ICMP_TOOBIG_SENT] += 1
+        self.batch.back.append(segment.PLAIN + icmp.too_big(frame.packet, fits))
+
+    def _tell(self, flow: Flow, frame: Frame, octets: int, fits: int, now: float) -> None:
+        """What fits, for the source of packets that are fragmented and would fit the bare link.
+
+        Those for which its kernel allows no fragments are refused there from now on; larger ones
+        are fragmented for the source anyway.
+        """
+        is_small = frame.was_cut or len(frame.packet) <= ip6.MTU_MIN  # none can be told less
+        is_large = octets > self._link_mtu(ip6.dst(frame.packet))
+        if is_small or is_large or flow.told_until - icmp.AGE_SECONDS <= now < flow.told_until:
+            return
+        flow.told_until = now + icmp.AGE_SECONDS
+        self._answer(frame, fits)
 
     def _may_fragment(self, frame: Frame, chain: Chain) -> _Cut:
         """Whether anybody but the sender may cut this packet, and where.

@@ -41,7 +41,7 @@ class Sealer:
             if not passing:
                 return []
         total = sum(sizes)
-        first = sa.take(passing, total, now_us)
+        first = self._take(sa, passing, total, now_us)
         if sa.esp is not None:
             return [self._encrypt(sa, sa.esp, stream, first, total)]
         if sa.ah is not None:
@@ -66,6 +66,9 @@ class Sealer:
             datagrams = [natt.encapsulated(header, one, spec.sport, spec.dport) for one in sealed]
             return Stream(header, natt.UDP, datagrams)
         return Stream(header, IPPROTO_ESP, sealed)
+
+    def _take(self, sa: OutSa, packets: int, octets: int, now_us: int) -> int:
+        return sa.take(packets, octets, now_us)
 
     def _unused(self, sa: OutSa, number: int) -> bytes:
         return sa.take_counters(number, int.from_bytes(self._random(8), "big"))

@@ -46,14 +46,16 @@ class Frame:
     Attributes:
         header: the IP header, of IPv6 with the extension headers that transport mode leaves out.
         proto: the protocol of what follows it.
-        transport: what follows it, with its checksum finished unless this is a super-packet.
+        before: of a super-packet, the extension headers that follow it; each packet repeats them.
+        transport: what follows, with its checksum finished unless this is a super-packet.
         gso: GSO_NONE, GSO_TCPV4, GSO_TCPV6 or GSO_UDP_L4.
         gso_size: the octets of data per segment that the sender had in mind.
         was_cut: it was put together here, of fragments that its sender had made.
     """
 
     __slots__ = (
-        "gso", "gso_size", "header", "is_fragment", "packet", "proto", "transport", "was_cut",
+        "before", "gso", "gso_size", "header", "is_fragment", "packet", "proto", "transport",
+        "was_cut",
     )  # fmt: skip
 
     def __init__(
@@ -62,12 +64,14 @@ class Frame:
         at: tuple[int, int],
         transport: bytes | bytearray,
         gso: tuple[int, int],
+        before: bytes = b"",
         *,
         is_fragment: bool,
     ) -> None:
         header_octets, self.proto = at
         self.packet = packet
         self.header = packet[:header_octets]
+        self.before = before
         self.transport = transport
         self.gso, self.gso_size = gso
         self.is_fragment = is_fragment
@@ -85,42 +89,49 @@ def read(octets: bytes) -> Frame | None:
         if not ip.well_formed(packet):
             return None
         at, proto, total = ip.header_length(packet), packet[9], ip.total_length(packet)
+        upper_at, upper = at, proto
         is_fragment, of_tcp = ip.is_fragment(packet), GSO_TCPV4
     else:
         chain = ip6.walk(packet) if ip6.well_formed(packet) else None
         if chain is None:
             return None
-        # a super-packet is cut at its transport header, the rest where transport mode begins
-        at, nh_at = chain.split_at, chain.split_nh_at
-        proto = packet[nh_at]
-        if kind != GSO_NONE and at != chain.at:
-            return None
+        at, proto = chain.cut_at, packet[chain.cut_nh_at]
+        upper_at, upper = chain.at, chain.proto
         total, of_tcp = ip6.total_length(packet), GSO_TCPV6
         is_fragment = ip6.is_fragment(packet, chain)
-    transport = packet[at:total]
     if kind == GSO_NONE:
+        transport = packet[at:total]
         if not flags & NEEDS_CSUM:
             return Frame(packet, (at, proto), transport, (GSO_NONE, 0), is_fragment=is_fragment)
         mended = bytearray(transport)
         if not complete(mended, start - at, offset):
             return None
         return Frame(packet, (at, proto), mended, (GSO_NONE, 0), is_fragment=is_fragment)
+    transport = packet[upper_at:total]
     if is_fragment or len(transport) > gso_size * SEGMENTS_MAX:
         return None
-    fits = (kind == of_tcp and proto == TCP and tcp_header_octets(transport)) or (
-        kind == GSO_UDP_L4 and proto == UDP and len(transport) > UDP_OCTETS
+    fits = (kind == of_tcp and upper == TCP and tcp_header_octets(transport)) or (
+        kind == GSO_UDP_L4 and upper == UDP and len(transport) > UDP_OCTETS
     )
-    return (
-        Frame(packet, (at, proto), transport, (kind, gso_size), is_fragment=False) if fits else None
-    )
+    if not fits:
+        return None
+    before = packet[at:upper_at]
+    return Frame(packet, (at, proto), transport, (kind, gso_size), before, is_fragment=False)
 
 
 def cut(frame: Frame, room: int) -> list[bytes] | list[bytes | bytearray] | None:
-    """The transport octets of each packet to send, none longer than `room`, checksums right.
+    """What follows the header in each packet to send, none longer than `room`, checksums right.
 
     TCP is cut to what fits, whatever `gso_size` allows beyond that; so is a single TCP packet
     that is too long. None: it does not fit and may not be cut.
     """
+    if frame.before:
+        pieces = _cut(frame, room - len(frame.before))
+        return None if pieces is None else [frame.before + piece for piece in pieces]
+    return _cut(frame, room)
+
+
+def _cut(frame: Frame, room: int) -> list[bytes] | list[bytes | bytearray] | None:
     transport = frame.transport
     if frame.gso == GSO_NONE:
         if len(transport) <= room:

@@ -22,11 +22,14 @@ import trio
 from keyd.engine.effects import (
     Dump,
     Effect,
+    EndWait,
     InstallSa,
     Log,
+    MoveSa,
     PoliciesChanged,
     RemoveSa,
     Send,
+    SettingsChanged,
 )
 from keyd.shell.committed import Committed, Step
 from keyd.shell.log import limited
@@ -105,7 +108,7 @@ class Applier:
                 self._behind.append((effects[number:], done))
                 self._is_behind.set()
                 return done
-            is_told = is_told or isinstance(effect, InstallSa | RemoveSa)
+            is_told = is_told or isinstance(effect, InstallSa | RemoveSa | MoveSa | SettingsChanged)
             self._do(effect)
         if done is not None:
             done.set()
@@ -121,6 +124,12 @@ class Applier:
                 self._data_path.install(sa)
             case RemoveSa(sa):
                 self._data_path.remove(sa)
+            case MoveSa(old, new):
+                self._data_path.move(old, new)
+            case SettingsChanged(settings):
+                self._data_path.tune(settings)
+            case EndWait(need):
+                self._data_path.end_wait(need)
             case Log(level, text):
                 ENGINE_LOG.log(level, "%s", text)
             case PoliciesChanged():

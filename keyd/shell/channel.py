@@ -3,7 +3,11 @@
     to the worker    {"op": "sa+", "sa": SaSpec.to_json(), "record": n}   install or replace
                      {"op": "sa-", "slot": n}
                      {"op": "policy", "added": […], "removed": [ids], "more": bool}
+                     {"op": "settings", …Settings.to_json()}
+                     {"op": "wait-", "need": Need.to_json()}   no SA will come for it
     from the worker  {"op": "ready"}   {"op": "log", "level": n, "text": "…"}
+                     {"op": "need", "need": Need.to_json(), "packets": n}
+                     {"op": "used", "policies": [ids]}   these had packets in the last second
 
 A change of policies larger than `POLICIES` is sent as several records, all but the last with
 `more`; the worker acts on the last. The worker's half waits for nothing and imports no trio: see

@@ -4,6 +4,8 @@
     status       pid, namespace, databases, clients, workers
     counters     {schema_version, counters: {group: {name: n}}}
     log_level    params {level}: sets it; without, tells it
+    sysctl       params {name}: {schema_version, values: {name: n}} of it and all below it, of all
+                 where it is ""; with {value}: sets it, {before, value}
     subscribe    params {show_keys}: from now on each PF_KEY record as a notification `message`
 
 A notification that does not fit its subscriber's queue is dropped; `lost` tells how many.
@@ -20,6 +22,7 @@ import trio
 
 from keyd.engine.public import without_keys
 from keyd.shell import rpc, wire
+from keyd.shell.knobs import Knobs
 from keyd.shell.log import LEVELS, current_level, limited, set_level
 from keyd.shell.options import program_version
 from keyd.shell.rpc import Call, RpcError
@@ -69,11 +72,13 @@ class Control:
         *,
         status: Callable[[], dict[str, Any]],
         counters: Callable[[], Awaitable[Counters]],
+        knobs: Knobs,
         tap: Tap,
         nursery: trio.Nursery,
     ) -> None:
         self._status = status
         self._counters = counters
+        self._knobs = knobs
         self._tap = tap
         self._nursery = nursery
         self._reader = wire.Reader(_REQUEST_OCTETS)
@@ -142,10 +147,25 @@ class Control:
             case "log_level":
                 _only(call, "level")
                 return _log_level(peer, call.params.get("level"))
+            case "sysctl":
+                _only(call, "name", "value")
+                return await self._sysctl(peer, call.params)
             case "subscribe":
                 _only(call, "show_keys")
                 return self._subscribe(peer, call.params.get("show_keys", False))
         raise RpcError(rpc.METHOD_NOT_FOUND, f"no method {call.method[:40]!r}")
+
+    async def _sysctl(self, peer: Peer, params: dict[str, Any]) -> dict[str, Any]:
+        name, value = params.get("name", ""), params.get("value")
+        if not isinstance(name, str):
+            raise RpcError(rpc.INVALID_PARAMS, "name must be text")
+        if value is None:
+            return {"schema_version": SCHEMA_VERSION, "values": await self._knobs.read(name)}
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise RpcError(rpc.INVALID_PARAMS, "value must be a whole number")
+        if not _is_master(peer):
+            raise RpcError(rpc.NOT_PERMITTED, "only root may change a value")
+        return dict(await self._knobs.write(name, value))
 
     def _subscribe(self, peer: Peer, show_keys: object) -> dict[str, Any]:
         if not isinstance(show_keys, bool):

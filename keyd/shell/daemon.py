@@ -2,16 +2,17 @@
 
 1. nft's table, guard and routes (with what a crashed predecessor left);
 2. the engine, and the workers, until they are ready;
-3. the sockets;
-4. READY, then clients, until a signal;
-5. sockets away, workers ended, steering undone (or left closed: `--hold`, and after a fault).
+3. the file of keys and policies, if there is one;
+4. the sockets;
+5. READY, then clients, until a signal; SIGHUP loads the file again;
+6. sockets away, workers ended, steering undone (or left closed: `--hold`, and after a fault).
 """
 
 import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,22 @@ import trio
 
 from keyd.engine import Engine, Limits
 from keyd.engine.effects import Now
+from keyd.model import PolicySpec, SaSpec, Settings, Usage
 from keyd.shell.applier import Applier
 from keyd.shell.control import Control
+from keyd.shell.knobs import Knobs
 from keyd.shell.listener import accept_all, listen
+from keyd.shell.load import Loader
 from keyd.shell.notify import notify
 from keyd.shell.options import Options, program_version
 from keyd.shell.paths import beside, netns_inode, remove_socket
 from keyd.shell.plane import Plane
+from keyd.shell.reports import Reports
 from keyd.shell.serve import CLIENTS, Server
 from keyd.shell.tap import Tap
 from keyd.shell.timers import Timers
 from pfkey import crypto
+from pfkey.errors import ShellError
 
 LOG = logging.getLogger("keyd.shell")
 
@@ -48,6 +54,11 @@ def pick(low: int, high: int) -> int:
     return low + int.from_bytes(os.urandom(16), "big") % span
 
 
+def make_engine(usage: Callable[[int], Usage]) -> Engine:
+    """The key engine with all that this machine can do."""
+    return Engine(supported=crypto.probe(), usage=usage, pick=pick, limits=Limits(clients=CLIENTS))
+
+
 class Daemon:
     """One run. `is_asked` tells a stop on request from a fault."""
 
@@ -60,9 +71,8 @@ class Daemon:
         self._is_asked = False
         self._is_serving = False
         self._holds = 0
-        self._engine = Engine(
-            supported=crypto.probe(), usage=plane.usage, pick=pick, limits=Limits(clients=CLIENTS)
-        )
+        self._engine = make_engine(plane.usage)
+        self._reload = trio.Event()
         self._tap = Tap()
         self._server: Server | None = None
 
@@ -91,7 +101,7 @@ class Daemon:
         async for number in signals:
             name = signal.Signals(number).name
             if number not in _STOPPING:
-                LOG.info("signal-ignored name=%s", name)
+                self._reload.set()
                 continue
             LOG.info("stopping signal=%s hold=%s", name, self._options.hold)
             notify("STOPPING=1")
@@ -115,11 +125,24 @@ class Daemon:
             nursery=nursery,
         )  # fmt: skip
         control = Control(
-            status=self._status, counters=plane.counters, tap=self._tap, nursery=nursery
-        )
-        await plane.start(nursery, lambda: (engine.sas(), applier.committed.policies))
+            status=self._status, counters=plane.counters, tap=self._tap, nursery=nursery,
+            knobs=Knobs(engine, applier.obey, plane.counters),
+        )  # fmt: skip
+
+        def snapshot() -> tuple[tuple[SaSpec, ...], tuple[PolicySpec, ...], Settings]:
+            return engine.sas(), applier.committed.policies, engine.settings()
+
+        reports = Reports(engine, clock, applier.obey)
+        await plane.start(nursery, snapshot, reports.take)
         nursery.start_soon(applier.run)
         nursery.start_soon(timers.run)
+        nursery.start_soon(reports.run)
+        options = self._options
+        loader = Loader(
+            options.load, engine, obey=applier.obey, clock=clock, called=timers.changed,
+            default=options.default_file,
+        )  # fmt: skip
+        await loader.load()
         ctl = beside(self._path, "ctl")
         with ExitStack() as stack:
             listeners = []
@@ -136,7 +159,20 @@ class Daemon:
             )  # fmt: skip
             notify("READY=1")
             task_status.started()
-            await trio.sleep_forever()
+            await self._reloads(loader)
+
+    async def _reloads(self, loader: Loader) -> None:
+        """Load the file again whenever that is asked for; a bad one changes nothing."""
+        while True:
+            await self._reload.wait()
+            self._reload = trio.Event()
+            notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            try:
+                if not await loader.load():
+                    LOG.info("reload-ignored reason=no-file")
+            except ShellError as error:
+                LOG.error("reload-refused reason=%s", error)
+            notify("READY=1")
 
     def _status(self) -> dict[str, Any]:
         stats = self._engine.stats()

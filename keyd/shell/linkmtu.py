@@ -1,8 +1,9 @@
 """What the system knows about an address: the MTU of the link towards it, and whether it is ours.
 
 Asks rtnetlink, which needs no rights, so a worker can; answers are kept for ten seconds. An MTU
-that the kernel learned from an ICMP message has an expiry and is not taken: in transport mode
-that is what our own answers taught it about the inner packets, which go to the same address.
+that the kernel learned from an ICMP message is not taken: in transport mode that is what our own
+answers taught it about the inner packets, which go to the same address. Such a route has an
+expiry, or of IPv6, where a router's announcement has one as well, is a clone.
 """
 
 import array
@@ -11,6 +12,7 @@ import fcntl
 import socket
 import struct
 import time
+from pathlib import Path
 
 _RTM_NEWROUTE = 24
 _RTM_GETROUTE = 26
@@ -22,6 +24,8 @@ _RTA_MARK = 16
 _RTA_CACHEINFO = 12
 _RTAX_MTU = 2
 _RTN_LOCAL = 2
+_RTN_ANYCAST = 4
+_RTM_F_CLONED = 0x200
 _SIOCGIFMTU = 0x8921
 _SIOCGIFNAME = 0x8910
 
@@ -45,8 +49,13 @@ class Links:
         self._known: dict[bytes, tuple[float, int, bool]] = {}
         self._number = 0
 
+    def close(self) -> None:
+        """Close the sockets."""
+        self._netlink.close()
+        self._inet.close()
+
     def mtu(self, address: bytes) -> int:
-        """The MTU of the link towards a packed IPv4 address; 1500 when nobody knows."""
+        """The MTU of the link towards a packed address; 1500 when nobody knows."""
         return self._ask(address)[1]
 
     def is_local(self, address: bytes) -> bool:
@@ -74,8 +83,10 @@ class Links:
     def _route(self, address: bytes) -> tuple[int, bool]:
         """(MTU, whether the address is local)."""
         self._number = (self._number + 1) & 0xFFFFFFFF
-        body = _RTMSG.pack(socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, 0)
-        body += _ATTR.pack(_ATTR.size + 4, _RTA_DST) + address + self._mark
+        octets = len(address)
+        family = socket.AF_INET if octets == 4 else socket.AF_INET6
+        body = _RTMSG.pack(family, 8 * octets, 0, 0, 0, 0, 0, 0, 0)
+        body += _ATTR.pack(_ATTR.size + octets, _RTA_DST) + address + self._mark
         head = _NLMSG.pack(_NLMSG.size + len(body), _RTM_GETROUTE, _NLM_F_REQUEST, self._number, 0)
         with contextlib.suppress(OSError):
             self._netlink.send(head + body)
@@ -89,27 +100,38 @@ class Links:
         return DEFAULT_MTU, False
 
     def _read(self, answer: bytes) -> tuple[int, bool]:
-        is_local = answer[_NLMSG.size + 7] == _RTN_LOCAL
+        family, _, _, _, _, _, _, kind, flags = _RTMSG.unpack_from(answer, _NLMSG.size)
+        is_ipv6 = family == socket.AF_INET6
+        is_local = kind == _RTN_LOCAL or (is_ipv6 and kind == _RTN_ANYCAST)
         attributes = _attributes(answer[_NLMSG.size + _RTMSG.size :])
-        cache = attributes.get(_RTA_CACHEINFO, b"")
-        is_learned = len(cache) >= 12 and struct.unpack_from("=i", cache, 8)[0] != 0
+        if is_ipv6:
+            is_learned = bool(flags & _RTM_F_CLONED)
+        else:
+            cache = attributes.get(_RTA_CACHEINFO, b"")
+            is_learned = len(cache) >= 12 and struct.unpack_from("=i", cache, 8)[0] != 0
+        link = self._link_mtu(attributes.get(_RTA_OIF, b""), is_ipv6=is_ipv6)
         if _RTA_METRICS in attributes and not is_learned:
             metric = _attributes(attributes[_RTA_METRICS]).get(_RTAX_MTU, b"")
             if len(metric) == 4:
-                return int(struct.unpack("=I", metric)[0]), is_local
-        link = attributes.get(_RTA_OIF, b"")
-        return self._link_mtu(link), is_local
+                return min(link, int(struct.unpack("=I", metric)[0])), is_local
+        return link, is_local
 
-    def _link_mtu(self, index: bytes) -> int:
+    def _link_mtu(self, index: bytes, *, is_ipv6: bool) -> int:
+        """The device's MTU; of IPv6 what a router announced, where that is less."""
         if len(index) != 4:
             return DEFAULT_MTU
         request = array.array("B", bytes(16) + index + bytes(20))
         try:
             fcntl.ioctl(self._inet, _SIOCGIFNAME, request)
+            name = request.tobytes()[:16].rstrip(b"\0").decode()
             fcntl.ioctl(self._inet, _SIOCGIFMTU, request)
         except OSError:
             return DEFAULT_MTU
-        return int(struct.unpack_from("=i", request, 16)[0])
+        octets = int(struct.unpack_from("=i", request, 16)[0])
+        if is_ipv6:
+            with contextlib.suppress(OSError, ValueError):
+                octets = min(octets, int(Path(f"/proc/sys/net/ipv6/conf/{name}/mtu").read_text()))
+        return octets
 
 
 def _attributes(octets: bytes) -> dict[int, bytes]:

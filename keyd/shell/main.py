@@ -9,8 +9,9 @@ from pathlib import Path
 
 import trio
 
-from keyd.shell import log, paths, preflight, privilege
-from keyd.shell.daemon import Daemon
+from keyd.model import Usage
+from keyd.shell import load, log, paths, preflight, privilege
+from keyd.shell.daemon import Daemon, clock, make_engine
 from keyd.shell.lock import Lock
 from keyd.shell.options import Options, parse
 from keyd.shell.plane import NoPlane, Plane
@@ -77,15 +78,29 @@ def _check(options: Options) -> int:
         faults.append(error)
     if path and (in_use := preflight.running(path)):
         faults.append(in_use)
-    for fault in faults:
+    said = [*map(str, faults), *_faults_of_file(options)]
+    for fault in (*said, *preflight.notes(dataplane=options.dataplane)):
         sys.stderr.write(f"pfkeyd: {fault}\n")
-    if not faults:
+    if not said:
         sys.stdout.write(f"pfkeyd: ready to serve {path}\n")
-    return 1 if faults else 0
+    return 1 if said else 0
+
+
+def _faults_of_file(options: Options) -> Sequence[str]:
+    path = load.choose(options.load, options.default_file)
+    if path is None:
+        return ()
+    try:
+        load.carry_out(path, load.parse(path), make_engine(lambda _: Usage()).draft(clock()))
+    except load.FaultsError as error:
+        return error.faults
+    return ()
 
 
 def _serve(options: Options) -> int:
     preflight.require(dataplane=options.dataplane)
+    for note in preflight.notes(dataplane=options.dataplane):
+        LOG.warning("%s", note)
     path = paths.socket_path(options.socket, os.environ, is_root=os.geteuid() == 0)
     gid = _group(options.group)
     is_default = path.parent == paths.RUN or not (options.socket or os.environ.get("PFKEY_SOCKET"))

@@ -3,6 +3,7 @@
 A policy becomes one rule, or a few, in the `policy_*` chain of its direction, in match order, so
 that the first match decides as in the SPD. The table's base chains lead there:
 
+    cut        keeps connection tracking from joining the fragments that the data path sends
     output   → policy_out   (packets to others)   protect mark, pass, or drop
              → policy_own   (packets that routing never gives to a TUN: to this host's own
                              addresses, and to broadcast and multicast ones)
@@ -27,7 +28,7 @@ let packets pass leave to those that follow what they cannot be sure of.
 import base64
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
 
 from keyd.model import PolicySpec, Request
@@ -37,12 +38,13 @@ from pfkey.selector import Range, Selector
 
 TABLE = "pfkey"
 PRIORITY_STEER = -90  # after mangle (-150) and dstnat (-100): others' marks come first
-PRIORITY_INBOUND = -450  # before the reassembly of connection tracking (-400)
+PRIORITY_EARLY = -450  # before the reassembly of connection tracking (-400)
 PRIORITY_LATE = 300  # after everybody's
 PRIORITY_GUARD = -500  # the first after routing: what others do to marks there comes too late
 POLICY_CHAINS = ("policy_out", "policy_own", "policy_in", "policy_fwd")
 COUNTERS = (
     "in_polvio",  # clear packets that an inbound policy wants protected
+    "in_own",  # of these, what the host sends to itself
     "in_discard",  # inbound packets that a discard policy selects
     "out_discard",  # outbound packets that a discard policy selects
     "out_own",  # packets to the host's own addresses whose policy demands protection
@@ -71,6 +73,8 @@ _SEALED = (f"meta l4proto {_IPSEC}", f"frag nexthdr {IPPROTO_AH}")
 _UNSTEERED = "{ local, broadcast, anycast, multicast }"
 _PRIVATE_UID = 0x38000000  # users from here on are nobody's, see `keyd.shell.plane_real`
 _REQUESTS_KEPT = 6
+_REFUSED_IN = "refused_in"  # the chain that drops and counts clear packets under `require`
+_POLICY, _DEFAULT = "p1:", "d1:"  # comments on rules begin so
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +141,10 @@ class Frame:
             "goto policy_out",
         )
         chains = {
+            "cut": (  # IPv4's sockets say it themselves (IP_NODEFRAG)
+                f"type filter hook output priority {PRIORITY_EARLY}",
+                f"{is_ours} exthdr frag exists notrack",
+            ),
             "output": (
                 f"type route hook output priority {PRIORITY_STEER}",
                 # a router's kernel announces there, without an address, which groups it is in
@@ -157,7 +165,7 @@ class Frame:
                 f'{is_protect} oifname != "{self.device}" counter name out_guard drop',
             ),
             "inbound": (
-                f"type filter hook prerouting priority {PRIORITY_INBOUND}",
+                f"type filter hook prerouting priority {PRIORITY_EARLY}",
                 f"{from_tun} ip6 nexthdr 44 @nh,352,32 set @nh,352,32 ^ {self.fragment_key:#010x}",
                 f"{from_tun} ip6 nexthdr != 44 exthdr frag exists counter name in_discard drop",
                 f"{from_tun} accept",
@@ -185,7 +193,9 @@ class Frame:
             ),
         }
         commands = [f"add counter {t} {name}" for name in COUNTERS]
-        commands += [f"add chain {t} {name}" for name in POLICY_CHAINS]
+        commands += [f"add chain {t} {name}" for name in (*POLICY_CHAINS, _REFUSED_IN)]
+        commands.append(f'add rule {t} {_REFUSED_IN} iifname "lo" counter name in_own drop')
+        commands.append(f"add rule {t} {_REFUSED_IN} counter name in_polvio drop")
         for name, (hook, *rules) in chains.items():
             commands.append(f"add chain {t} {name} {{ {hook}; policy accept; }}")
             commands += [f"add rule {t} {name} {rule}" for rule in rules]
@@ -200,9 +210,9 @@ class Frame:
             case Dir.OUT:
                 chains = {"policy_out": self._out(spec), "policy_own": _own(spec)}
             case Dir.IN:
-                chains = {"policy_in": _in(spec, "in")}
+                chains = {"policy_in": _in(spec, "in", f"goto {_REFUSED_IN}")}
             case Dir.FWD:
-                chains = {"policy_fwd": _in(spec, "fwd")}
+                chains = {"policy_fwd": _in(spec, "fwd", "counter name fwd_polvio drop")}
             case _:
                 return {}
         rules: dict[str, list[str]] = {}
@@ -238,12 +248,12 @@ def _own(spec: PolicySpec) -> str:
     return "counter name out_own drop" if spec.is_required else "accept"
 
 
-def _in(spec: PolicySpec, prefix: str) -> str:
+def _in(spec: PolicySpec, prefix: str, refusal: str) -> str:
     if spec.is_hold:
         return _held(spec)
     if spec.type == PolicyType.DISCARD:
         return f"counter name {prefix}_discard drop"
-    return f"counter name {prefix}_polvio drop" if spec.is_required else "accept"
+    return refusal if spec.is_required else "accept"
 
 
 def _held(spec: PolicySpec) -> str:
@@ -331,16 +341,18 @@ def encode_comment(spec: PolicySpec) -> str:
         octets += end.address + struct.pack(">BH", end.prefixlen, end.port)
     for r in requests:
         octets += struct.pack(">BBI", r.proto, r.mode << 4 | r.level, r.reqid & 0xFFFFFFFF)
-    return "p1:" + base64.b64encode(octets).decode()
+    return (_DEFAULT if spec.is_default else _POLICY) + base64.b64encode(octets).decode()
 
 
 def decode_comment(text: str) -> PolicySpec | None:
     """The policy that `encode_comment` wrote, as a hold with id 0; None for other comments.
 
-    Tunnel end points are not kept: a hold drops and never seals.
+    Tunnel end points are not kept: a hold drops and never seals. What a knob put behind all others
+    is no hold: it stays there.
     """
-    if not text.startswith("p1:"):
+    if not text.startswith((_POLICY, _DEFAULT)):
         return None
+    is_default = text.startswith(_DEFAULT)
     try:
         octets = base64.b64decode(text[3:], validate=True)
         what, width, priority, proto = struct.unpack_from(">BBIB", octets)
@@ -357,7 +369,8 @@ def decode_comment(text: str) -> PolicySpec | None:
             return None
         return PolicySpec(
             id=0, dir=Dir(what >> 4), type=PolicyType(what & 15), priority=priority,
-            selector=Selector(ends[0], ends[1], proto), requests=requests, is_hold=True,
+            selector=Selector(ends[0], ends[1], proto), requests=requests,
+            is_hold=not is_default, is_default=is_default,
         )  # fmt: skip
     except (ValueError, struct.error):
         return None
@@ -371,13 +384,10 @@ def holds(comments: Iterable[str]) -> list[PolicySpec]:
     found: dict[object, PolicySpec] = {}
     for text in comments:
         spec = decode_comment(text)
-        if spec is None or spec.key in found:
+        if spec is None or (spec.key, spec.is_default) in found:
             continue
         is_protecting = spec.type == PolicyType.IPSEC and (spec.dir == Dir.OUT or spec.is_required)
         if is_protecting or spec.type == PolicyType.DISCARD:
             number = len(found)
-            found[spec.key] = PolicySpec(
-                id=-1 - number, dir=spec.dir, type=spec.type, selector=spec.selector,
-                requests=spec.requests, priority=spec.priority, order=number, is_hold=True,
-            )  # fmt: skip
+            found[spec.key, spec.is_default] = replace(spec, id=-1 - number, order=number)
     return list(found.values())

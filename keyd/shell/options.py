@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Never
 
 from keyd.shell.log import LEVELS
@@ -11,13 +12,16 @@ from keyd.shell.log import LEVELS
 _EXAMPLES = """\
 examples:
   pfkeyd                                serve this network namespace
-  ip netns exec red pfkeyd --hold       serve the namespace red; stopping leaves it closed
+  ip netns exec red pfkeyd --no-load    serve the namespace red, without this host's file
+  pfkeyd --hold                         stopping leaves closed what policies protect
   pfkeyd --no-dataplane --socket /tmp/k key engine only: needs no privilege
-  pfkeyd --check                        say what this machine lacks, and change nothing
+  pfkeyd --load my.conf                 setkey commands in force before anybody is served
+  pfkeyd --check                        what this machine lacks, what is wrong with the file
 
 exit codes: 0 stopped on request, 1 refused or failed, 2 wrong usage"""
 
 MARK_MASK = 0xFF000000
+DEFAULT_FILE = Path("/etc/pfkey/ipsec.conf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,10 +32,17 @@ class Options:
     group: str | None = None
     dataplane: bool = True
     hold: bool = False
+    load: Path | None = None
+    has_default_file: bool = True
     mark_mask: int = MARK_MASK
     log_level: str = "info"
     plain_table: bool = False
     check: bool = False
+
+    @property
+    def default_file(self) -> Path | None:
+        """What is loaded where no file is given: nothing without a data path."""
+        return DEFAULT_FILE if self.has_default_file and self.dataplane else None
 
 
 def program_version() -> str:
@@ -59,6 +70,12 @@ def _mask(text: str) -> int:
 _mask.__name__ = "mark mask (8 neighbouring bits, as 0xff000000)"
 
 
+def _file(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("a path is needed")
+    return Path(text).absolute()
+
+
 def parse(argv: Sequence[str]) -> Options:
     """Read the command line; on --help, --version and faults it ends the program (0, 0, 2)."""
     parser = _Parser(
@@ -77,12 +94,18 @@ def parse(argv: Sequence[str]) -> Options:
         help="key engine only: no packets, no nft, no privilege")  # fmt: skip
     add("--hold", action="store_true",
         help="when stopped, go on refusing what policies protect")  # fmt: skip
+    file = parser.add_mutually_exclusive_group()
+    file.add_argument("--load", metavar="FILE", type=_file,
+        help=f"setkey commands to put in force before serving, and again on SIGHUP (default:"
+        f" {DEFAULT_FILE}, if it exists and there is a data path)")  # fmt: skip
+    file.add_argument("--no-load", dest="has_default_file", action="store_false",
+        help="load no file")  # fmt: skip
     add("--mark-mask", type=_mask, default=MARK_MASK, metavar="MASK",
         help="the bits of packet marks to use (default: 0xff000000)")  # fmt: skip
     add("--log-level", choices=LEVELS, default="info", help="how much to log (default: info)")
     add("--plain-table", action="store_true",
         help="use a plain nft table (automatic on kernels before 6.9)")  # fmt: skip
     add("-n", "--check", action="store_true",
-        help="say what is missing to run so, and change nothing")  # fmt: skip
+        help="say what is missing, and what is wrong in the file; change nothing")  # fmt: skip
     add("--version", action="version", version=f"pfkeyd {program_version()}")
     return Options(**vars(parser.parse_args(argv)))

@@ -1,5 +1,6 @@
 """What the daemon asks of a data path; `NoPlane` is the one of `--no-dataplane`."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import trio
@@ -7,10 +8,12 @@ import trio
 from keyd.model import PolicySpec, Usage
 from keyd.packet.counters import ROWS, grouped
 from keyd.shell.applier import Commit
+from keyd.shell.channel import Record
 from keyd.shell.ports import DataPath, NoDataPath
 from keyd.shell.workers import Snapshot
 
 Counters = dict[str, dict[str, int]]
+Report = Callable[[Record], None]
 
 
 class Plane(Protocol):
@@ -27,8 +30,8 @@ class Plane(Protocol):
     async def open(self) -> list[PolicySpec]:
         """Close the namespace's leaks; the holds that a predecessor left."""
 
-    async def start(self, nursery: trio.Nursery, snapshot: Snapshot) -> None:
-        """Return when packets can flow."""
+    async def start(self, nursery: trio.Nursery, snapshot: Snapshot, report: Report) -> None:
+        """Return when packets can flow. What workers tell the engine goes to `report`."""
 
     async def close(self, *, hold: bool) -> None:
         """Undo everything, or leave what refuses packets."""
@@ -54,7 +57,7 @@ class NoPlane:
         """Nothing is there."""
         return []
 
-    async def start(self, nursery: trio.Nursery, snapshot: Snapshot) -> None:
+    async def start(self, nursery: trio.Nursery, snapshot: Snapshot, report: Report) -> None:
         """Nothing to start."""
 
     async def close(self, *, hold: bool) -> None:

@@ -4,7 +4,8 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,13 +13,14 @@ import trio
 
 from keyd.model import PolicySpec, Usage
 from keyd.packet.counters import ROWS, grouped
+from keyd.shell import own
 from keyd.shell.applier import Commit
 from keyd.shell.committed import Step
 from keyd.shell.leftover import forget_foreign, mark
 from keyd.shell.lock import NamespaceLock
 from keyd.shell.options import Options
 from keyd.shell.paths import beside, netns_cookie
-from keyd.shell.plane import Counters
+from keyd.shell.plane import Counters, Report
 from keyd.shell.ports import DataPath
 from keyd.shell.privilege import raise_priority
 from keyd.shell.raw import RawSockets, open_raw
@@ -39,6 +41,7 @@ _NOBODYS = 0x38000000  # user ids from here to twice this belong to no system's 
 # What nft counts, and under which of netstat's names users find it.
 _NFT_COUNTERS = {
     "in_polvio": ("ipsec", "in_polvio"),
+    "in_own": ("ipsec", "in_polvio"),
     "in_discard": ("ipsec", "in_polvio"),
     "fwd_polvio": ("ipsec", "in_polvio"),
     "fwd_discard": ("ipsec", "in_polvio"),
@@ -57,17 +60,19 @@ class RealPlane:
     """
 
     def __init__(
-        self, steer: Steer, state_path: Path, open_sockets: Callable[[], RawSockets]
+        self, steer: Steer, state_path: Path, open_sockets: Callable[[], dict[int, RawSockets]]
     ) -> None:
         self._steer = steer
         self._state_path = state_path
         self._had_state = False
         self._open_sockets = open_sockets
-        self._raw: RawSockets | None = None
+        self._raw: dict[int, RawSockets] = {}
         self._mine: NamespaceLock | None = None
         self._one = trio.CapacityLimiter(1)
         self._state: StateFile | None = None
         self._workers: Workers | None = None
+        self._committed: Sequence[PolicySpec] = ()
+        self._report: Report | None = None
 
     @property
     def data_path(self) -> DataPath:
@@ -116,7 +121,7 @@ class RealPlane:
         return state
 
     def _worker(self, role: str) -> OneWorker:
-        if self._state is None or self._raw is None:
+        if self._state is None or not self._raw:
             raise ShellError("the data path is not open")
         side: Role = "out" if role == "out" else "in"
         return Worker(
@@ -125,21 +130,24 @@ class RealPlane:
             raw=self._raw,
             state=self._state,
             mark=self._steer.marks.bypass,
+            on_report=self._report,
         )
 
-    async def start(self, nursery: trio.Nursery, snapshot: Snapshot) -> None:
+    async def start(self, nursery: trio.Nursery, snapshot: Snapshot, report: Report) -> None:
         """Start the workers, then watch them and the namespace."""
+        self._report = report
         workers = self._opened
         async with trio.open_nursery() as starting:
             for role in _ROLES:
                 starting.start_soon(nursery.start, workers.supervise, role, snapshot)
         for fd in self._steer.event_fds():
             nursery.start_soon(self._watch, fd)
+        nursery.start_soon(self._watch_own)
 
     async def close(self, *, hold: bool) -> None:
         """Undo the steering, and keep the state file if any SA ever was."""
-        if self._raw is not None:
-            self._raw.close()
+        for sockets in self._raw.values():
+            sockets.close()
         await self._in_thread(lambda: self._steer.close(hold))
         if self._mine is not None:
             self._mine.release()
@@ -174,6 +182,7 @@ class RealPlane:
     async def _commit(self, step: Step) -> None:
         began = time.monotonic()
         await self._in_thread(lambda: self._steer.commit(step.policies, step.added, step.removed))
+        self._committed = step.policies
         LOG.debug(
             "commit policies=%d added=%d removed=%d ms=%.1f", len(step.policies), len(step.added),
             len(step.removed), 1000 * (time.monotonic() - began),
@@ -193,6 +202,24 @@ class RealPlane:
             for what in restored:
                 LOG.warning("restored what=%s", what)
             await trio.sleep(_SETTLE_SECONDS)
+
+    async def _watch_own(self) -> None:
+        """Say why the host cannot speak to itself, until cancelled."""
+        drops, looked_at, refuses = own.OwnDrops(), self._committed, False
+        while True:
+            await trio.sleep(own.SECONDS)
+            policies = self._committed
+            if policies is not looked_at:
+                looked_at, refuses = policies, any(policy.is_required for policy in policies)
+            if refuses:
+                await self._in_thread(partial(self._look, drops, policies))
+
+    def _look(self, drops: own.OwnDrops, policies: Sequence[PolicySpec]) -> None:
+        try:
+            if more := drops.grown(self._steer.counters()):
+                own.report(more, policies, self._steer.own_addresses())
+        except ShellError as error:
+            LOG.debug("own-drops-unknown reason=%s", error)
 
 
 def real_plane(options: Options, path: Path) -> RealPlane:

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from keyd.engine.effects import ClientId, Effect, Now, PoliciesChanged
-from keyd.model import PolicySpec, SaSpec
+from keyd.engine.load import Draft, Loading
+from keyd.model import Need, PolicySpec, SaSpec, Settings
 
 
 class KeyEngine(Protocol):
@@ -18,6 +19,12 @@ class KeyEngine(Protocol):
 
     def receive(self, client: ClientId, record: bytes, now: Now) -> list[Effect]:
         """Answer any octets."""
+
+    def need(self, wanted: Need, packets: int, now: Now) -> list[Effect]:
+        """Packets lack an SA."""
+
+    def used(self, ids: Iterable[int], now: Now) -> None:
+        """Policies had packets."""
 
     def tick(self, now: Now) -> list[Effect]:
         """Do what is due."""
@@ -40,8 +47,28 @@ class KeyEngine(Protocol):
     def sas(self) -> tuple[SaSpec, ...]:
         """All SAs that the data path has."""
 
+    def sysctl(self, name: str) -> int:
+        """The value of a knob."""
+
+    def tune(self, name: str, value: int) -> list[Effect]:
+        """Turn a knob."""
+
+    def settings(self) -> Settings:
+        """What the data path is to know beside them."""
+
     def stats(self) -> dict[str, int]:
         """How many of what."""
+
+
+class FileEngine(Protocol):
+    """The same engine, as the file that pfkeyd loads meets it."""
+
+    @property
+    def loading(self) -> Loading:
+        """What puts a file in force."""
+
+    def draft(self, now: Now) -> Draft:
+        """Empty databases to try it on, in whatever thread."""
 
 
 class Steering(Protocol):
@@ -72,8 +99,17 @@ class DataPath(Protocol):
     def remove(self, sa: SaSpec) -> None:
         """Take an SA from them."""
 
+    def move(self, old: SaSpec, new: SaSpec) -> None:
+        """Tell them that an SA has other addresses."""
+
     def change(self, added: Sequence[PolicySpec], removed: Sequence[int]) -> None:
         """Tell them of policies."""
+
+    def tune(self, settings: Settings) -> None:
+        """Tell them of settings."""
+
+    def end_wait(self, need: Need) -> None:
+        """Tell them that nothing is to wait for an SA any longer."""
 
 
 class NoDataPath:
@@ -90,5 +126,14 @@ class NoDataPath:
     def remove(self, sa: SaSpec) -> None:
         """Nothing to do."""
 
+    def move(self, old: SaSpec, new: SaSpec) -> None:
+        """Nothing to do."""
+
     def change(self, added: Sequence[PolicySpec], removed: Sequence[int]) -> None:
         """Nothing to do."""
+
+    def tune(self, settings: Settings) -> None:
+        """Nothing to do."""
+
+    def end_wait(self, need: Need) -> None:
+        """Nothing waits."""

@@ -11,6 +11,7 @@ from pfkey.errors import ShellError
 _CHECKS: tuple[Callable[[], doctor.Finding], ...] = (
     doctor.check_rights, doctor.check_tun, doctor.check_nftables,
 )  # fmt: skip
+_NOTES: tuple[Callable[[], doctor.Finding], ...] = (doctor.check_ipv6,)
 
 
 def missing(*, dataplane: bool) -> list[ShellError]:
@@ -18,6 +19,12 @@ def missing(*, dataplane: bool) -> list[ShellError]:
     if not dataplane:
         return []
     found = [check() for check in _CHECKS]
+    return [ShellError(f"{f.name}: {f.seen}", f.remedy) for f in found if not f.ok]
+
+
+def notes(*, dataplane: bool) -> list[ShellError]:
+    """What does not keep pfkeyd from working, but from protecting all that there is."""
+    found = [check() for check in _NOTES] if dataplane else []
     return [ShellError(f"{f.name}: {f.seen}", f.remedy) for f in found if not f.ok]
 
 

@@ -1,40 +1,40 @@
-"""Raw sockets: five of them, opened by the control process while it has the rights.
+"""Raw sockets: five for each IP version, opened by the control process while it has the rights.
 
 | socket    | protocol | does |
 |-----------|----------|------|
 | esp_in    | 50       | receives ESP, and keeps the kernel from answering "protocol unreachable" |
 | ah        | 51       | the same for AH |
 | comp      | 108      | the same for IPComp |
-| esp_out   | 50       | sends sealed packets, hears the ICMP errors about them, receives nothing |
+| esp_out   | 50       | sends sealed packets, hears the ICMP errors about them (IPv4), no more |
 | clear_out | 255      | sends what `use` lets out in clear |
+| icmp      | 58       | IPv6 alone: hears the ICMPv6 errors about sealed packets |
 
-Senders write whole packets (IP_HDRINCL) and carry the bypass mark. No socket takes part in the
-kernel's path MTU discovery (IP_PMTUDISC_OMIT): in transport mode a path MTU learned for the inner
-packets goes by the same address, and would make the kernel refuse or cut the outer ones; and any
-one raw socket of the protocol that does take part, be it a mere receiver, has the kernel believe
-every ICMP error that quotes ESP, forged ones as well.
+Senders write whole packets (IP_HDRINCL, IPV6_HDRINCL) and carry the bypass mark. No socket takes
+part in the kernel's path MTU discovery (IP_PMTUDISC_OMIT, IPV6_PMTUDISC_OMIT): in transport mode
+a path MTU learned for the inner packets goes by the same address, and would make the kernel
+refuse or cut the outer ones; and any one raw socket of the protocol that does take part, be it a
+mere receiver, has the kernel believe every ICMP error that quotes ESP, forged ones as well. Over
+IPv6 the same is true of a socket with an error queue, whatever it says about discovery: hence a
+socket of its own for ICMPv6.
 
 A mark alone opens nft's guard for ESP only; clear packets pass because their socket belongs to
 `bypass_uid`, and so do sealed ones whose mark somebody else's rule has overwritten.
 
-`Sender` and `Receiver` move a batch by one system call. Measured over loopback with 46 packets
-of 1480 octets: 4.6 µs a packet with sendmmsg through ctypes, 5.3 µs with a loop of sendto.
+`keyd.shell.batches` moves packets through them.
 """
 
 import ctypes
-import errno
-import select
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import accumulate
 
 from pfkey.const import IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP
+from pfkey.doctor import has_ipv6
 from pfkey.errors import ShellError
 
 BATCH = 64
-_PACKET_MAX = 65535
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _BUFFER = 8 << 20
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
@@ -42,89 +42,162 @@ _SO_ATTACH_FILTER = 26
 _SO_MARK = 36
 _IP_MTU_DISCOVER = 10
 _IP_RECVERR = 11
-_IP_PMTUDISC_OMIT = 5
 _IP_NODEFRAG = 22
+_IPV6_MTU_DISCOVER = 23
+_IPV6_HDRINCL = 36
+_PMTUDISC_OMIT = 5  # of either version
+# what makes up a header again: destination, hop limit, class and label, extension headers
+_IPV6_FLOWINFO = 11
+_HEADER_OPTIONS = (
+    socket.IPV6_RECVPKTINFO, socket.IPV6_RECVHOPLIMIT, _IPV6_FLOWINFO,
+    socket.IPV6_RECVHOPOPTS, socket.IPV6_RECVRTHDR, socket.IPV6_RECVDSTOPTS,
+)  # fmt: skip
 _MSG_DONTWAIT = 0x40
-_FULL_MS = 100  # how long a full send buffer holds up the outbound worker before it drops
 _ERROR = struct.Struct("=IBBBxII")  # sock_extended_err
 _ORIGIN_ICMP = 2
-_MMSGHDR = struct.Struct("@QI4xQQQQi4xI4x")  # msghdr with its padding, msg_len
+_ICMPV6 = struct.Struct("!BBHI")
+
+# Classic BPF: (code, jump if true, jump if false, operand)
+_LOAD_OCTET, _IF_AT_LEAST, _IF_EQUAL, _RETURN = 0x30, 0x35, 0x15, 0x06
+_Program = tuple[tuple[int, int, int, int], ...]
+_NOTHING: _Program = ((_RETURN, 0, 0, 0),)
+_QUOTED = (IPPROTO_ESP, IPPROTO_AH, 44, 0, 43, 60)  # or an extension header, which may lead there
+# an ICMPv6 error (types below 128) whose quotation, behind 8 octets, may be of a sealed packet
+_ERRORS_ABOUT_US: _Program = (
+    (_LOAD_OCTET, 0, 0, 0),
+    (_IF_AT_LEAST, len(_QUOTED) + 1, 0, 128),
+    (_LOAD_OCTET, 0, 0, _ICMPV6.size + 6),
+    *((_IF_EQUAL, len(_QUOTED) - n, 0, proto) for n, proto in enumerate(_QUOTED)),
+    *_NOTHING,
+    (_RETURN, 0, 0, 0x40000),
+)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
 class RawSockets:
-    """The five sockets."""
+    """Those of one IP version."""
 
     esp_in: socket.socket
     ah: socket.socket
     comp: socket.socket
     esp_out: socket.socket
     clear_out: socket.socket
+    icmp: socket.socket | None = None
+
+    @property
+    def receiving(self) -> dict[str, socket.socket]:
+        """What the worker "in" is given, by name."""
+        return {"esp_in": self.esp_in, "ah": self.ah, "comp": self.comp}
+
+    @property
+    def sending(self) -> dict[str, socket.socket]:
+        """What the worker "out" is given, by name."""
+        named = {"esp_out": self.esp_out, "clear_out": self.clear_out}
+        return named if self.icmp is None else {**named, "icmp": self.icmp}
 
     def close(self) -> None:
         """Close all."""
-        for sock in (self.esp_in, self.ah, self.comp, self.esp_out, self.clear_out):
+        for sock in (*self.receiving.values(), *self.sending.values()):
             sock.close()
 
 
-def open_raw(*, mark: int = 0x4C000000, bypass_uid: int | None = None) -> RawSockets:
-    """Open the five sockets. Needs CAP_NET_RAW, and CAP_SETUID for `bypass_uid`.
+def open_raw(*, mark: int = 0x4C000000, bypass_uid: int | None = None) -> dict[int, RawSockets]:
+    """The sockets by IP version: 4, and 6 where the kernel has it.
+
+    Needs CAP_NET_RAW, and CAP_SETUID for `bypass_uid`.
 
     Raises:
         ShellError: a right is missing.
     """
-    opened: list[socket.socket] = []
+    found: dict[int, RawSockets] = {}
     try:
-        opened.extend(_receiver(proto) for proto in (IPPROTO_ESP, IPPROTO_AH, IPPROTO_COMP))
-        opened.append(_owned_sender(IPPROTO_ESP, mark, bypass_uid))
-        _deaf(opened[-1])
-        opened[-1].setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
-        opened.append(_owned_sender(socket.IPPROTO_RAW, mark, bypass_uid))
+        for version in FAMILIES:
+            if version == 4 or has_ipv6():
+                found[version] = _open(version, mark, bypass_uid)
     except PermissionError:
-        for sock in opened:
-            sock.close()
+        for sockets in found.values():
+            sockets.close()
         raise ShellError(
             "raw sockets are not permitted", "run as root, or with CAP_NET_RAW and CAP_NET_ADMIN"
         ) from None
-    return RawSockets(*opened)
+    return found
 
 
-def _receiver(proto: int) -> socket.socket:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, proto)
-    sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_OMIT)
+def _open(version: int, mark: int, uid: int | None) -> RawSockets:
+    opened: list[socket.socket] = []
+
+    def one(make: Callable[..., socket.socket], *args: int | None) -> socket.socket:
+        opened.append(make(version, *args))
+        return opened[-1]
+
+    try:
+        esp_in, ah, comp = (one(_receiver, p) for p in (IPPROTO_ESP, IPPROTO_AH, IPPROTO_COMP))
+        esp_out = one(_owned_sender, IPPROTO_ESP, mark, uid)
+        _filter(esp_out, _NOTHING)
+        if version == 4:
+            esp_out.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+        clear_out = one(_owned_sender, socket.IPPROTO_RAW, mark, uid)
+        icmp = one(_raw, socket.IPPROTO_ICMPV6) if version == 6 else None
+        if icmp is not None:
+            _filter(icmp, _ERRORS_ABOUT_US)
+    except BaseException:
+        for sock in opened:
+            sock.close()
+        raise
+    return RawSockets(esp_in, ah, comp, esp_out, clear_out, icmp)
+
+
+def _raw(version: int, proto: int) -> socket.socket:
+    sock = socket.socket(FAMILIES[version], socket.SOCK_RAW | socket.SOCK_NONBLOCK, proto)
+    if version == 4:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_OMIT)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_OMIT)
+    return sock
+
+
+def _receiver(version: int, proto: int) -> socket.socket:
+    sock = _raw(version, proto)
+    if version == 6:
+        for option in _HEADER_OPTIONS:
+            sock.setsockopt(socket.IPPROTO_IPV6, option, 1)
     _room(sock, _SO_RCVBUFFORCE, socket.SO_RCVBUF)
     return sock
 
 
-def _sender(proto: int, mark: int) -> socket.socket:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, proto)
-    sock.setsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
-    sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_OMIT)
-    sock.setsockopt(socket.IPPROTO_IP, _IP_NODEFRAG, 1)  # conntrack would join our fragments
+def _sender(version: int, proto: int, mark: int) -> socket.socket:
+    sock = _raw(version, proto)
+    if version == 4:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
+        # conntrack would join our fragments; over IPv6 nft keeps it from them
+        sock.setsockopt(socket.IPPROTO_IP, _IP_NODEFRAG, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_HDRINCL, 1)
     sock.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
     _room(sock, _SO_SNDBUFFORCE, socket.SO_SNDBUF)
     return sock
 
 
-def _owned_sender(proto: int, mark: int, uid: int | None) -> socket.socket:
+def _owned_sender(version: int, proto: int, mark: int, uid: int | None) -> socket.socket:
     """A sender that nft's `meta skuid` knows: it looks at the creator's fsuid."""
     if uid is None:
-        return _sender(proto, mark)
+        return _sender(version, proto, mark)
     before = _libc.setfsuid(uid)
     try:
         if _libc.setfsuid(-1) != uid:
             raise ShellError(f"cannot make a socket as user {uid}", "run as root")
-        return _sender(proto, mark)
+        return _sender(version, proto, mark)
     finally:
         _libc.setfsuid(before)
 
 
-def _deaf(sock: socket.socket) -> None:
-    """Let nothing in: a filter of one instruction, `ret 0`. The error queue is not filtered."""
-    program = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0), 8)
-    head = struct.pack("@HP", 1, ctypes.addressof(program))
+def _filter(sock: socket.socket, instructions: _Program) -> None:
+    """Let in what the program returns a length for. An error queue is not filtered."""
+    octets = b"".join(struct.pack("=HBBI", *one) for one in instructions)
+    program = ctypes.create_string_buffer(octets, len(octets))
+    head = struct.pack("@HP", len(instructions), ctypes.addressof(program))
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, head)
     drain(sock)
 
@@ -150,127 +223,10 @@ def drain(sock: socket.socket) -> int:
     return count
 
 
-class _Batch:
-    """Arrays for `BATCH` messages of one buffer and one IPv4 name each, at fixed addresses."""
-
-    def __init__(self, octets: int) -> None:
-        self.buffer = bytearray(octets)
-        self.view = memoryview(self.buffer)
-        self.base = _address(self.buffer)
-        self.names = bytearray(16 * BATCH)
-        self.vectors = bytearray(16 * BATCH)
-        self.heads = bytearray(64 * BATCH)
-        self.heads_at = _address(self.heads)
-        names, vectors = _address(self.names), _address(self.vectors)
-        for i in range(BATCH):
-            struct.pack_into("=H", self.names, 16 * i, socket.AF_INET)
-            _MMSGHDR.pack_into(
-                self.heads, 64 * i, names + 16 * i, 16, vectors + 16 * i, 1, 0, 0, 0, 0
-            )
-
-
-def _address(buffer: bytearray) -> int:
-    return ctypes.addressof((ctypes.c_char * len(buffer)).from_buffer(buffer))
-
-
-class Sender:
-    """Sends IPv4 packets, each to the destination in its own header."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self._fd = sock.fileno()
-        self._batch = _Batch(BATCH * 2048)
-        self._call = _libc.sendmmsg
-
-    def send(self, packets: Sequence[bytes]) -> Iterator[tuple[bytes, int]]:
-        """Send all; yields (packet, errno) for those that the system refuses for good.
-
-        An error that an earlier packet left on the socket is taken off by one repetition. A
-        full buffer is waited for, briefly: that holds up the TUN device, and so the senders.
-        """
-        at, repeated = 0, -1
-        while at < len(packets):
-            chunk = packets[at : at + BATCH]
-            sent = self._send(chunk)
-            if sent > 0:
-                at += sent
-                continue
-            error = ctypes.get_errno()
-            if error in (errno.EINTR, errno.EAGAIN) or at != repeated:
-                if error == errno.EAGAIN and not self._writable():
-                    yield packets[at], errno.ENOBUFS
-                    at += 1
-                    continue
-                repeated = at if error not in (errno.EINTR, errno.EAGAIN) else repeated
-                continue
-            yield packets[at], error
-            at += 1
-
-    def _writable(self) -> bool:
-        poll = select.poll()
-        poll.register(self._fd, select.POLLOUT)
-        return any(events & select.POLLOUT for _, events in poll.poll(_FULL_MS))
-
-    def _send(self, packets: Sequence[bytes]) -> int:
-        batch = self._batch
-        lengths = [len(packet) for packet in packets]
-        total = sum(lengths)
-        if total > len(batch.buffer):  # large datagrams: fewer at a time
-            fit = 0
-            room = len(batch.buffer)
-            while room >= lengths[fit]:
-                room -= lengths[fit]
-                fit += 1
-            packets, lengths = packets[:fit], lengths[:fit]
-            total = len(batch.buffer) - room
-        count = len(packets)
-        batch.view[:total] = b"".join(packets)
-        numbers = [0] * (2 * count)
-        numbers[::2] = list(accumulate(lengths[:-1], initial=batch.base))
-        numbers[1::2] = lengths
-        struct.pack_into(f"@{2 * count}Q", batch.vectors, 0, *numbers)
-        names = batch.names
-        for i, packet in enumerate(packets):
-            names[16 * i + 4 : 16 * i + 8] = packet[16:20]
-        return int(self._call(self._fd, ctypes.c_void_p(batch.heads_at), count, _MSG_DONTWAIT))
-
-
-class Receiver:
-    """Receives IPv4 packets, headers included, reassembled by the kernel."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._fd = sock.fileno()
-        self._batch = batch = _Batch(BATCH * (_PACKET_MAX + 1))
-        for i in range(BATCH):
-            struct.pack_into(
-                "@QQ", batch.vectors, 16 * i, batch.base + i * (_PACKET_MAX + 1), _PACKET_MAX + 1
-            )
-            struct.pack_into("@QI", batch.heads, 64 * i, 0, 0)  # the name is in the packet
-        self._lengths = memoryview(batch.heads).cast("I")[56 // 4 :: 64 // 4]
-        self._call = _libc.recvmmsg
-
-    def fileno(self) -> int:
-        """For poll."""
-        return self._fd
-
-    def receive(self) -> list[bytes]:
-        """What is there now, up to `BATCH` packets."""
-        batch = self._batch
-        count = self._call(
-            self._fd, ctypes.c_void_p(batch.heads_at), BATCH, _MSG_DONTWAIT, ctypes.c_void_p(0)
-        )
-        view, step = batch.view, _PACKET_MAX + 1
-        return [
-            bytes(view[i * step : i * step + length])
-            for i, length in enumerate(self._lengths[: max(count, 0)])
-        ]
-
-
 @dataclass(frozen=True, slots=True)
 class IcmpError:
-    """One ICMP error from a socket's queue. `quoted` begins with the IP header we sent."""
+    """One ICMP error. `quoted` begins with the IP header we sent."""
 
-    errno: int
     type: int
     code: int
     mtu: int
@@ -278,7 +234,7 @@ class IcmpError:
 
 
 def errors(sock: socket.socket) -> list[IcmpError]:
-    """Take all errors off the queue; those without ICMP behind them are left out."""
+    """Take all errors off the queue of a sender; those without ICMP behind them are left out."""
     found = []
     for _ in range(BATCH):
         try:
@@ -288,8 +244,22 @@ def errors(sock: socket.socket) -> list[IcmpError]:
         for level, kind, data in ancillary:
             if (level, kind) != (socket.IPPROTO_IP, _IP_RECVERR) or len(data) < _ERROR.size:
                 continue
-            number, origin, icmp_type, code, info, _ = _ERROR.unpack_from(data)
+            _, origin, icmp_type, code, info, _ = _ERROR.unpack_from(data)
             if origin == _ORIGIN_ICMP:
-                found.append(IcmpError(number, icmp_type, code, info, quoted))
+                found.append(IcmpError(icmp_type, code, info, quoted))
     sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # and the error left for the next send
+    return found
+
+
+def errors6(sock: socket.socket) -> list[IcmpError]:
+    """Take what has come to a socket for ICMPv6 errors; the kernel has checked the checksum."""
+    found = []
+    for _ in range(BATCH):
+        try:
+            octets = sock.recv(2048, _MSG_DONTWAIT)
+        except OSError:  # nothing more, or one with a wrong checksum
+            break
+        if len(octets) >= _ICMPV6.size:
+            icmp_type, code, _, mtu = _ICMPV6.unpack_from(octets)
+            found.append(IcmpError(icmp_type, code, mtu, octets[_ICMPV6.size :]))
     return found

@@ -2,17 +2,22 @@
 
 `ip rule` 75: protect mark → table 7575, which holds `default dev pfkey0` and, behind it,
 `unreachable default metric 9999`: when the device is gone, nothing falls through to table main.
+
+The kernel gives every device a route for IPv6 multicast, in table local, and the first such route
+takes what names no device. That of pfkey0 goes: nothing but the mark leads there.
 """
 
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from keyd.shell.nft_rules import Marks
+from pfkey.doctor import has_ipv6
 from pfkey.errors import ShellError
 
 RULE_PRIORITY = 75
@@ -20,7 +25,9 @@ TABLE = 7575
 UNREACHABLE_METRIC = 9999
 
 _ESRCH, _ENOENT, _EACCES, _EEXIST, _ENODEV = 3, 2, 13, 17, 19
-_RTN_UNICAST, _RTN_UNREACHABLE = 1, 7
+_RTN_UNICAST, _RTN_MULTICAST, _RTN_UNREACHABLE = 1, 5, 7
+_TABLE_LOCAL = 255
+_MULTICAST = "ff00::/8"
 _SCOPE_LINK = 253
 # RTMGRP_LINK; RTMGRP_IPV4_IFADDR, _ROUTE, _RULE; RTMGRP_IPV6_IFADDR, _ROUTE, RTNLGRP_IPV6_RULE
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18
@@ -59,6 +66,11 @@ class Routes:
                 if not self._has_rule(ip, family):
                     self._rule(ip, "add", family)
                     missing.append(f"{name} rule {RULE_PRIORITY}")
+                if family == socket.AF_INET6:
+                    _unless(
+                        (_ESRCH,), ip.route, "del", family=family, dst=_MULTICAST, oif=index,
+                        table=_TABLE_LOCAL, type=_RTN_MULTICAST,
+                    )  # fmt: skip
         return missing
 
     def remove(self) -> None:
@@ -75,6 +87,17 @@ class Routes:
                         self._route(ip, "del", family, index)
             for index in found:
                 _unless((_ENODEV,), ip.link, "del", index=index)
+
+    def own_addresses(self) -> list[bytes]:
+        """This host's addresses, packed, without those of our device: each once, in no order."""
+        with _netlink() as ip:
+            ours = ip.link_lookup(ifname=self.device)
+            texts = {
+                a.get_attr("IFA_LOCAL") or a.get_attr("IFA_ADDRESS")
+                for a in ip.get_addr()
+                if a["index"] not in ours
+            }
+        return [ip_address(text).packed for text in texts if text]
 
     def _has_rule(self, ip: Any, family: int) -> bool:
         ours = {
@@ -126,12 +149,9 @@ class Routes:
 
 
 def _families() -> dict[int, str]:
-    """The families that this kernel has: `ipv6.disable=1` takes one away for good."""
-    try:
-        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
-    except OSError:
-        return {socket.AF_INET: "IPv4"}
-    return {socket.AF_INET: "IPv4", socket.AF_INET6: "IPv6"}
+    """The families that this kernel has."""
+    found: dict[int, str] = {socket.AF_INET: "IPv4"}
+    return {**found, socket.AF_INET6: "IPv6"} if has_ipv6() else found
 
 
 def _unless(harmless: tuple[int, ...], request: Any, *args: Any, **how: Any) -> None:

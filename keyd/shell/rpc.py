@@ -9,6 +9,7 @@ INVALID_REQUEST = -32600
 METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
 NOT_PERMITTED = -32001  # ours: the peer's rights do not suffice
+REFUSED = -32002  # ours: the system would not have it
 
 Id = str | int | None
 

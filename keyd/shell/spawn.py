@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import trio
@@ -33,8 +33,10 @@ class Worker:
 
     Args:
         tun_fd: the TUN device, non-blocking.
+        raw: the raw sockets by IP version.
         mark: the senders' bypass mark, under which routes are asked for.
         on_record: what to do with a record from the worker; without it, log lines are logged.
+        on_report: what to do with other records than log lines.
     """
 
     def __init__(
@@ -42,20 +44,21 @@ class Worker:
         role: Role,
         *,
         tun_fd: int,
-        raw: RawSockets,
+        raw: Mapping[int, RawSockets],
         state: StateFile,
         mark: int = 0x4C000000,
         on_record: Callable[[Record], None] | None = None,
+        on_report: Callable[[Record], None] | None = None,
     ) -> None:
         self.role = role
         self._on_record = on_record or self._log
+        self._on_report = on_report
         self._ours, self._theirs = channel.pair()
-        sockets = (
-            {"esp_out": raw.esp_out, "clear_out": raw.clear_out}
-            if role == "out"
-            else {"esp_in": raw.esp_in, "ah": raw.ah, "comp": raw.comp}
-        )
-        self._descriptors = {name: sock.fileno() for name, sock in sockets.items()}
+        self._descriptors = {
+            f"{name}{version}": sock.fileno()
+            for version, sockets in raw.items()
+            for name, sock in (sockets.sending if role == "out" else sockets.receiving).items()
+        }
         self._descriptors |= {"tun": tun_fd, "state": state.fd, "channel": self._theirs.fileno()}
         self._mark = mark
         self._process: subprocess.Popen[bytes] | None = None
@@ -193,3 +196,5 @@ class Worker:
     def _log(self, record: Record) -> None:
         if record.get("op") == "log":
             LOG.log(int(record["level"]), "%s pid=%d", record["text"], self.pid)
+        elif self._on_report:
+            self._on_report(record)

@@ -143,6 +143,22 @@ class StateFile:
         self._owner[record] = slot
         return record
 
+    def move(self, slot: int, spec: SaSpec) -> None:
+        """The slot's SA has another destination, and is known by that from now on.
+
+        Raises:
+            ShellError: its key was used there before, so the numbers would come twice.
+        """
+        record = self._slots.get(slot)
+        digest = self.digest(spec)
+        if record is None or self._records.get(digest) == record:
+            return
+        if digest in self._records:
+            raise ShellError("its key was in use between the new addresses before", "renew the key")
+        del self._records[self._digest_at(record)]
+        self._records[digest] = record
+        self._name(record, digest)
+
     def release(self, slot: int) -> None:
         """The slot's SA is gone; what its key has used stays known."""
         record = self._slots.pop(slot, None)
@@ -246,11 +262,15 @@ class StateFile:
         for word in range(_WORDS):
             self._words[base + word] = 0
         self._words[base + OUT + EDGE] = 1
+        self._name(record, digest)
+        self._records[digest] = record
+        return record
+
+    def _name(self, record: int, digest: bytes) -> None:
+        base = self._base(record)
         low, high = struct.unpack("=QQ", digest)
         self._words[base + _DIGEST] = low
         self._words[base + _DIGEST + 1] = high
-        self._records[digest] = record
-        return record
 
 
 def _lock(fd: int, path: str) -> None:

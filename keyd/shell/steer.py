@@ -133,6 +133,10 @@ class Steer:
             o["counter"]["name"]: int(o["counter"]["packets"]) for o in listed if "counter" in o
         }
 
+    def own_addresses(self) -> list[bytes]:
+        """This host's addresses, packed."""
+        return self._routes.own_addresses()
+
     def ensure(self) -> list[str]:
         """Put back what others removed or changed; says what, and nothing when all stands."""
         restored = self._ensure_table()

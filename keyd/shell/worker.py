@@ -24,15 +24,19 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
-from keyd.model import PolicySpec, SaSpec
+from keyd.model import Need, PolicySpec, SaSpec, Settings
 from keyd.packet import counters as count
+from keyd.packet import datagram, segment, trace
 from keyd.packet.association import InSa, OutSa
 from keyd.packet.inbound import Inbound
 from keyd.packet.outbound import Outbound
+from keyd.packet.used import Used
 from keyd.shell import raw, sandbox
+from keyd.shell.batches import Receiver, Receiver6, Sender
 from keyd.shell.channel import Record, WorkerEnd
 from keyd.shell.linkmtu import Links
 from keyd.shell.state import StateFile
+from keyd.shell.way import Way
 from pfkey import crypto
 from pfkey.const import IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP, Dir, Mode
 from pfkey.errors import CryptoError
@@ -40,10 +44,11 @@ from pfkey.errors import CryptoError
 READS_MAX = 16  # frames per wake-up before the channel gets its turn
 OPENED_MAX = 64  # packets per wake-up before what was opened is written
 SEALED_MAX = 64  # packets before what was sealed is sent
+IDS_MAX = 8192  # in one record
 _TUN_READ = 10 + 65536
 _PROTOS = (IPPROTO_ESP, IPPROTO_AH, IPPROTO_COMP)
 _LOGS_PER_SECOND = 5
-_WARNING, _ERROR = 30, 40
+_INFO, _WARNING, _ERROR = 20, 30, 40
 _NO_ROOM = frozenset((errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN))
 _NO_WAY = frozenset((errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL))
 
@@ -52,6 +57,8 @@ Role = Literal["out", "in"]
 
 class Worker:
     """What both roles share: the state file, the channel, the log."""
+
+    skips = 0  # octets before the packet in what the pipeline is given
 
     def __init__(self, role: Role, given: dict[str, int]) -> None:
         self.role: Role = role
@@ -65,6 +72,7 @@ class Worker:
         self._added: list[PolicySpec] = []
         self._removed: list[int] = []
         self._logged = (0.0, 0)
+        self.is_debugging = False
 
     def obey(self) -> bool:
         """Do what the channel says; False when the control process is gone."""
@@ -94,6 +102,11 @@ class Worker:
                 self._added, self._removed = [], []
                 self.links.forget()
                 self.update_policies(added, removed)
+        elif op == "settings":
+            del record["op"]
+            self.tune(Settings.from_json(record))
+        elif op == "wait-":
+            self.end_wait(Need.from_json(record["need"]))
 
     def _install(self, spec: SaSpec, record: int) -> None:
         try:
@@ -119,8 +132,16 @@ class Worker:
         """Follow a change of policies of this direction."""
         raise NotImplementedError
 
+    def tune(self, settings: Settings) -> None:
+        """Follow a change of settings."""
+        self.is_debugging = settings.is_debugging
+
+    def end_wait(self, need: Need) -> None:
+        """Nothing waits but what goes out."""
+
     def guarded(self, handle: Callable[[bytes, int], None], octets: bytes, now_us: int) -> None:
         """Handle one packet. A fault of ours costs that packet and a counter, not the worker."""
+        before = self.counters.tolist() if self.is_debugging else []
         try:
             handle(octets, now_us)
         except Exception as error:  # the last resort, see above
@@ -130,6 +151,8 @@ class Worker:
                 where = where.tb_next
             line = f"{where.tb_frame.f_code.co_name}:{where.tb_lineno}" if where else "?"
             self.log(_ERROR, f"internal error={type(error).__name__} at={line}")
+        for text in trace.drops(before, self.counters, octets[self.skips :]) if before else ():
+            self.log(_INFO, text)
 
     def write(self, *buffers: Any) -> None:
         """One frame to the TUN device."""
@@ -142,6 +165,12 @@ class Worker:
             else:
                 self.counters[count.INTERNAL] += 1
                 self.log(_ERROR, f"tun write failed error={error.strerror}")
+
+    def tell_used(self, used: Used, now_us: int) -> None:
+        """Tell the control process which policies had packets, when it is time."""
+        ids = used.take(now_us / 1e6)
+        for at in range(0, len(ids), IDS_MAX):
+            self.channel.post({"op": "used", "policies": ids[at : at + IDS_MAX]})
 
     def log(self, level: int, text: str) -> None:
         """A line for the control process's log, a few each second at most."""
@@ -157,14 +186,15 @@ class Worker:
 class OutWorker(Worker):
     """TUN device to wire."""
 
+    skips = segment.VNET_OCTETS
+
     def __init__(self, given: dict[str, int]) -> None:
         super().__init__("out", given)
-        self._esp = socket.socket(fileno=given["esp_out"])
-        clear = socket.socket(fileno=given["clear_out"])
-        self._sealed, self._clear = raw.Sender(self._esp), raw.Sender(clear)
+        self._ways = {v: Way(given, v) for v in raw.FAMILIES if f"esp_out{v}" in given}
         self._pipeline = Outbound(self.counters, self.links.mtu, os.urandom, self.links.is_local)
         self.poll.register(self.tun, select.EPOLLIN)
-        self.poll.register(self._esp.fileno(), 0)  # errors are always reported
+        for way in self._ways.values():
+            self.poll.register(way.icmp.fileno(), way.events)
 
     def install(self, spec: SaSpec, part: memoryview, since: tuple[int, int, int]) -> None:
         """Put an SA into the pipeline."""
@@ -178,23 +208,41 @@ class OutWorker(Worker):
         """Follow a change of the outbound policies."""
         self._pipeline.update_policies(added, removed)
 
+    def tune(self, settings: Settings) -> None:
+        """Follow a change of settings."""
+        super().tune(settings)
+        self._pipeline.tune(settings)
+
+    def end_wait(self, need: Need) -> None:
+        """Drop what waits for this."""
+        self._pipeline.waiting.end(need)
+
     def run(self) -> None:
         """Until the control process is gone."""
         pipeline = self._pipeline
+        waiting = pipeline.waiting
         while True:
-            events = dict(self.poll.poll())
+            events = dict(self.poll.poll(_sooner(waiting.patience, pipeline.used.patience)))
             frames = self._read() if self.tun in events else []
             if not self.obey():
                 return
             now_us = time.time_ns() // 1000
-            if self._esp.fileno() in events:
-                for error in raw.errors(self._esp):
+            for way in self._ways.values():
+                for error in way.errors() if way.icmp.fileno() in events else ():
                     pipeline.icmp_error(error.type, error.code, error.mtu, error.quoted, now_us)
+            self.guarded(self._resume, b"", now_us)
             for octets in frames:
                 self.guarded(pipeline.process, octets, now_us)
-                if len(pipeline.batch.sealed) >= SEALED_MAX:
+                if len(pipeline.batch.sealed) + len(pipeline.batch.sealed6) >= SEALED_MAX:
                     self._flush()
             self._flush()
+            for need, packets in waiting.needs.take(now_us / 1e6).items():
+                self.channel.post({"op": "need", "need": need.to_json(), "packets": packets})
+            self.tell_used(pipeline.used, now_us)
+
+    def _resume(self, _: bytes, now_us: int) -> None:
+        self._pipeline.resume(now_us)
+        self._flush()
 
     def _read(self) -> list[bytes]:
         frames = []
@@ -206,19 +254,27 @@ class OutWorker(Worker):
         return frames
 
     def _flush(self) -> None:
-        batch, counters = self._pipeline.batch, self.counters
-        if batch.sealed:
-            refused = self._send(self._sealed, batch.sealed)
-            counters[count.SEGMENTS_OUT] += len(batch.sealed) - refused
-            batch.sealed.clear()
-        if batch.clear:
-            counters[count.SEGMENTS_OUT] += len(batch.clear) - self._send(self._clear, batch.clear)
-            batch.clear.clear()
+        batch = self._pipeline.batch
+        if batch.sealed or batch.clear:
+            self._emit(self._ways[4], batch.sealed, batch.clear)
+        if batch.sealed6 or batch.clear6:
+            self._emit(self._ways.get(6), batch.sealed6, batch.clear6)
         for frame in batch.back:
             self.write(frame)
         batch.back.clear()
 
-    def _send(self, sender: raw.Sender, packets: list[bytes]) -> int:
+    def _emit(self, way: Way | None, sealed: list[bytes], clear: list[bytes]) -> None:
+        if way is None:  # the kernel has no IPv6
+            self.counters[count.OUT_NOROUTE] += len(sealed) + len(clear)
+        else:
+            for sender, packets in ((way.sealed, sealed), (way.clear, clear)):
+                if packets:
+                    refused = self._send(sender, packets)
+                    self.counters[count.SEGMENTS_OUT] += len(packets) - refused
+        sealed.clear()
+        clear.clear()
+
+    def _send(self, sender: Sender, packets: list[bytes]) -> int:
         """How many the system refused; each is counted by its reason."""
         refused = 0
         for packet, error in sender.send(packets):
@@ -231,7 +287,7 @@ class OutWorker(Worker):
                 self.counters[count.OUT_INVAL] += 1
                 self.log(_WARNING, f"send failed error={os.strerror(error)}")
             if error == errno.EMSGSIZE:
-                self.links.forget(packet[16:20])
+                self.links.forget(datagram.dst(packet))
         return refused
 
 
@@ -240,12 +296,16 @@ class InWorker(Worker):
 
     def __init__(self, given: dict[str, int]) -> None:
         super().__init__("in", given)
-        self._esp = socket.socket(fileno=given["esp_in"])
-        self._ah = socket.socket(fileno=given["ah"])
-        self._comp = socket.socket(fileno=given["comp"])
-        self._receivers = [raw.Receiver(sock) for sock in (self._esp, self._ah, self._comp)]
+        sockets = [
+            socket.socket(fileno=descriptor)
+            for name, descriptor in given.items()
+            if name.startswith(("esp_in", "ah", "comp"))
+        ]
+        self._receivers: list[Receiver | Receiver6] = [
+            Receiver(s) if s.family == socket.AF_INET else Receiver6(s) for s in sockets
+        ]
         self._pipeline = Inbound(self.counters, self.links.is_local)
-        for sock in (self._esp, self._ah, self._comp):
+        for sock in sockets:
             self.poll.register(sock.fileno(), select.EPOLLIN)
 
     def install(self, spec: SaSpec, part: memoryview, since: tuple[int, int, int]) -> None:
@@ -260,10 +320,16 @@ class InWorker(Worker):
         """Follow a change of the inbound policies."""
         self._pipeline.update_policies(added, removed)
 
+    def tune(self, settings: Settings) -> None:
+        """Follow a change of settings."""
+        super().tune(settings)
+        self._pipeline.tune(settings)
+
     def run(self) -> None:
         """Until the control process is gone."""
+        used = self._pipeline.used
         while True:
-            events = self.poll.poll()
+            events = self.poll.poll(_sooner(used.patience))
             ready = {descriptor for descriptor, _ in events}
             receivers = [r for r in self._receivers if r.fileno() in ready]
             opened = 0
@@ -278,11 +344,18 @@ class InWorker(Worker):
                 # more came while these were opened: they join the same writes
                 if not packets or opened >= OPENED_MAX:
                     break
+            self.tell_used(used, now_us)
             for segments, buffers in self._pipeline.flush():
                 if segments > 1:
                     self.counters[count.COALESCED_WRITES] += 1
                     self.counters[count.COALESCED_SEGMENTS] += segments
                 self.write(*buffers)
+
+
+def _sooner(*patience: Callable[[float], float | None]) -> float | None:
+    """The least of several times to wait, in seconds; None: for ever."""
+    now = time.time()
+    return min((t for ask in patience if (t := ask(now)) is not None), default=None)
 
 
 def main(argv: list[str]) -> int:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import trio
 
-from keyd.model import PolicySpec, SaSpec
+from keyd.model import Need, PolicySpec, SaSpec, Settings
 from keyd.shell.channel import Record, policy_records
 from keyd.shell.state import StateFile
 from pfkey.errors import ShellError
@@ -22,7 +22,7 @@ _GOOD_SECONDS = 10.0  # a worker that lived that long begins with the first paus
 _START_SECONDS = 30.0
 _FLUSH_SECONDS = 5.0
 
-Snapshot = Callable[[], tuple[Iterable[SaSpec], Sequence[PolicySpec]]]
+Snapshot = Callable[[], tuple[Iterable[SaSpec], Sequence[PolicySpec], Settings]]
 
 
 class OneWorker(Protocol):
@@ -86,10 +86,29 @@ class Workers:
         self._state.release(sa.slot)
         self._tell({"op": "sa-", "slot": sa.slot})
 
+    def move(self, old: SaSpec, new: SaSpec) -> None:
+        """Give an SA other addresses in both workers; its numbers go on."""
+        try:
+            self._state.move(old.slot, new)
+        except ShellError as error:
+            LOG.error("sa-not-moved spi=%#010x reason=%s", new.spi, error)
+            self.remove(old)
+        else:
+            self.install(new)
+
     def change(self, added: Sequence[PolicySpec], removed: Sequence[int]) -> None:
         """Tell both workers of policies, after nft has them."""
         for record in policy_records(added, removed):
             self._tell(record)
+
+    def tune(self, settings: Settings) -> None:
+        """Tell both workers of settings."""
+        self._tell({"op": "settings", **settings.to_json()})
+
+    def end_wait(self, need: Need) -> None:
+        """Tell the outbound worker that packets are to wait for this no longer."""
+        if "out" in self._running:
+            self._running["out"].send({"op": "wait-", "need": need.to_json()})
 
     def status(self) -> list[dict[str, Any]]:
         """Those that run, by role."""
@@ -141,7 +160,8 @@ class Workers:
 
     def _bring_up(self, role: str, worker: OneWorker, snapshot: Snapshot) -> None:
         """Send everything; without a checkpoint, so that no change falls between."""
-        sas, policies = snapshot()
+        sas, policies, settings = snapshot()
+        worker.send({"op": "settings", **settings.to_json()})
         for sa in sas:
             record = self._sa_record(sa)
             if record is not None:

@@ -79,6 +79,16 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Aside:
+    """A ping besides those of client and server that must be protected too, and why."""
+
+    host: str
+    to: str
+    source: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ManualSa:
     """An `add` line of the files: an SA whose key everybody may read."""
 
@@ -124,6 +134,7 @@ class Example:
     peer: str
     client: tuple[str, str]  # a host and its address: it begins every conversation
     server: tuple[str, str]
+    also: tuple[Aside, ...] = ()
     layers: tuple[int, ...] = (ESP,)  # protocols on the protected link, from the outside in
     is_tunnel: bool = False
     requires: bool = False  # whether the node refuses what comes in clear

@@ -179,7 +179,8 @@ class Net:
         ip("-n", a.netns, "link", "add", a_dev, "mtu", str(mtu), "type", "veth",
            "peer", "name", b_dev, "mtu", str(mtu), "netns", b.netns, trace=self.trace)  # fmt: skip
         for host, dev, own in ((a, a_dev, a_address), (b, b_dev, b_address)):
-            host.ip("addr", "add", own, "dev", dev)
+            # an IPv6 address that is still being asked about is no source for a route
+            host.ip("addr", "add", own, "dev", dev, *(["nodad"] if ":" in own else []))
             host.ip("link", "set", dev, "up")
         for host, dev, own, other in (
             (a, a_dev, a_address, b_address), (b, b_dev, b_address, a_address),

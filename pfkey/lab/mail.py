@@ -85,6 +85,9 @@ class Mail(Talk):
                     not self.read(example.port, locally=True))  # fmt: skip
         violations = node.counter("ipsec", "in_polvio") - before
         story.check("each try counts as a policy violation", violations > 0, violations)
+        why = node.logged("own-dropped")
+        story.check("pfkeyd's log says why", bool(why))
+        story.output(why)
         story.check("the peer still can", self.read(example.port))
         story.check("the order is the FAQ's again", node.setkey(f"spdflush;\n{right}"))
         story.check("the node reads its own mail again", self.read(example.port, locally=True))

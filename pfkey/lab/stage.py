@@ -13,7 +13,7 @@ from subprocess import DEVNULL
 from pfkey.lab import kept
 from pfkey.lab.example import Derive, Example, Given, LinkSpec, deletion, example_file, policies_out
 from pfkey.lab.hosts import Host, Net
-from pfkey.lab.story import Story
+from pfkey.lab.story import Story, the
 from pfkey.lab.system import BIN, System
 from pfkey.lab.traffic import Pings, ping, ping_command
 from pfkey.lab.wire import Capture, Frame
@@ -81,10 +81,11 @@ class Stage:
         link = link or self.example.protected_link
         return Capture(self.hosts[link.b], self._devices[link])
 
-    def ping(self, host: Host, address: str, count: int) -> Pings:
+    def ping(self, host: Host, address: str, count: int, *, is_answered: bool = True) -> Pings:
         """Ping, shown with what it printed."""
-        self.story.command(host.name, " ".join(ping_command(address, count)))
-        pings = ping(host, address, count)
+        command = ping_command(address, count, is_answered=is_answered)
+        self.story.command(host.name, " ".join(command))
+        pings = ping(host, address, count, is_answered=is_answered)
         self.story.output(pings.text)
         return pings
 
@@ -92,7 +93,7 @@ class Stage:
         """Delete what protects the packets that the peer sends; the commands that undo it."""
         out = policies_out(self.example.text(self.peer.host.name))
         done = self.peer.setkey("\n".join(map(deletion, out)))
-        self.story.check(f"the {self.peer.host.name} has no policy out now", done)
+        self.story.check(f"{the(self.peer.host.name)} has no policy out now", done)
         return "\n".join(out)
 
     def keep(self) -> None:
@@ -109,7 +110,7 @@ class Stage:
             else:
                 into = " ".join(host.enter)
             shell = os.environ.get("SHELL", "sh")
-            story.note(f"enter the {host.name}:  {into} env PATH={BIN}:$PATH {shell}")
+            story.note(f"enter {the(host.name)}:  {into} env PATH={BIN}:$PATH {shell}")
         kept.record(self.example.name, self.net, pids, self.logs)
         self.net.keep()
         story.note("take all down:   pfkey lab --down")
@@ -121,7 +122,7 @@ class Stage:
         for system in self.systems.values():
             story.command(system.host.name, "kill %1")
             left = system.stop()
-            story.check(f"pfkeyd of the {system.host.name} ended well", left == 0, left or "")
+            story.check(f"pfkeyd of {the(system.host.name)} ended well", left == 0, left or "")
             story.check("its socket is gone", not system.socket.exists())
 
 

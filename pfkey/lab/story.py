@@ -6,6 +6,11 @@ from collections.abc import Callable
 from typing import TextIO
 
 
+def the(host: str) -> str:
+    """A host in a sentence: `the leaf`, but `gateway1` and `a`, which are names already."""
+    return host if len(host) == 1 or host[-1].isdigit() else f"the {host}"
+
+
 class Story:
     """Writes as it happens, and counts the checks that failed."""
 

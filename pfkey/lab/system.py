@@ -5,14 +5,16 @@ import sys
 import time
 from pathlib import Path
 
-from pfkey.blocking import control_call
+from pfkey.control import control_call
 from pfkey.errors import ShellError
 from pfkey.lab.hosts import Host
 from pfkey.lab.story import Story
 
 BIN = Path(sys.executable).parent
+MACHINES_FILE = Path("/etc/pfkey/ipsec.conf")  # which is none of a lab's hosts' business
 _START_SECONDS = 20
 _SETTLE_SECONDS = 2
+_LOG_SECONDS = 5
 
 # Whatever else the groups esp and ah have is a reason why a packet was dropped.
 _NO_DROP = {"input", "output", "ibytes", "obytes"}
@@ -38,9 +40,10 @@ class System:
 
     def start(self, *, keep: bool = False) -> None:
         """Start pfkeyd and wait until it is ready. Unless kept it ends with us, however we end."""
-        self.story.command(self.host.name, "pfkeyd &")
+        options = ["--no-load"] if MACHINES_FILE.exists() else []
+        self.story.command(self.host.name, " ".join(["pfkeyd", *options, "&"]))
         command = [] if keep else ["setpriv", "--pdeathsig", "TERM"]
-        command.append(str(command_path("pfkeyd")))
+        command += [str(command_path("pfkeyd")), *options]
         with self.log_path.open("w") as log:
             self.process = self.host.start(*command, stdout=log, stderr=log, new_session=True)
         deadline = time.monotonic() + _START_SECONDS
@@ -83,6 +86,15 @@ class System:
         while (now := self.counter(group, name)) < value and time.monotonic() < deadline:
             time.sleep(0.02)
         return now
+
+    def logged(self, event: str) -> str:
+        """The first line of pfkeyd's log about an event, as soon as there is one; else nothing."""
+        deadline = time.monotonic() + _LOG_SECONDS
+        while True:
+            found = [one for one in self.log_path.read_text().splitlines() if f" {event} " in one]
+            if found or time.monotonic() > deadline:
+                return found[0] if found else ""
+            time.sleep(0.02)
 
     def drops(self) -> dict[str, int]:
         """Why packets with ESP or AH were dropped, and how many."""

@@ -26,9 +26,9 @@ def protected(example: Example, capture: Capture) -> Iterator[Claim]:
     packets = [f for f in capture.frames if not f.is_arp]
     outer = example.layers[0]
     others = sorted({f.line() for f in packets if f.protocol != outer})
-    between = "gateways" if example.name == "vpn" else "hosts"
     yield Claim("the capture lost nothing", capture.lost == 0, f"{len(capture.frames)} frames")
-    yield Claim(f"only protocol {outer} passed between the {between} (ARP aside)",
+    yield Claim(f"only protocol {outer} passed between {example.node} and {example.peer}"
+                " (ARP aside)",
                 not others and bool(packets), others[:3] or len(packets))  # fmt: skip
     seen = [s.decode() for s in SECRETS if any(s in f.octets for f in packets)]
     if example.hides:
@@ -77,8 +77,12 @@ def clear(example: Example, capture: Capture) -> Iterator[Claim]:
     packets = [f for f in capture.frames if not f.is_arp]
     sealed = sorted({f.line() for f in packets if f.seals or f.protocol == AH})
     yield Claim("no ESP and no AH there", not sealed, sealed[:3] or f"{len(packets)} packets")
-    ends = {example.client[1], example.server[1]}
-    strangers = sorted({f.line() for f in packets if {f.src, f.dst} != ends})
-    yield Claim("every packet has the two hosts' own addresses", not strangers, strangers[:3] or "")
+    talks = [
+        {example.client[1], example.server[1]},
+        *({one.source, one.to} for one in example.also),
+    ]
+    strangers = sorted({f.line() for f in packets if {f.src, f.dst} not in talks})
+    yield Claim("every packet is from one who talks to the other", not strangers,
+                strangers[:3] or "")  # fmt: skip
     seen = [s for s in SECRETS if any(s in f.octets for f in packets)]
     yield Claim("the payload is in clear there", len(seen) == len(SECRETS))

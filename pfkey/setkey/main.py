@@ -2,7 +2,6 @@
 
 import codecs
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,15 +9,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pfkey import streams
-from pfkey.blocking import Connection, socket_path
+from pfkey.blocking import Client
 from pfkey.const import MsgType
 from pfkey.errors import ConfError, PfkeyError, ShellError, WireError
 from pfkey.message import Message
+from pfkey.monitor import reason
 from pfkey.setkey import dump, grammar, messages
 from pfkey.setkey.lexer import Feed, Lexed, Source, printable
 from pfkey.setkey.options import HELP, USAGE, Mode, Options, UsageError, parse
+from pfkey.setkey.resolve import SystemNames
 from pfkey.setkey.run import Refusal, Runner, World, refused
-from pfkey.setkey.statements import Host, Quit, Statement
+from pfkey.setkey.statements import Quit, Statement
+from pfkey.transport import socket_path
 
 DONE, FAILED, USAGE_STATUS, INTERRUPTED = 0, 1, 2, 130
 FAULTS_SHOWN = 20
@@ -26,43 +28,6 @@ TOKEN_SHOWN = 80  # characters
 CHUNK_OCTETS = 65536
 STDIN_NAME = "stdin"
 ENCODING = "utf-8-sig"  # some editors begin a file with a byte order mark
-
-
-class SystemNames:
-    """Names as this machine resolves them."""
-
-    def hosts(self, name: str, family: int, is_numeric: bool) -> Sequence[Host]:
-        """The addresses of a host."""
-        try:
-            found = socket.getaddrinfo(
-                name, None, family, socket.SOCK_RAW, 0, socket.AI_NUMERICHOST if is_numeric else 0
-            )
-        except (socket.gaierror, UnicodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else None
-            raise LookupError(why or "Name or service not known") from None
-        hosts = []
-        for kind, _, _, _, address in found:
-            if kind == socket.AF_INET:
-                hosts.append(Host(socket.inet_aton(str(address[0]))))
-            elif kind == socket.AF_INET6:
-                plain = str(address[0]).partition("%")[0]
-                scope = int(address[3]) if len(address) == 4 else 0
-                hosts.append(Host(socket.inet_pton(kind, plain), 0, scope))
-        return hosts
-
-    def service(self, name: str) -> int:
-        """The port of a service."""
-        try:
-            return socket.getservbyname(name)
-        except (OSError, UnicodeError):
-            raise LookupError("Servname not supported for ai_socktype") from None
-
-    def protocol(self, name: str) -> int:
-        """The number of a protocol."""
-        try:
-            return socket.getprotobyname(name)
-        except (OSError, UnicodeError):
-            raise LookupError("invalid upper layer protocol") from None
 
 
 def _print(text: str) -> None:
@@ -90,14 +55,14 @@ def _path(options: Options) -> Path:
     return Path(options.socket) if options.socket else socket_path()
 
 
-def _connect(options: Options) -> Connection:
+def _connect(options: Options) -> Client:
     try:
-        return Connection(_path(options))
+        return Client(_path(options), queue=0)
     except ShellError as error:
         raise ShellError(f"pfkey_open: {error.what}", error.remedy) from None
 
 
-def _runner(options: Options, link: Connection) -> Runner:
+def _runner(options: Options, link: Client) -> Runner:
     return Runner(
         link, _world(), has_fwd_copy=options.has("-r"), has_ports=options.has("-p"),
         is_verbose=options.has("-v"),
@@ -259,7 +224,7 @@ def _decode(options: Options) -> int:
             status = FAILED
             continue
         try:
-            for found in dump.split(octets):
+            for found in dump.split(octets, options.dialect):
                 _print(_decoded(found, has_ports=options.has("-p")))
         except WireError as error:
             _complain(f"{file}: octet {error.offset}: {error.part}: {error.rule}")
@@ -269,8 +234,8 @@ def _decode(options: Options) -> int:
 
 def _decoded(found: Message, *, has_ports: bool) -> str:
     if found.errno:  # a refusal, or a dump of nothing: a header alone
-        return f"{refused(found.type, found.errno, os.strerror)}.\n"
-    return dump.record(found, now=time.time(), has_ports=has_ports)
+        return f"{refused(found.type, found.errno, reason)}.\n"
+    return dump.entry(found, now=time.time(), has_ports=has_ports)
 
 
 def _version() -> int:

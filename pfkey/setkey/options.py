@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from pfkey.dialect import DIALECTS, LINUX, Dialect
+
 USAGE = """\
 usage: setkey [-knrv] [--socket PATH] -c
        setkey [-knrv] [--socket PATH] -f FILE
        setkey [-alPpv] [--json] [--socket PATH] -D
        setkey [-Pv] [--socket PATH] -F
        setkey [-H] [--socket PATH] -x
-       setkey [-p] FILE...
+       setkey [-p] [--dialect SYSTEM] FILE...
        setkey -h | -V
 """
 
@@ -26,7 +28,7 @@ what to do
   -D, --dump           print the SAD, with -P the SPD
   -F, --flush          empty the SAD, with -P the SPD
   -x, --monitor        print every PF_KEY message as it passes, until interrupted
-  FILE...              decode files of raw PF_KEY messages
+  FILE...              decode files of raw PF_KEY messages, --dialect says whose
   -h, --help           print this
   -V, --version        print the version
 
@@ -42,6 +44,7 @@ how
   -r, --rfc            an `in` policy also becomes a `fwd` policy, as on Linux with its own IPsec
   -k, --kernel         an `in` policy stays one policy (the default here)
   -v, --verbose        print the messages that are sent and received
+      --dialect SYSTEM whose raw messages a file has: linux (the default), netbsd, freebsd, openbsd
       --socket PATH    pfkeyd's socket; else $PFKEY_SOCKET, else this network namespace's
 
 examples
@@ -77,6 +80,7 @@ _LONG = {
     "kernel": "-k",
     "verbose": "-v",
     "socket=": "--socket",
+    "dialect=": "--dialect",
 }
 
 
@@ -105,6 +109,7 @@ class Options:
     file: str = ""
     files: tuple[str, ...] = ()
     socket: str | None = None
+    dialect: Dialect = LINUX
     flags: frozenset[str] = field(default_factory=frozenset)
 
     def has(self, flag: str) -> bool:
@@ -121,6 +126,7 @@ _GOES_WITH = {
     "--json": {Mode.DUMP},
     "--show-keys": {Mode.DUMP},
     "-H": {Mode.MONITOR},
+    "--dialect": {Mode.DECODE},
     "-n": {Mode.STDIN, Mode.FILE},
     "-r": {Mode.STDIN, Mode.FILE},
     "-k": {Mode.STDIN, Mode.FILE},
@@ -140,7 +146,7 @@ def parse(arguments: Sequence[str]) -> Options:
         raise UsageError(error.msg) from None
     modes: list[Mode] = []
     flags: set[str] = set()
-    file, socket = "", None
+    file, socket, dialect = "", None, LINUX
     by_option = {mode.value: mode for mode in Mode}
     for name, value in found:
         option = name
@@ -151,6 +157,11 @@ def parse(arguments: Sequence[str]) -> Options:
             if not value:
                 raise UsageError("--socket is empty")
             socket = value
+        elif option == "--dialect":
+            if value not in DIALECTS:
+                raise UsageError(f"--dialect {value} is none of {', '.join(DIALECTS)}")
+            dialect = DIALECTS[value]
+            flags.add(option)
         elif option in by_option:
             mode = by_option[option]
             if mode in (Mode.HELP, Mode.VERSION):
@@ -180,4 +191,7 @@ def parse(arguments: Sequence[str]) -> Options:
         raise UsageError("-l does not go with -P")
     if "--show-keys" in flags and "--json" not in flags:
         raise UsageError("--show-keys goes with --json; the text of -D shows keys anyway")
-    return Options(mode=mode, file=file, files=tuple(files), socket=socket, flags=frozenset(flags))
+    return Options(
+        mode=mode, file=file, files=tuple(files), socket=socket, dialect=dialect,
+        flags=frozenset(flags),
+    )  # fmt: skip

@@ -36,7 +36,7 @@ def refused(type: int, number: int, strerror: Callable[[int], str]) -> str:
 
 
 class Link(Protocol):
-    """A connection to a key engine, such as `pfkey.blocking.Connection`."""
+    """A connection to a key engine, such as `pfkey.Client`."""
 
     def request(self, message: Message) -> Exchange:
         """Send a request and wait for all its replies."""

@@ -76,7 +76,8 @@ class DataPath:
 
     def counters(self) -> dict[str, int]:
         groups = self.ask(counters=1)["counters"]
-        del groups["ah"], groups["ipcomp"]  # their names are those of esp
+        for other in ("ah", "ipcomp"):  # whose names are those of esp
+            del groups[other]
         return {name: n for group in groups.values() for name, n in group.items()}
 
 

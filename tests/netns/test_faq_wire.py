@@ -1,16 +1,14 @@
 """Each of the FAQ's examples on the wire: scapy reads it with the keys; what must not pass."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from pfkey.lab.catalogue import EXAMPLES
 from pfkey.lab.example import AH, ESP, NAMES, Example
 from pfkey.lab.hosts import Net
-from pfkey.lab.system import System
 from pfkey.lab.traffic import letter, transfer
-from tests.support.faq import Standing, changed, decode, without_hops
+from tests.support.faq import Standing, changed, decode, grows, without_hops
 from tests.support.system import until
 
 pytestmark = [
@@ -37,19 +35,6 @@ def standing(
 
 def outer(example: Example) -> str:
     return NAMES[example.layers[0]]
-
-
-@contextmanager
-def grows(system: System, group: str, name: str, by: int) -> Iterator[None]:
-    """A counter grows by so much, and nothing else is dropped under ESP's and AH's names."""
-    before, drops = system.counter(group, name), system.drops()
-    yield
-    until(lambda: system.counter(group, name) >= before + by, what=f"{group} {name}")
-    assert system.counter(group, name) == before + by
-    expected = f"{group} {name}"
-    assert {k: n for k, n in system.drops().items() if k != expected} == {
-        k: n for k, n in drops.items() if k != expected
-    }
 
 
 def one_on_the_wire(standing: Standing) -> bytes:
@@ -90,6 +75,20 @@ def stream(packets: list[bytes]) -> bytes:
     for at in sorted(segments):
         said[at : at + len(segments[at])] = segments[at]
     return bytes(said)
+
+
+def test_a_wrong_key_is_dropped_and_counted(standing: Standing) -> None:
+    """Without an authenticator one of some 250 looks well-formed; it is garbage all the same."""
+    example, peer = standing.example, standing.peer
+    name = {ESP: "esp badenc", AH: "ah badauth"}[example.layers[0]]
+    sa = example.sa(example.layers[0], towards_peer=True)
+    standing.setkey("peer", sa.with_wrong_key())
+    before = peer.drops()
+    assert standing.ping(count=8) == 0
+    least = 6 if sa.proto == ESP else 8
+    until(lambda: peer.drops().get(name, 0) >= before.get(name, 0) + least, what=name)
+    standing.setkey("peer", sa.again())
+    assert standing.ping() == 2
 
 
 def test_an_unknown_spi_is_dropped_and_counted(standing: Standing) -> None:

@@ -29,14 +29,11 @@ from tests.support.steering import (
     Wire,
     arrives,
     datagram,
-    family,
-    listener,
-    packed,
     packet,
     policy,
 )
 from tests.support.system import until
-from tests.support.wire import checksum, drain, in_host
+from tests.support.wire import checksum, drain, family, in_host, packed, udp_listener
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -127,7 +124,7 @@ def test_the_first_matching_policy_decides(site: Site) -> None:
     everything = "::/0" if site.is_ipv6 else "0.0.0.0/0"
     dns = policy(Dir.OUT, site.h_addr, everything, NONE, proto=UDP, dport=53)
     site.commit(dns, site.out)
-    with listener(site.w, site.w_addr, 53) as receiver:
+    with udp_listener(site.w, site.w_addr, 53) as receiver:
         site.send(site.w_addr, dport=53)
         site.send(site.w_addr, dport=54)
         assert arrives(receiver) == WORD
@@ -146,7 +143,7 @@ def test_packets_to_the_gateway_itself_are_not_forwarded_ones(site: Site) -> Non
     everything = "::/0" if site.is_ipv6 else "0.0.0.0/0"
     site.commit(policy(Dir.OUT, site.h_addr, everything))
     near = "2001:db8:e::1" if site.is_ipv6 else "10.99.0.1"
-    with listener(site.host, near, PORT) as receiver:
+    with udp_listener(site.host, near, PORT) as receiver:
         site.send(near)
         assert arrives(receiver) == WORD
     assert site.packets(0.1) == []
@@ -231,7 +228,7 @@ def test_clear_packets_from_the_wire_obey_in_and_then_fwd(site: Site) -> None:
     clear = packet(site.w_addr, site.h_addr, UDP, datagram(site.w_addr, site.h_addr, PORT))
     pass_in = policy(Dir.IN, site.w_addr, site.h_addr, NONE, proto=UDP, dport=PORT)
     pass_fwd = policy(Dir.FWD, site.w_addr, site.h_addr, NONE, proto=UDP, dport=PORT)
-    with listener(site.h, site.h_addr, PORT) as receiver:
+    with udp_listener(site.h, site.h_addr, PORT) as receiver:
         for policies, counter in (
             ([], ""),
             ([site.back], "in_polvio"),
@@ -269,7 +266,7 @@ def test_from_tunnel_to_tunnel_and_no_redirect(site: Site) -> None:
                   "net.ipv4.conf.all.accept_redirects=1")  # fmt: skip
     opened = packet(site.i_addr, site.w_addr, UDP, datagram(site.i_addr, site.w_addr, PORT))
     site.commit(site.out)
-    with listener(site.w, site.w_addr, PORT) as receiver:
+    with udp_listener(site.w, site.w_addr, PORT) as receiver:
         site.write(opened)
         assert arrives(receiver) == WORD
     assert site.packets(0.1) == []

@@ -29,12 +29,11 @@ from tests.support.steering import (
     datagram,
     extension,
     ipv6,
-    listener,
     piece,
     policy,
 )
 from tests.support.system import until
-from tests.support.wire import checksum, drain, in_host
+from tests.support.wire import checksum, drain, in_host, packed, udp_listener
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -89,7 +88,7 @@ def test_what_a_policy_selects_enters_the_tun_whole_and_not_the_wire(rig: Rig) -
         rig.send(payload=WORD * 1000)
         (packet,) = rig.packets()
         assert not rig.ping()
-    assert (packet[6], packet[8:40]) == (UDP, steering.packed(A) + steering.packed(B))
+    assert (packet[6], packet[8:40]) == (UDP, packed(A) + packed(B))
     assert len(packet) == 40 + 8 + 6000, "one datagram, not fragments"
     rig.commit()
     assert rig.ping()
@@ -120,7 +119,7 @@ def test_neighbours_are_found_under_policies_for_everything(rig: Rig) -> None:
 
 def test_discovery_in_fragments_or_from_afar_is_no_discovery(rig: Rig) -> None:
     rig.commit(ALL_IN)
-    solicitation = struct.pack(">BBHI", 135, 0, 0, 0) + steering.packed(A)
+    solicitation = struct.pack(">BBHI", 135, 0, 0, 0) + packed(A)
     echo = struct.pack(">BBHHH", 128, 0, 0, 0, 0)
     rig.wire.inject(
         ipv6(B, A, ICMPV6, solicitation, hops=64),
@@ -176,7 +175,7 @@ def test_the_guard_stands_without_rule_and_routes(rig: Rig) -> None:
 
 def test_own_addresses_are_decided_without_the_tun(rig: Rig) -> None:
     rig.commit(policy(Dir.OUT, A, A))
-    with listener(rig.host, A, PORT) as receiver:
+    with udp_listener(rig.host, A, PORT) as receiver:
         rig.send(to=A)
         assert drain(receiver) == []
         assert rig.count("out_own") == 1
@@ -202,7 +201,7 @@ CHAINS = {
 def test_extension_headers_do_not_hide_ports(rig: Rig, chain: str) -> None:
     clear = CHAINS[chain](datagram(B, A, PORT))
     to_port = policy(Dir.IN, B, A, proto=UDP, dport=PORT)
-    with listener(rig.host, A, PORT) as receiver:
+    with udp_listener(rig.host, A, PORT) as receiver:
         for policies, passes in (
             ([], True),
             ([to_port], False),
@@ -220,7 +219,7 @@ def test_extension_headers_do_not_hide_ports(rig: Rig, chain: str) -> None:
 
 def test_none_before_require_lets_in_what_is_whole(rig: Rig) -> None:
     rig.commit(policy(Dir.IN, B, A, NONE, proto=UDP, dport=PORT), IN)
-    with listener(rig.host, A, PORT) as receiver:
+    with udp_listener(rig.host, A, PORT) as receiver:
         rig.wire.inject(CHAINS["three"](datagram(B, A, PORT)))
         assert arrives(receiver) == WORD
         rig.wire.inject(*steering.fragments(B, A, UDP, datagram(B, A, PORT, WORD * 200)))
@@ -251,7 +250,7 @@ def test_clear_fragments_do_not_get_in_in_either_order(
             steering.fragments(B, A, OPTIONS, inner, ident=next(numbers)),
         ]
 
-    with listener(rig.host, A, PORT) as receiver:
+    with udp_listener(rig.host, A, PORT) as receiver:
         for head, tail in pieces():
             rig.wire.inject(head, tail)
         until(lambda: len(drain(receiver)) or None, 3)
@@ -302,7 +301,7 @@ def test_a_clear_tail_that_claims_to_be_sealed_joins_no_protected_head(
 ) -> None:
     rig.commit(policy(Dir.IN, B, A))
     head, tail = steering.fragments(B, A, UDP, datagram(B, A, PORT, WORD * 200), tail_proto=claimed)
-    with listener(rig.host, A, PORT) as receiver:
+    with udp_listener(rig.host, A, PORT) as receiver:
         rig.write(head)
         rig.wire.inject(tail)
         rig.wire.inject(tail)
@@ -336,16 +335,16 @@ def test_raw_fragments_of_protected_flows_do_not_get_out(rig: Rig) -> None:
 def test_what_we_opened_comes_in_through_the_tun(rig: Rig) -> None:
     rig.commit(IN, OUT)
     opened = ipv6(B, A, UDP, datagram(B, A, PORT))
-    with listener(rig.host, A, PORT) as receiver:
+    with udp_listener(rig.host, A, PORT) as receiver:
         rig.write(opened)
         assert arrives(receiver) == WORD
     with rig.wire.quiet(A, B):
         rig.write(opened)
         (answer,) = rig.packets()
     assert (answer[6], answer[40:42]) == (ICMPV6, b"\x01\x04"), "port unreachable, protected"
-    assert answer[8:40] == steering.packed(A) + steering.packed(B)
+    assert answer[8:40] == packed(A) + packed(B)
     echo = struct.pack(">BBHHH", 128, 0, 0, 1, 2) + b"ab"
-    pseudo = steering.packed(B) + steering.packed(A) + struct.pack(">II", len(echo), ICMPV6)
+    pseudo = packed(B) + packed(A) + struct.pack(">II", len(echo), ICMPV6)
     echo = echo[:2] + struct.pack(">H", checksum(pseudo + echo)) + echo[4:]
     with rig.wire.quiet(A, B):
         rig.write(ipv6(B, A, ICMPV6, echo))
@@ -368,7 +367,7 @@ def test_the_device_has_no_address_and_says_nothing(rig: Rig) -> None:
 
     assert rig.call(source) == A
     (packet,) = rig.packets()
-    assert packet[8:24] == steering.packed(A)
+    assert packet[8:24] == packed(A)
 
 
 HANDS = (

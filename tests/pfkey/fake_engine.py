@@ -9,17 +9,22 @@ from pathlib import Path
 
 from pfkey.base import error_reply
 from pfkey.const import ExtType, MsgType
+from pfkey.ext_sa import Sa
 from pfkey.ext_supported import Supported, SupportedAlgorithm
 from pfkey.message import Message
 
 
 class FakeEngine:
-    """Answers one client after the other; `seen` is what arrived, `noise` goes before a reply."""
+    """Answers one client after the other; `seen` is what arrived, `noise` goes before a reply.
+
+    Who registers hears the ACQUIREs of `wanted`.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.seen: list[Message] = []
         self.noise: list[bytes] = []
+        self.wanted: list[bytes] = []
         self.refuse: dict[int, int] = {}
         self.is_silent = False
         self.hangs_up_at: int | None = None
@@ -57,13 +62,17 @@ class FakeEngine:
                 return [
                     Message(
                         type=m.type,
+                        seq=m.seq,
                         pid=m.pid,
                         extensions=(
                             Supported(exttype=ExtType.SUPPORTED_AUTH, algorithms=tuple(auth)),
                             Supported(exttype=ExtType.SUPPORTED_ENCRYPT, algorithms=tuple(encrypt)),
                         ),
-                    ).encode()
+                    ).encode(),
+                    *(self.wanted if m.satype else ()),
                 ]
+            case MsgType.GETSPI:
+                return self._larval(m)
             case MsgType.ADD | MsgType.UPDATE | MsgType.GET | MsgType.DELETE:
                 return self._sa(m, record, again)
             case MsgType.FLUSH:
@@ -86,6 +95,18 @@ class FakeEngine:
                     return [error_reply(record, errno.ENOENT)]
         return [again(m)]
 
+    def _larval(self, m: Message) -> list[bytes]:
+        """The lowest SPI that will do."""
+        assert m.src is not None
+        assert m.dst is not None
+        spi = m.spirange.min if m.spirange else 0x100
+        found = Message(
+            type=m.type, satype=m.satype, seq=m.seq, pid=m.pid,
+            extensions=(Sa(spi=spi), m.src, m.dst),
+        )  # fmt: skip
+        self.sad[m.satype, spi, m.dst.address] = found
+        return [found.encode()]
+
     def _sa(self, m: Message, record: bytes, again: object) -> list[bytes]:
         assert m.sa is not None
         assert m.dst is not None
@@ -100,6 +121,9 @@ class FakeEngine:
             return [error_reply(record, errno.ESRCH)]
         if m.type == MsgType.DELETE:
             del self.sad[key]
+            return [again(m)]
+        if m.type == MsgType.UPDATE:
+            self.sad[key] = m
             return [again(m)]
         found = self.sad[key]
         return [

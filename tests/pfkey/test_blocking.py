@@ -1,242 +1,430 @@
-"""The blocking client: where it connects, whose replies it takes, and what it says of silence."""
+"""The blocking client: against pfkeyd itself, and against peers that misbehave."""
 
+import contextlib
 import errno
-import json
+import math
 import os
-import re
+import random
 import socket
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pfkey import blocking
+from pfkey import requests
 from pfkey.base import error_reply
-from pfkey.blocking import (
+from pfkey.blocking import Client
+from pfkey.const import Dir, Mode, MsgType, SaState, SaType
+from pfkey.entries import Limits, SadEntry, SpdEntry
+from pfkey.errors import (
+    BusyError,
     ClosedError,
-    Connection,
-    Control,
-    ControlError,
+    ExistsError,
+    InvalidError,
+    MisuseError,
     NoAnswerError,
-    control_call,
-    socket_path,
+    NotFoundError,
+    PfkeyError,
+    WireError,
 )
-from pfkey.client import Exchange
-from pfkey.const import MsgType
-from pfkey.errors import ShellError
+from pfkey.events import Acquire, Lost, Notice
 from pfkey.message import Message
+from pfkey.policy import parse
+from pfkey.requests import authenticator, cipher
+from pfkey.transport import RECORD_OCTETS_MAX
+from tests.keyd.engine.test_hostile import MUTATIONS
+from tests.pfkey.peer import peer
+from tests.support.shell import Process
 
-DUMP = Message(type=MsgType.DUMP, pid=7)
-FLUSH = Message(type=MsgType.FLUSH, pid=7)
-
-
-def record(seq: int, *, type: int = MsgType.DUMP, pid: int = 7, errno: int = 0) -> bytes:
-    return Message(type=type, seq=seq, pid=pid, errno=errno).encode()
-
-
-def test_a_dump_ends_at_sequence_number_zero() -> None:
-    exchange = Exchange(DUMP)
-    taken = [(exchange.offer(record(seq)), exchange.is_done) for seq in (1, 0, 0)]
-    assert taken == [(True, False), (True, True), (False, True)]
-    assert [reply.seq for reply in exchange.replies()] == [1, 0]
-
-
-def test_a_dump_ends_at_an_error() -> None:
-    exchange = Exchange(DUMP)
-    assert exchange.offer(error_reply(DUMP.encode(), errno.ENOENT))
-    assert (exchange.is_done, exchange.errno, exchange.replies()) == (True, errno.ENOENT, [])
+A, B = "10.1.1.1", "20.1.1.1"
+FLUSH = Message(type=MsgType.FLUSH, pid=os.getpid())
+SA = SadEntry(
+    satype=SaType.ESP, src=A, dst=B, spi=0x2694, mode=Mode.TRANSPORT, encrypt=cipher("aes-cbc"),
+    encrypt_key=bytes(range(16)), auth=authenticator("hmac-sha256"), auth_key=bytes(range(32)),
+    hard=Limits(addtime=3600), soft=Limits(addtime=3000), replay=32,
+)  # fmt: skip
+POLICY = SpdEntry(src=A, dst=B, policy=parse("out ipsec esp/transport//require"))
 
 
-def test_what_is_not_ours_is_left_alone() -> None:
-    exchange = Exchange(FLUSH)
-    for stranger in (
-        record(0, type=MsgType.FLUSH, pid=8),
-        record(5, type=MsgType.FLUSH),
-        record(5, type=MsgType.FLUSH, errno=1),
-        record(0, type=MsgType.ADD),
-        b"no message",
-        b"",
+def numbered(number: int) -> SadEntry:
+    return SadEntry(
+        satype=SaType.ESP, src=A, dst=B, spi=0x1000 + number, encrypt=cipher("null")
+    )  # fmt: skip
+
+
+def record(seq: int, *, type: int = MsgType.FLUSH, pid: int | None = None, errno: int = 0) -> bytes:
+    return Message(
+        type=type, seq=seq, pid=os.getpid() if pid is None else pid, errno=errno
+    ).encode()
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    with Process(tmp_path_factory.mktemp("pfkeyd")) as found:
+        yield found
+        assert found.stop() == 0
+        assert "Traceback" not in found.log
+
+
+@pytest.fixture
+def client(daemon: Process) -> Iterator[Client]:
+    with Client(daemon.socket) as found:
+        yield found
+        found.flush()
+        found.spdflush()
+
+
+# Against pfkeyd.
+
+
+def test_an_sa_from_its_birth_to_its_end(client: Client) -> None:
+    added = client.add(SA)
+    assert added.state == SaState.MATURE
+    assert added.current is not None
+    assert (added.src, added.dst, added.spi, added.auth_key) == (A, B, 0x2694, SA.auth_key)
+    assert (added.hard, added.soft, added.replay) == (SA.hard, SA.soft, 32)
+    assert client.get(SaType.ESP, A, B, 0x2694) == added
+    assert list(client.dump()) == [added]
+    assert list(client.dump(SaType.AH)) == []
+    with pytest.raises(ExistsError, match=r"ADD esp 10.*0x00002694: it is there already") as caught:
+        client.add(SA)
+    assert caught.value.request.type == MsgType.ADD
+    changed = client.update(added)
+    assert changed.spi == 0x2694
+    assert client.delete(SaType.ESP, A, B, 0x2694).spi == 0x2694
+    with pytest.raises(NotFoundError, match="ESRCH"):
+        client.get(SaType.ESP, A, B, 0x2694)
+
+
+def test_what_one_engine_dumps_another_can_add(client: Client, tmp_path: Path) -> None:
+    client.add(SA)
+    with Process(tmp_path) as other, Client(other.socket) as far:
+        (found,) = client.dump()
+        far.add(found)
+        (again,) = far.dump()
+        assert (again.src, again.spi, again.encrypt_key) == (A, 0x2694, SA.encrypt_key)
+        assert far.register(SaType.ESP).encrypt
+
+
+def test_a_policy_from_its_birth_to_its_end(client: Client) -> None:
+    added = client.spdadd(POLICY)
+    assert added.id
+    assert client.spdget(added.id) == added
+    assert list(client.spddump()) == [added]
+    with pytest.raises(ExistsError):
+        client.spdadd(POLICY)
+    assert client.spdupdate(POLICY).policy.requests == POLICY.policy.requests
+    (now,) = client.spddump()
+    assert client.spddelete2(now.id).id == now.id
+    client.spdsetidx(POLICY)
+    assert client.spddelete(A, B, Dir.OUT).src == A
+    with pytest.raises(NotFoundError):
+        client.spddelete(A, B, Dir.OUT)
+    client.spdflush()
+    assert list(client.spddump()) == []
+
+
+def test_a_client_may_have_all_the_time_there_is(daemon: Process) -> None:
+    with Client(daemon.socket, timeout=math.inf) as client:
+        client.flush()
+        assert client.register(SaType.UNSPEC).auth
+
+
+def test_registering_tells_the_algorithms(client: Client) -> None:
+    found = client.register(SaType.ESP)
+    assert cipher("aes-cbc") in {row.id for row in found.encrypt}
+    assert authenticator("hmac-sha256") in {row.id for row in found.auth}
+    with pytest.raises(ExistsError, match="REGISTER esp"):
+        client.register(SaType.ESP)
+    assert client.register(SaType.UNSPEC) == found
+
+
+def test_what_others_do_is_an_event_without_keys(daemon: Process, client: Client) -> None:
+    with Client(daemon.socket) as other:
+        other.add(SA)
+        event = client.event(5)
+    assert isinstance(event, Notice)
+    seen = SadEntry.of(event.message)
+    assert (seen.spi, seen.encrypt_key) == (0x2694, None)
+    assert client.event(0) is None
+
+
+def test_requests_are_served_while_a_dump_is_read(client: Client) -> None:
+    """Everything is shown once, though half of it is deleted meanwhile; all that is left stays."""
+    for number in range(3000):
+        client.add(numbered(number))
+    seen = []
+    for sa in client.dump():
+        seen.append(sa.spi)
+        if len(seen) % 100 == 0:
+            client.delete(sa.satype, sa.src, sa.dst, sa.spi)
+            with pytest.raises(NotFoundError):
+                client.get(sa.satype, sa.src, sa.dst, sa.spi)
+    assert sorted(seen) == [0x1000 + number for number in range(3000)]
+    assert len(list(client.dump())) == 2970
+
+
+def test_a_dump_may_be_left_before_its_end(client: Client) -> None:
+    for number in range(1000):
+        client.add(numbered(number))
+    for _ in client.dump():
+        break
+    left = client.dump()
+    next(left)
+    left.close()
+    assert len(list(client.dump())) == 1000
+    assert client.get(SaType.ESP, A, B, 0x1000).spi == 0x1000
+
+
+def test_dumps_of_one_client_follow_each_other(client: Client) -> None:
+    for number in range(2000):
+        client.add(numbered(number))
+    client.spdadd(POLICY)
+    first, second, third = client.dump(), client.dump(), client.spddump()
+    next(first)
+    assert (len(list(second)), len(list(third)), len(list(first))) == (2000, 1, 1999)
+
+
+def test_a_dump_that_the_engine_refuses_says_so() -> None:
+    def talk(far: socket.socket) -> None:
+        far.send(error_reply(far.recv(100), errno.EBUSY))
+        far.recv(1)
+
+    with (
+        peer(talk) as near,
+        Client.over(near) as client,
+        pytest.raises(BusyError, match="EBUSY: DUMP: the key engine is busy"),
     ):
-        assert not exchange.offer(stranger)
-    assert exchange.offer(record(0, type=MsgType.FLUSH))
+        list(client.dump())
 
 
-@given(st.binary(max_size=40))
-def test_any_octets_may_be_offered(octets: bytes) -> None:
-    Exchange(FLUSH).offer(octets)
+def test_a_promiscuous_client_hears_everything(daemon: Process, client: Client) -> None:
+    with Client(daemon.socket) as ear:
+        ear.promisc()
+        client.add(SA)
+        heard = [e.type for e in ear.events(timeout=0.2) if isinstance(e, Notice)]
+        assert heard.count(MsgType.ADD) >= 2
+        with pytest.raises(MisuseError, match="promiscuous"):
+            ear.flush()
+        ear.promisc(False)
+        ear.get(SaType.ESP, A, B, 0x2694)
 
 
-def test_the_socket_is_named_by_the_environment() -> None:
-    assert socket_path({"PFKEY_SOCKET": "/x/y"}) == Path("/x/y")
+def test_a_client_that_does_not_listen_is_told_what_it_lost(daemon: Process) -> None:
+    with Client(daemon.socket, queue=10) as deaf, Client(daemon.socket) as other:
+        for number in range(30):
+            other.add(numbered(number))
+        deaf.register(SaType.UNSPEC)  # reads what came before
+        assert deaf.lost == 20
+        heard = list(deaf.events(timeout=0))
+        assert [type(event) for event in heard] == [*[Notice] * 10, Lost]
+        assert heard[-1] == Lost(20)
+        other.flush()
 
 
-def test_the_socket_is_named_by_the_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
-    inode = Path("/proc/self/ns/net").stat().st_ino
-    runtime = {"XDG_RUNTIME_DIR": "/run/user/5"}
-    monkeypatch.setattr(os, "getuid", lambda: 5)
-    monkeypatch.setattr(os, "geteuid", lambda: 5)
-    assert socket_path(runtime) == Path(f"/run/user/5/pfkey/{inode}.sock")
-    assert socket_path({}) == Path(f"/run/pfkey/{inode}.sock")
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    set_id = socket_path({**runtime, "PFKEY_SOCKET": "/x/y"})
-    assert set_id == Path(f"/run/pfkey/{inode}.sock")
+def test_giving_up_an_acquire_takes_no_answer(client: Client) -> None:
+    acquire = Acquire(
+        satype=SaType.ESP, seq=77, src=A, dst=B, policy=None, proposal=None,
+        message=Message(type=MsgType.ACQUIRE),
+    )  # fmt: skip
+    client.acquire_failed(acquire)
+    assert client.event(0.05) is None
+    client.flush()
 
 
-@contextmanager
-def server(path: Path, talk: Callable[[socket.socket], None]) -> Iterator[None]:
-    """Talk to one client at `path`."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(str(path))
-        listener.listen()
-
-        def serve() -> None:
-            link, _ = listener.accept()
-            with link:
-                talk(link)
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield
-        thread.join(5)
-        assert not thread.is_alive()
+def test_a_daemon_that_is_restarted_takes_a_new_client(tmp_path: Path) -> None:
+    with Process(tmp_path) as first:
+        client = Client(first.socket)
+        client.register(SaType.ESP)
+        first.stop()
+    with client, pytest.raises(ClosedError, match="pfkeyd closed the connection"):
+        client.flush()
+    with Process(tmp_path) as second, Client(second.socket, wait=10) as again:
+        again.register(SaType.ESP)
+    with pytest.raises(ClosedError, match="this connection is closed; connect anew"):
+        client.flush()
 
 
-def test_a_request_gets_its_replies_past_those_of_others(tmp_path: Path) -> None:
-    def talk(link: socket.socket) -> None:
-        link.send(record(0, type=MsgType.FLUSH, errno=errno.EPERM))  # left over: not a reply
-        link.recv(100)
-        link.send(record(0, type=MsgType.ACQUIRE, pid=0))
-        link.send(record(0, type=MsgType.FLUSH, pid=99))
-        link.send(record(0, type=MsgType.FLUSH))
-        link.recv(1)
+# Against peers that misbehave.
 
-    path = tmp_path / "s"
-    with server(path, talk), Connection(path) as link:
-        assert link.recv(5) is not None
-        exchange = link.request(FLUSH)
+
+def test_a_request_gets_its_replies_past_those_of_others() -> None:
+    def talk(far: socket.socket) -> None:
+        far.send(record(0, errno=errno.EPERM))  # left over: not a reply
+        far.recv(100)
+        far.send(record(0, type=MsgType.ACQUIRE, pid=0))
+        far.send(record(0, pid=99))
+        far.send(record(0))
+        far.recv(1)
+
+    with peer(talk) as near, Client.over(near) as client:
+        assert client.recv(5) is not None
+        exchange = client.request(FLUSH)
         assert (exchange.errno, len(exchange.records)) == (0, 1)
 
 
-def test_leftovers_are_dropped_before_a_request() -> None:
+def test_leftovers_are_no_replies() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs, Connection.over(ours) as link:
-        theirs.send(record(0, type=MsgType.FLUSH, errno=errno.EPERM))
+    with theirs, Client.over(ours, timeout=0.01) as client:
+        theirs.send(record(0, errno=errno.EPERM))
         with pytest.raises(NoAnswerError, match=r"did not answer within 0\.01 s"):
-            link.request(FLUSH, timeout=0.01)
+            client.request(FLUSH)
+        event = client.event(0)
+        assert isinstance(event, Notice)
 
 
 def test_a_closed_connection_is_said_to_be_closed() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with Connection.over(ours) as link:
-        assert link.fileno() == ours.fileno()
+    with Client.over(ours) as client:
+        assert client.fileno() == ours.fileno()
         theirs.close()
         with pytest.raises(ClosedError, match="pfkeyd closed the connection"):
-            link.recv(1)
+            client.recv(1)
         with pytest.raises(ClosedError):
-            link.send(b"x")
+            client.send(b"x")
+        with pytest.raises(ClosedError):
+            client.event()
 
 
 def test_the_largest_message_fits() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-    size = min(
-        blocking.RECORD_OCTETS_MAX, theirs.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 4
-    )
-    with theirs, Connection.over(ours) as link:
+    size = min(RECORD_OCTETS_MAX, theirs.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 4)
+    with theirs, Client.over(ours) as client:
         theirs.send(bytes(size))
-        found = link.recv(1)
+        found = client.recv(1)
         assert found is not None
         assert len(found) == size
 
 
-def test_nobody_there_is_one_line_with_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(ShellError, match=r"no pfkeyd answers at .*; start it with: pfkeyd &"):
-        Connection(tmp_path / "s")
-    stale = tmp_path / "stale"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as gone:
-        gone.bind(str(stale))
-    with pytest.raises(ShellError, match="no pfkeyd answers"):
-        Connection(stale)
-    with pytest.raises(ShellError, match=f"no pfkeyd answers at {tmp_path / 's'};"):
-        control_call(tmp_path / "s", "version")
+def test_a_peer_that_reads_nothing_does_not_hold_us_for_ever() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs, Client.over(ours, timeout=0.05) as client:
+
+        def send_all() -> None:
+            while True:
+                client.send(bytes(1000), 0.05)
+
+        with pytest.raises(NoAnswerError):
+            send_all()
+        with pytest.raises(NoAnswerError):
+            client.flush()
 
 
-def test_a_path_may_be_longer_than_a_socket_address(tmp_path: Path) -> None:
-    folder = tmp_path / ("x" * 120)
-    folder.mkdir()
-    with pytest.raises(ShellError, match="no pfkeyd answers"):
-        Connection(folder / "absent" / "s")
-    here = os.open(folder, os.O_PATH)
-    try:
-        short = Path(f"/proc/self/fd/{here}/s")
-        with (
-            server(short, lambda link: None),
-            Connection(folder / "s") as link,
-            pytest.raises(ClosedError),
-        ):
-            link.recv(5)
-    finally:
-        os.close(here)
+def test_a_peer_that_chatters_does_not_hold_us_for_ever() -> None:
+    def talk(far: socket.socket) -> None:
+        chatter = [record(0, pid=99), b"no message", record(1, type=MsgType.GET)]
+        try:
+            while True:
+                for one in chatter:
+                    far.send(one, socket.MSG_NOSIGNAL)
+        except OSError:
+            return  # they have had enough
+
+    began = time.monotonic()
+    with peer(talk) as near, Client.over(near, timeout=0.1) as client:
+        with pytest.raises(NoAnswerError):
+            client.flush()
+        with pytest.raises(NoAnswerError):
+            next(client.dump())
+        assert client.lost > 0
+    assert time.monotonic() - began < 5
 
 
-def _answer(link: socket.socket, **answer: object) -> None:
-    request = json.loads(link.recv(4096))
-    assert request["jsonrpc"] == "2.0"
-    link.send(json.dumps({"jsonrpc": "2.0", "id": request["id"], **answer}).encode())
+def test_garbage_alone_is_no_event() -> None:
+    def talk(far: socket.socket) -> None:
+        try:
+            while True:
+                far.send(b"no message", socket.MSG_NOSIGNAL)
+        except OSError:
+            return
+
+    with peer(talk) as near, Client.over(near) as client:
+        assert client.event(0.05) is None
+        assert client.garbled > 0
 
 
-def _notify(link: socket.socket, number: int) -> None:
-    message = {"jsonrpc": "2.0", "method": "message", "params": {"n": number}}
-    link.send(json.dumps(message).encode())
+def test_a_reply_that_is_no_message_is_an_error_and_the_next_is_served() -> None:
+    def talk(far: socket.socket) -> None:
+        asked = bytearray(far.recv(1000))
+        far.send(asked[:4] + b"\3\0" + asked[6:16] + bytes(8))  # an extension of length 0
+        far.send(far.recv(1000))
+        far.recv(1)
+
+    with peer(talk) as near, Client.over(near) as client:
+        with pytest.raises(WireError, match=r"length of 0 words|type 0"):
+            client.get(SaType.ESP, A, B, 1)
+        client.flush()
 
 
-def test_control_calls_return_results_and_keep_notifications(tmp_path: Path) -> None:
-    def talk(link: socket.socket) -> None:
-        _notify(link, 1)
-        _answer(link, result={"x": 1})
-        _notify(link, 2)
-        link.recv(1)
+def test_any_octets_may_come_from_the_engine() -> None:
+    """Mutated replies, in the right places: an answer or an error of ours, and always an end."""
+    dice = random.Random(20261124)
+    entry = numbered(1)
 
-    with server(tmp_path / "s.ctl", talk), Control(tmp_path / "s") as control:
-        assert control.call("subscribe", show_keys=True) == {"x": 1}
-        for number in (1, 2):
-            found = control.notification(5)
-            assert found is not None
-            assert found["params"] == {"n": number}
-        assert control.notification(0) is None
+    def talk(far: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # they have closed
+            while asked := far.recv(2000):
+                mutate(far, asked)
+
+    def mutate(far: socket.socket, asked: bytes) -> None:
+        for _ in range(dice.randrange(3)):
+            octets = bytearray(asked if dice.randrange(3) else entry_octets)
+            octets[8:16] = asked[8:16]
+            for _ in range(dice.randrange(3)):
+                if len(octets) > 2:
+                    dice.choice(MUTATIONS)(dice, octets)
+            if octets:
+                far.send(octets, socket.MSG_NOSIGNAL)
+        far.send(error_reply(asked, dice.randrange(200)), socket.MSG_NOSIGNAL)
+
+    entry_octets = requests.sa(MsgType.ADD, entry).encode()
+    answered = 0
+    with peer(talk) as near, Client.over(near, timeout=0.2, queue=20) as client:
+        for number in range(300):
+            try:
+                match number % 4:
+                    case 0:
+                        client.add(entry)
+                    case 1:
+                        client.spdget(7)
+                    case 2:
+                        list(client.dump())
+                    case _:
+                        client.register(SaType.ESP)
+                answered += 1
+            except PfkeyError:
+                pass
+            client.event(0)
+    assert answered
 
 
-def test_a_refused_control_call_says_why(tmp_path: Path) -> None:
-    error = {"code": -32601, "message": "no such method"}
-    with (
-        server(tmp_path / "s.ctl", lambda link: _answer(link, error=error)),
-        pytest.raises(ControlError, match="bogus: no such method") as caught,
-    ):
-        control_call(tmp_path / "s", "bogus")
-    assert caught.value.code == -32601
+# AF_KEY, driven through a pair: a datagram socket that looks at what is sent, and has no end.
 
 
-@pytest.mark.parametrize("answer", [b"{", b"[]"])
-def test_an_answer_that_is_no_json_object_is_an_error(tmp_path: Path, answer: bytes) -> None:
-    def talk(link: socket.socket) -> None:
-        link.recv(4096)
-        link.send(answer)
+def test_what_af_key_refuses_at_once_is_a_refusal_with_its_message() -> None:
+    def talk(far: socket.socket) -> None:
+        far.recv(1)
 
-    with server(tmp_path / "s.ctl", talk), pytest.raises(ShellError, match="no JSON"):
-        control_call(tmp_path / "s", "version")
+    with peer(talk, socket.SOCK_DGRAM) as near, Client.over(near) as client:
+        long = SadEntry(satype=SaType.ESP, src=A, dst=B, spi=1, encrypt_key=bytes(400_000 // 64))
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2304)
+        with pytest.raises(InvalidError, match="EMSGSIZE: ADD esp") as caught:
+            client.add(long)
+        assert caught.value.request.key_encrypt is not None
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 17)
+        near.send(b"x")
 
 
-@pytest.mark.parametrize(
-    ("path", "said"),
-    [("x" * 200, "File name too long; give a shorter --socket PATH"), ("/", "/ is no socket")],
-)
-def test_an_impossible_socket_is_one_line_with_a_reason(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, said: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ShellError, match=re.escape(said)):
-        control_call(Path(path), "version")
+def test_af_key_answers_over_a_datagram_socket() -> None:
+    def talk(far: socket.socket) -> None:
+        for _ in range(2):  # FLUSH comes back twice on Linux
+            asked = far.recv(1000)
+            far.send(asked)
+            far.send(asked)
+
+    with peer(talk, socket.SOCK_DGRAM) as near, Client.over(near) as client:
+        client.flush()
+        client.flush()
+        assert client.event(0) is None

@@ -28,7 +28,7 @@ def test_whatever_is_missing_here_comes_with_its_remedy(monkeypatch: pytest.Monk
     monkeypatch.setenv("PFKEY_SOCKET", "/nonexistent/sock")
     findings = doctor.examine(os.environ)
     assert [f.name for f in findings] == [
-        "kernel", "tun", "nftables", "rights", "crypto", "lab", "pfkeyd",
+        "kernel", "tun", "nftables", "ipv6", "rights", "crypto", "lab", "pfkeyd",
     ]  # fmt: skip
     assert all(f.ok or f.remedy for f in findings)
     assert findings[-1].remedy == "pfkeyd &"
@@ -68,6 +68,41 @@ def test_a_file_in_place_of_tun_is_told_apart(
     (tmp_path / "tun").touch()
     monkeypatch.setattr(doctor, "TUN", tmp_path / "tun")
     assert "is not the device 10:200" in doctor.check_tun().seen
+
+
+@pytest.mark.parametrize(
+    ("off", "is_ok", "says", "remedy"),
+    [
+        ({"default": 0, "eth0": 0, "lo": 0}, True, "on eth0", ""),
+        ({"default": 1, "eth0": 1, "lo": 0}, True, "off on every device", ""),
+        ({"default": 1, "eth0": 0, "pfkey0": 0}, True, "on eth0", ""),
+        ({"default": 1, "eth0": 0, "pfkey0": 1}, False, "off on pfkey0",
+         "sysctl -w net.ipv6.conf.pfkey0.disable_ipv6=0"),
+        ({"default": 0, **{f"eth{n}": 0 for n in range(9)}}, True, "eth5 …", ""),
+    ],
+)  # fmt: skip
+def test_ipv6_that_the_tun_cannot_carry_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    off: dict[str, int], is_ok: bool, says: str, remedy: str,
+) -> None:  # fmt: skip
+    for name, value in off.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "disable_ipv6").write_text(f"{value}\n")
+    monkeypatch.setattr(doctor, "IPV6_CONF", tmp_path)
+    found = doctor.check_ipv6()
+    assert (found.ok, found.remedy) == (is_ok, remedy)
+    assert says in found.seen
+
+
+def test_an_error_that_says_nothing_of_ipv6_is_not_taken_for_its_absence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("socket.socket", refuse)
+    with pytest.raises(OSError, match="Too many"):
+        doctor.has_ipv6()
 
 
 def test_missing_library_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,52 +1,82 @@
-"""Laws that every extension obeys (RFC 2367 section 2.3)."""
+"""Laws that every extension obeys in every dialect that has it (RFC 2367 section 2.3)."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pfkey.const import ExtType
+from pfkey.dialect import DIALECTS, Dialect
 from pfkey.errors import WireError
 from pfkey.message import DECODERS, Extension
 from tests.pfkey import strategies
 
+EACH = pytest.mark.parametrize("dialect", DIALECTS.values(), ids=repr)
+# Every extension of every dialect, by our number.
+ALL = [
+    pytest.param(dialect, exttype, id=f"{dialect.name}-{exttype}")
+    for dialect in DIALECTS.values()
+    for exttype in sorted(dialect.extensions.named.values())
+]
 
-@given(strategies.extensions())
-def test_extensions_survive_the_wire(extension: Extension) -> None:
-    octets = extension.encode()
-    assert int.from_bytes(octets[:2], "little") * 8 == len(octets)
-    assert octets[2:4] == int(extension.exttype).to_bytes(2, "little")
-    assert DECODERS[extension.exttype](octets, 16) == extension
+
+def head(words: int, exttype: int, dialect: Dialect) -> bytes:
+    return words.to_bytes(2, "little") + dialect.exttype(exttype).to_bytes(2, "little")
 
 
-@given(strategies.extensions(), st.data())
-def test_reserved_octets_are_ignored(extension: Extension, data: st.DataObject) -> None:
+@EACH
+@given(st.data())
+def test_extensions_survive_the_wire(dialect: Dialect, data: st.DataObject) -> None:
+    extension: Extension = data.draw(strategies.extensions(dialect))
+    octets = extension.encode(dialect)
+    assert octets[:4] == head(len(octets) // 8, extension.exttype, dialect)
+    assert len(octets) % 8 == 0
+    assert DECODERS[extension.exttype](octets, 16, dialect) == extension
+
+
+@EACH
+@given(st.data())
+def test_reserved_octets_are_ignored(dialect: Dialect, data: st.DataObject) -> None:
     """Whatever decodes, encodes to octets that decode to the same."""
-    octets = data.draw(strategies.mutations(st.just(extension.encode())))
+    extension: Extension = data.draw(strategies.extensions(dialect))
+    octets = data.draw(strategies.mutations(st.just(extension.encode(dialect))))
     try:
-        again = DECODERS[extension.exttype](octets, 0)
+        again = DECODERS[extension.exttype](octets, 0, dialect)
     except WireError:
         return
-    assert DECODERS[extension.exttype](again.encode(), 0) == again
+    assert DECODERS[extension.exttype](again.encode(dialect), 0, dialect) == again
 
 
-@pytest.mark.parametrize("exttype", list(ExtType))
-@given(st.binary(max_size=96))
-def test_any_octets_decode_or_raise_wire_error(exttype: ExtType, octets: bytes) -> None:
+@EACH
+@given(st.data())
+def test_any_octets_decode_or_raise_wire_error(dialect: Dialect, data: st.DataObject) -> None:
+    exttype = data.draw(st.sampled_from(sorted(dialect.extensions.named.values())))
+    octets = data.draw(st.binary(max_size=96))
     body = octets + bytes(-len(octets) % 8)
-    head = (len(body) // 8 + 1).to_bytes(2, "little") + int(exttype).to_bytes(2, "little")
+    whole = head(len(body) // 8 + 1, exttype, dialect) + body[:4].ljust(4, b"\0") + body
     try:
-        extension = DECODERS[exttype](head + body[:4] + body, 0)
+        extension = DECODERS[exttype](whole, 0, dialect)
     except WireError:
         return
     assert extension.exttype == exttype
 
 
-@pytest.mark.parametrize("exttype", list(ExtType))
-def test_a_decoder_refuses_another_type_and_another_length(exttype: ExtType) -> None:
+@pytest.mark.parametrize(("dialect", "exttype"), ALL)
+def test_a_decoder_refuses_another_type_and_another_length(dialect: Dialect, exttype: int) -> None:
     decode = DECODERS[exttype]
     with pytest.raises(WireError, match="no extension of type 200"):
-        decode(b"\x02\0\xc8\0" + bytes(12), 0)
+        decode(b"\x02\0\xc8\0" + bytes(12), 0, dialect)
     with pytest.raises(WireError, match="9 words in 16 octets"):
-        decode(b"\x09\0" + bytes([exttype, 0]) + bytes(12), 0)
+        decode(head(9, exttype, dialect) + bytes(12), 0, dialect)
     with pytest.raises(WireError, match="no header"):
-        decode(b"\x01", 0)
+        decode(b"\x01", 0, dialect)
+
+
+@pytest.mark.parametrize("exttype", sorted(DECODERS))
+@settings(max_examples=3)
+@given(st.data())
+def test_what_a_dialect_has_not_it_does_not_say(exttype: int, data: st.DataObject) -> None:
+    """No extension of one system is written with a number that means another thing elsewhere."""
+    homes = [d for d in DIALECTS.values() if exttype in d.extensions]
+    extension = data.draw(strategies.by_type(homes[0])[exttype])
+    for other in set(DIALECTS.values()) - set(homes):
+        with pytest.raises(WireError, match="is not of this dialect"):
+            extension.encode(other)

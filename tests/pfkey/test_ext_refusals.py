@@ -3,6 +3,7 @@
 import pytest
 
 from pfkey.const import AF_INET, ExtType
+from pfkey.dialect import LINUX
 from pfkey.errors import WireError
 from pfkey.ext_address import Address
 from pfkey.ext_ident import Ident
@@ -32,7 +33,7 @@ from pfkey.message import DECODERS, Extension
 def test_structure_is_strict(octets: str, why: str) -> None:
     raw = bytes.fromhex(octets)
     with pytest.raises(WireError, match=why):
-        DECODERS[raw[2]](raw, 0)
+        DECODERS[raw[2]](raw, 0, LINUX)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Whole messages: RFC 2367 sections 2.1 and 2.2, as Linux reads them."""
 
 from dataclasses import replace
-from errno import EINVAL, EMSGSIZE
+from errno import EAFNOSUPPORT, EINVAL, EMSGSIZE
 
 import pytest
 from hypothesis import given
@@ -9,9 +9,13 @@ from hypothesis import strategies as st
 
 from pfkey.base import SADB_MSG, header
 from pfkey.const import Dir, ExtType, Level, Mode, MsgType, PolicyType, SaFlag, SaType
+from pfkey.dialect import DIALECTS, LINUX, Dialect
 from pfkey.errors import WireError
+from pfkey.ext_x_word import Word
 from pfkey.message import DECODERS, Message, error_reply
 from tests.pfkey import strategies, vectors
+
+EACH = pytest.mark.parametrize("dialect", DIALECTS.values(), ids=repr)
 
 
 @pytest.mark.parametrize("octets", vectors.REAL)
@@ -72,49 +76,79 @@ def test_a_changed_message_forgets_its_octets() -> None:
     assert header(message.encode()).seq == 7
 
 
-@given(strategies.messages())
-def test_messages_survive_the_wire(message: Message) -> None:
-    octets = message.encode()
+@EACH
+@given(st.data())
+def test_messages_survive_the_wire(dialect: Dialect, data: st.DataObject) -> None:
+    message: Message = data.draw(strategies.messages(dialect))
+    octets = message.encode(dialect)
     assert len(octets) % 8 == 0
-    decoded = Message.decode(octets)
+    decoded = Message.decode(octets, dialect)
     assert decoded == message
-    assert replace(decoded).encode() == octets
+    assert decoded.dialect is dialect
+    assert replace(decoded).encode(dialect) == octets
 
 
-def decoded(octets: bytes) -> Message | None:
+@EACH
+@given(st.data())
+def test_another_dialect_says_the_same_or_refuses(dialect: Dialect, data: st.DataObject) -> None:
+    message: Message = data.draw(strategies.messages(dialect))
+    other: Dialect = data.draw(st.sampled_from(list(DIALECTS.values())))
+    try:
+        octets = message.encode(other)
+    except WireError:
+        return
+    again = Message.decode(octets, other)
+    assert [e.exttype for e in again.extensions] == [e.exttype for e in message.extensions]
+    assert again.encode(other) == octets
+    # what was rounded in the first step is not rounded again
+    assert Message.decode(replace(again).encode(other), other) == again
+
+
+def decoded(octets: bytes, dialect: Dialect = LINUX) -> Message | None:
     """The message, or None where a well-formed WireError says why not."""
     try:
-        return Message.decode(octets)
+        return Message.decode(octets, dialect)
     except WireError as error:
         fault = error
-    assert fault.errno in (EINVAL, EMSGSIZE)
+    assert fault.errno in (EINVAL, EMSGSIZE, EAFNOSUPPORT)
     assert 0 <= fault.offset <= max(len(octets), 16)
     assert fault.part
     assert fault.rule
     return None
 
 
+@EACH
 @given(st.binary(max_size=200))
-def test_any_octets_parse_or_raise_wire_error(octets: bytes) -> None:
-    message = decoded(octets)
-    assert message is None or message.encode() == octets
+def test_any_octets_parse_or_raise_wire_error(dialect: Dialect, octets: bytes) -> None:
+    message = decoded(octets, dialect)
+    assert message is None or message.encode(dialect) == octets
 
 
-@given(
-    strategies.mutations(st.sampled_from(vectors.REAL) | strategies.messages().map(Message.encode))
-)
-def test_mutations_of_messages_parse_or_raise_wire_error(octets: bytes) -> None:
-    message = decoded(octets)
-    # what was read can be written, and reads the same
-    assert message is None or Message.decode(replace(message).encode()) == message
+@EACH
+@given(st.data())
+def test_mutations_of_messages_parse_or_raise_wire_error(
+    dialect: Dialect, data: st.DataObject
+) -> None:
+    real = strategies.messages(dialect).map(lambda message: message.encode(dialect))
+    if dialect is LINUX:
+        real |= st.sampled_from(vectors.REAL)
+    octets = data.draw(strategies.mutations(real))
+    message = decoded(octets, dialect)
+    if message is not None:
+        assert message.encode(dialect) == octets
+        # what was read can be written, and reads the same
+        assert Message.decode(replace(message).encode(dialect), dialect) == message
 
 
-@given(strategies.messages())
-def test_header_is_what_the_format_says(message: Message) -> None:
-    octets = message.encode()
+@EACH
+@given(st.data())
+def test_header_is_what_the_format_says(dialect: Dialect, data: st.DataObject) -> None:
+    message: Message = data.draw(strategies.messages(dialect))
+    octets = message.encode(dialect)
     raw = SADB_MSG.parse(octets)
-    peek = header(octets, is_request=False)
-    assert (peek.type, peek.satype, peek.errno) == (raw["type"], raw["satype"], raw["errno"])
+    peek = header(octets, dialect, is_request=False)
+    assert (peek.type, peek.satype, peek.errno) == (message.type, message.satype, message.errno)
+    assert raw["type"] == dialect.messages.theirs(message.type)
     assert (peek.seq, peek.pid, peek.reserved) == (raw["seq"], raw["pid"], raw["reserved"])
     assert peek.length_octets == len(octets)
 
@@ -178,9 +212,9 @@ def test_faults_name_extension_offset_and_rule(octets: bytes, offset: int, why: 
 
 
 def test_unknown_extensions_are_kept_and_may_stand_twice() -> None:
-    unknown = bytes.fromhex("0100640001020304")
+    unknown = bytes.fromhex("0100c80001020304")
     message = Message.decode(request(SA, unknown, unknown))
-    assert [e.exttype for e in message.extensions] == [1, 100, 100]
+    assert [e.exttype for e in message.extensions] == [1, 200, 200]
     assert replace(message).encode() == message.octets
 
 
@@ -222,4 +256,15 @@ def test_values_out_of_range_are_wire_errors() -> None:
 
 
 def test_every_extension_type_has_a_decoder_and_a_strategy() -> None:
-    assert set(DECODERS) == set(ExtType) == set(strategies.BY_TYPE)
+    assert set(DECODERS) == set(ExtType) == strategies.EVERY_TYPE
+
+
+@EACH
+def test_an_extension_of_our_own_tells_that_its_sender_knows_of_them(dialect: Dialect) -> None:
+    window = Word(exttype=ExtType.X_REPLAY_WINDOW, value=4096)
+    octets = Message(type=MsgType.ADD, satype=SaType.ESP, extensions=(window,)).encode(dialect)
+    assert octets[16:] == bytes.fromhex("0100640000100000")
+    assert Message.decode(octets, dialect).uses_own
+    assert not Message.decode(
+        replace(Message.decode(octets, dialect), extensions=()).encode(dialect), dialect
+    ).uses_own

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pfkey import policy
 from pfkey.const import Dir, Level, Mode, PolicyType
+from pfkey.dialect import FREEBSD, LINUX, NETBSD, OPENBSD, Dialect
 from pfkey.errors import PolicyError
 from pfkey.ext_x_policy import IpsecRequest, Policy
 
@@ -121,8 +122,55 @@ def test_numbers_the_engine_chose_carry_another_mark() -> None:
     assert policy.render_request(request) == "esp/transport//unique#16385"
 
 
-def test_without_fwd_it_means_in() -> None:
-    assert policy.parse("fwd none", fwd=False).dir == Dir.IN
+@pytest.mark.parametrize("dialect", [NETBSD, FREEBSD], ids=repr)
+def test_without_fwd_it_means_in(dialect: Dialect) -> None:
+    assert policy.parse("fwd none", dialect).dir == Dir.IN
+
+
+# A policy of each kind as the systems' own libipsec would write it, by hand.
+LINUX_REQUEST = "3000320002030000" + "0c000000" + "00000000"
+BSD_REQUEST = "2800320002030c00"
+LINUX_PAIR = "02000000140000010000000000000000" + "02000000140000020000000000000000"
+BSD_PAIR = "10020000140000010000000000000000" + "10020000140000020000000000000000"
+
+
+@pytest.mark.parametrize(
+    ("dialect", "text", "octets"),
+    [
+        (LINUX, "", "080012000200020000000000" + "00000080" + LINUX_REQUEST + LINUX_PAIR),
+        (LINUX, "prio high", "080012000200020000000000" + "00000040" + LINUX_REQUEST + LINUX_PAIR),
+        (NETBSD, "", "070012000200020000000000" + "00000000" + BSD_REQUEST + BSD_PAIR),
+        (FREEBSD, "", "070012000200020000000000" + "00000000" + BSD_REQUEST + BSD_PAIR),
+        (FREEBSD, "prio high", "070012000200020000000000" + "00000040" + BSD_REQUEST + BSD_PAIR),
+    ],
+)
+def test_the_octets_are_the_dialects(dialect: Dialect, text: str, octets: str) -> None:
+    found = policy.parse(f"out {text} ipsec esp/tunnel/20.0.0.1-20.0.0.2/unique:12", dialect)
+    assert found.encode(dialect).hex() == octets
+    assert Policy.decode(bytes.fromhex(octets), 0, dialect) == found
+
+
+@pytest.mark.parametrize(
+    ("dialect", "text", "why"),
+    [
+        (NETBSD, "out prio 5 none", "Policy priority not compiled in"),
+        (NETBSD, "out ipsec esp/transport//unique:65536", "65536 does not fit 16 bits"),
+        (FREEBSD, "out ipsec esp/transport//unique:65536", "65536 does not fit 16 bits"),
+        (LINUX, "out ipsec esp/transport//unique:4294967296", "does not fit 32 bits"),
+        (OPENBSD, "out none", "this system has flows, no policies"),
+    ],
+)
+def test_what_a_dialect_cannot_say_is_refused(dialect: Dialect, text: str, why: str) -> None:
+    with pytest.raises(PolicyError, match=why):
+        policy.parse(text, dialect)
+
+
+@pytest.mark.parametrize("dialect", [NETBSD, FREEBSD], ids=repr)
+def test_numbers_of_the_system_without_a_name_are_shown_as_it_counts(dialect: Dialect) -> None:
+    octets = bytes.fromhex("03001200" + "02000900" + "00000000" * 2 + "0800320009020000")
+    found = Policy.decode(octets, 0, dialect)
+    assert policy.render(found) == "9 ipsec esp/9//require"
+    assert found.encode(dialect) == octets
 
 
 def test_the_forwarded_copy_claims_no_sa_of_its_own() -> None:

@@ -10,7 +10,7 @@ from tests.support.packets import A, B
 from tests.support.pipelines import AH, COMP, ESP, TRANSPORT, TUNNEL, G, H
 
 # where an inbound packet can end
-IN_ENDS = {row for rows in count.DROPS.values() for row in rows.values()} | {
+IN_ENDS = {row for rows in count.DROPS_OF.values() for row in rows.values()} | {
     count.IN_POLVIO, count.EXPIRED, count.SPOOFED, count.ND_REFUSED, count.HOLD_DROPPED,
     count.DUMMIES, count.NATT_ALIEN, count.NATT_KEEPALIVES_IN,
 }  # fmt: skip

@@ -16,6 +16,8 @@ from pfkey.lab.example import ESP, Example, LinkSpec, ManualSa, policies_out
 from pfkey.lab.hosts import Host, Net
 from pfkey.lab.stage import Stage
 from pfkey.lab.story import Story
+from pfkey.lab.system import System
+from tests.support.system import until
 from tests.support.wire import Tap, checksum, in_host, mac_of
 
 _SCAPY = {
@@ -62,8 +64,8 @@ class Standing:
         """How many pings from client to server, or back, were answered."""
         ends = (self.stage.client, self.example.server), (self.stage.server, self.example.client)
         host, (_, address) = ends[back]
-        done = host.run("ping", "-n", "-c", str(count), "-i", "0.1", "-W", "1", address,
-                        check=False)  # fmt: skip
+        pace = ("-l", str(count), "-i", "2") if count <= 3 else ("-i", "0.1")
+        done = host.run("ping", "-n", "-c", str(count), *pace, "-W", "1", address, check=False)
         return int(re.findall(r"(\d+) received", done.stdout)[0])
 
     def inject(self, packet: bytes) -> None:
@@ -93,6 +95,19 @@ class Standing:
         for sa in self.example.sas:
             self.setkey("node", sa.again())
             self.setkey("peer", sa.again())
+
+
+@contextmanager
+def grows(system: System, group: str, name: str, by: int) -> Iterator[None]:
+    """A counter grows by so much, and nothing else is dropped under ESP's and AH's names."""
+    before, drops = system.counter(group, name), system.drops()
+    yield
+    until(lambda: system.counter(group, name) >= before + by, what=f"{group} {name}")
+    assert system.counter(group, name) == before + by
+    expected = f"{group} {name}"
+    assert {k: n for k, n in system.drops().items() if k != expected} == {
+        k: n for k, n in drops.items() if k != expected
+    }
 
 
 def security_association(sa: ManualSa, example: Example) -> SecurityAssociation:

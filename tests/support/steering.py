@@ -5,12 +5,11 @@ import os
 import select
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from keyd.model import PolicySpec, Request
 from keyd.shell.steer import Steer
@@ -18,7 +17,7 @@ from keyd.shell.tun import VNET_HEADER_OCTETS
 from pfkey.const import Dir, Level, Mode, PolicyType
 from pfkey.lab.hosts import Host, Net
 from pfkey.selector import Range, Selector
-from tests.support.wire import checksum, in_host, ipv4, mac_of
+from tests.support.wire import Tap, checksum, family, in_host, ipv4, mac_of, packed
 
 BYPASS_UID = 54321
 WORD = b"clear!"
@@ -26,16 +25,6 @@ HOP_BY_HOP, TCP, UDP, ROUTING, FRAGMENT, ESP, AH, ICMPV6, NONE, OPTIONS = (
     0, 6, 17, 43, 44, 50, 51, 58, 59, 60,
 )  # fmt: skip
 _EXTENSIONS = (HOP_BY_HOP, ROUTING, OPTIONS)
-
-
-def packed(address: str) -> bytes:
-    """An address in network order."""
-    return socket.inet_pton(family(address), address)
-
-
-def family(address: str) -> socket.AddressFamily:
-    """The family of a textual address."""
-    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
 def policy(
@@ -117,7 +106,7 @@ def join(net: Net, a: Host, a_address: str, b: Host, b_address: str) -> tuple[st
     a.ip("link", "add", devices[0], "type", "veth", "peer", "name", devices[1], "netns", b.netns)
     for host, device, own in ((a, devices[0], a_address), (b, devices[1], b_address)):
         host.run("sysctl", "-qw", f"net.ipv6.conf.{device}.accept_dad=0")
-        host.ip("addr", "add", f"{own}/128", "dev", device)
+        host.ip("addr", "add", f"{own}/128", "dev", device, "nodad")
         host.ip("link", "set", device, "up")
     for host, device, own, other in (
         (a, devices[0], a_address, b_address), (b, devices[1], b_address, a_address),
@@ -126,39 +115,14 @@ def join(net: Net, a: Host, a_address: str, b: Host, b_address: str) -> tuple[st
     return devices
 
 
-class Wire:
-    """What arrives at a device of a host, both families; and a way to put packets on it."""
+class Wire(Tap):
+    """What arrives at a device of a host, and a way to put packets on the wire from there."""
 
     def __init__(self, host: Host, device: str, peer: Host, peer_device: str) -> None:
+        super().__init__(host, device)
         self.peer_mac = mac_of(peer, peer_device)
         self._device = device
-
-        def make() -> socket.socket:
-            tap = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
-            tap.bind((device, 3))  # ETH_P_ALL
-            tap.settimeout(0.1)
-            return tap
-
-        self._socket = in_host(host, make)
         self._sender = in_host(host, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0))
-        self._packets: list[bytes] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def _run(self) -> None:
-        while True:
-            try:
-                octets, (_, ethertype, kind, *_) = self._socket.recvfrom(70000)
-            except TimeoutError:
-                if self._stop.is_set():
-                    return
-                continue
-            if ethertype in (0x0800, 0x86DD) and kind != 4:  # 4: sent by this host
-                self._packets.append(octets)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
 
     def __exit__(
         self,
@@ -166,9 +130,7 @@ class Wire:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._socket.close()
+        super().__exit__(kind, error, trace)
         self._sender.close()
 
     def inject(self, *packets: bytes) -> None:
@@ -177,23 +139,10 @@ class Wire:
             kind = 0x86DD if packet[0] >> 4 == 6 else 0x0800
             self._sender.sendto(packet, (self._device, kind, 0, 0, self.peer_mac))
 
-    def between(self, src: str, dst: str) -> list[bytes]:
-        """Packets from one address to another, neighbour discovery left out."""
-        pair = packed(src) + packed(dst)
-        at = 12 if len(pair) == 8 else 8
-        return [
-            p for p in self._packets
-            if p[at : at + len(pair)] == pair
-            and not (len(pair) == 32 and p[6] == ICMPV6 and 133 <= p[40] <= 137)
-        ]  # fmt: skip
-
-    def forget(self) -> None:
-        """Start anew."""
-        self._packets.clear()
-
     @contextlib.contextmanager
     def quiet(self, src: str, dst: str) -> Iterator[None]:
-        """Nothing goes from one address to the other meanwhile."""
+        """Nothing goes from one address to the other meanwhile; what was under way may arrive."""
+        time.sleep(0.05)
         self.forget()
         yield
         time.sleep(0.15)
@@ -246,18 +195,6 @@ def packet(src: str, dst: str, proto: int, payload: bytes, *, hops: int = 64) ->
     if family(src) == socket.AF_INET:
         return ipv4(src, dst, proto, payload, ttl=hops)
     return ipv6(src, dst, proto, payload, hops=hops)
-
-
-def listener(host: Host, address: str, port: int) -> socket.socket:
-    """A bound UDP socket in the host, non-blocking."""
-
-    def make() -> socket.socket:
-        made = socket.socket(family(address), socket.SOCK_DGRAM)
-        made.bind((address, port))
-        made.setblocking(False)
-        return made
-
-    return in_host(host, make)
 
 
 def arrives(receiver: socket.socket, seconds: float = 3.0) -> bytes:

@@ -7,11 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pfkey.blocking import control_call
+import pytest
+
+from pfkey.control import control_call
 from pfkey.lab.hosts import Host
 
 BIN = Path(sys.executable).parent
 A, B = "10.1.1.1", "20.1.1.1"
+A6, B6 = "2001:db8:1::1", "2001:db8:2::1"
+ENDS = {4: (A, B), 6: (A6, B6)}
+versions = pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
 
 KEYS = f"""
 add {A} {B} esp 9876 -E 3des-cbc "hogehogehogehogehogehoge";
@@ -23,6 +28,13 @@ add {A} {B} esp 9876 -r 32 -E aes-cbc "hogehogehogehoge"
 add {B} {A} esp 10000 -r 32 -E aes-cbc 0xdeadbeefdeadbeefdeadbeefdeadbeef
     -A hmac-sha1 "0123456789abcdef0123";
 """
+
+
+def over(version: int, text: str) -> str:
+    """The same commands, between the addresses of an IP version."""
+    for four, other in zip(ENDS[4], ENDS[version], strict=True):
+        text = text.replace(four, other)
+    return text
 
 
 def require(own: str, other: str, upper: str = "any") -> str:
@@ -48,16 +60,19 @@ class Daemon:
         self.host = host
         self.socket = Path(f"/run/pfkey/{host.inode}.sock")
         self.log_path = tmp / f"{host.netns}.log"
-        self._options = options
+        # a file of the machine that the tests run on has no place in them
+        self._options = options if "--load" in options else (*options, "--no-load")
         self.start()
+
+    def command(self) -> tuple[str, ...]:
+        """The words that start it."""
+        return (str(BIN / "pfkeyd"), *self._options)
 
     def start(self) -> None:
         """Start (again) and wait until it is ready."""
         with self.log_path.open("a") as log:
             where = log.tell()
-            self.process = self.host.start(
-                str(BIN / "pfkeyd"), *self._options, stdout=log, stderr=log
-            )
+            self.process = self.host.start(*self.command(), stdout=log, stderr=log)
 
         def ready() -> bool:
             assert self.process.poll() is None, self.log_path.read_text()

@@ -1,8 +1,10 @@
 """What is on a link: a packet socket in another namespace, and senders of crafted packets."""
 
+import contextlib
 import ctypes
 import json
 import os
+import select
 import socket
 import struct
 import sys
@@ -16,7 +18,7 @@ from pfkey.lab.hosts import Host
 T = TypeVar("T")
 
 _CLONE_NEWNET = 0x40000000
-_ETH_P_IP = 0x0800
+_ETH_P_IP, _ETH_P_IPV6, _ETH_P_ALL = 0x0800, 0x86DD, 3
 _PACKET_OUTGOING = 4
 _made: list[socket.socket] = []
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -55,35 +57,52 @@ def close_all() -> None:
         _made.pop().close()
 
 
-class Tap:
-    """Every IPv4 packet that arrives at a device, until it is closed.
+def family(address: str) -> socket.AddressFamily:
+    """The family of a textual address."""
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
-    It stands on the receiving end, so what it sees was on the wire.
+
+def packed(address: str) -> bytes:
+    """An address in network order."""
+    return socket.inet_pton(family(address), address)
+
+
+class Tap:
+    """Every IP packet that arrives at a device, until it is closed.
+
+    It stands on the receiving end, so what it sees was on the wire. Neighbour discovery and
+    multicast listener reports are left out.
     """
 
     def __init__(self, host: Host, device: str) -> None:
         def make() -> socket.socket:
-            tap = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_IP))
+            tap = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_ALL))
             tap.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
-            tap.bind((device, _ETH_P_IP))
-            tap.settimeout(0.2)
+            tap.bind((device, _ETH_P_ALL))
+            tap.setblocking(False)
             return tap
 
         self._socket = in_host(host, make)
         self._packets: list[bytes] = []
+        self._taking = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
         while True:
-            try:
+            is_there = select.select([self._socket], [], [], 0.2)[0]
+            if not is_there and self._stop.is_set():  # nothing more is on its way
+                return
+            self._take()
+
+    def _take(self) -> None:
+        """All that is there now; whoever asks need not wait for the thread's turn."""
+        with self._taking, contextlib.suppress(OSError):
+            while True:
                 octets, address = self._socket.recvfrom(70000)
-            except TimeoutError:
-                if self._stop.is_set():
-                    return
-                continue
-            if address[2] != _PACKET_OUTGOING:
-                self._packets.append(octets)
+                is_ip = address[1] in (_ETH_P_IP, _ETH_P_IPV6)
+                if is_ip and address[2] != _PACKET_OUTGOING and not is_of_the_link(octets):
+                    self._packets.append(octets)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -108,20 +127,50 @@ class Tap:
     @property
     def packets(self) -> list[bytes]:
         """What arrived so far, IP header first."""
+        self._take()
         return self._packets[:]
 
     def forget(self) -> None:
-        """Start anew."""
+        """Start anew: with nothing that has arrived before."""
+        self._take()
         self._packets.clear()
 
     def protocols(self, src: str, dst: str) -> dict[int, int]:
         """How many packets of each protocol went from `src` to `dst`."""
         count: dict[int, int] = {}
-        between = socket.inet_aton(src) + socket.inet_aton(dst)
-        for packet in self.packets:
-            if packet[12:20] == between:
-                count[packet[9]] = count.get(packet[9], 0) + 1
+        for packet in self.between(src, dst):
+            proto = protocol(packet)
+            count[proto] = count.get(proto, 0) + 1
         return count
+
+    def between(self, src: str, dst: str) -> list[bytes]:
+        """The packets from `src` to `dst`."""
+        pair = packed(src) + packed(dst)
+        at = 12 if len(pair) == 8 else 8
+        return [
+            packet for packet in self.packets
+            if packet[at : at + len(pair)] == pair and packet[0] >> 4 == (4 if at == 12 else 6)
+        ]  # fmt: skip
+
+
+def protocol(packet: bytes) -> int:
+    """The protocol of an IP packet; of IPv6 the first that is no extension header."""
+    if packet[0] >> 4 == 4:
+        return packet[9]
+    proto, at = packet[6], 40
+    while proto in (0, 43, 44, 60):
+        size = 8 if proto == 44 else (packet[at + 1] + 1) * 8
+        proto, at = packet[at], at + size
+    return proto
+
+
+def is_of_the_link(packet: bytes) -> bool:
+    """Whether this is neighbour discovery or a report of a multicast listener."""
+    if packet[0] >> 4 == 4:
+        return False
+    if packet[6] == 0 and packet[40:41] == b"\x3a":  # ICMPv6 behind a router alert
+        return packet[48:49] in (b"\x82", b"\x83", b"\x84", b"\x8f")
+    return packet[6] == 58 and 130 <= int.from_bytes(packet[40:41], "big") <= 137
 
 
 def checksum(octets: bytes) -> int:
@@ -172,7 +221,7 @@ def udp_listener(host: Host, address: str, port: int) -> socket.socket:
     """A bound UDP socket in the host, non-blocking."""
 
     def make() -> socket.socket:
-        listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        listener = socket.socket(family(address), socket.SOCK_DGRAM)
         listener.bind((address, port))
         listener.setblocking(False)
         return listener

@@ -4,7 +4,7 @@ from collections.abc import Container, Iterable
 
 from keyd.engine import Engine, Limits
 from keyd.engine.effects import ClientId, Dump, Effect, Log, Now, Send
-from keyd.model import Usage
+from keyd.model import Need, Usage
 from pfkey.algorithms import ROWS
 from pfkey.base import error_reply
 from pfkey.const import ExtType, Level, Mode, MsgType, PolicyType, SaType
@@ -164,6 +164,9 @@ class Desk:
                     heard.setdefault(effect.client, []).append(Message.decode(record))
                 self.engine.dump_done(effect.client)
         return heard
+
+    def need(self, wanted: Need, packets: int = 1) -> list[Effect]:
+        return self.engine.need(wanted, packets, self.now)
 
     def tick(self, seconds: float = 0.0) -> list[Effect]:
         self.mono += seconds

@@ -2,7 +2,7 @@
 
 import random
 from dataclasses import replace
-from errno import EEXIST, EINVAL, ELOOP, ENOBUFS, ENOENT, EOPNOTSUPP
+from errno import EEXIST, EINVAL, ELOOP, ENOBUFS, ENOENT
 
 import pytest
 
@@ -11,6 +11,7 @@ from keyd.engine.effects import Effect, PoliciesChanged, Send
 from keyd.model import PolicySpec, Request
 from pfkey.const import Dir, ExtType, Level, Mode, MsgType, PolicyType
 from pfkey.ext_x_policy import IpsecRequest, Policy
+from pfkey.ext_x_sa2 import Sa2
 from pfkey.message import Message
 from pfkey.selector import Range, Selector
 from tests.keyd.engine.desk import (
@@ -22,6 +23,7 @@ from tests.keyd.engine.desk import (
     A,
     B,
     Desk,
+    add,
     dst,
     message,
     policy,
@@ -335,9 +337,47 @@ def test_revert_does_not_undo_what_came_later() -> None:
     assert desk.engine.policies() == after
 
 
-def test_unique_is_refused_for_now() -> None:
-    step = IpsecRequest(proto=50, mode=Mode.TRANSPORT, level=Level.UNIQUE, reqid=3)
-    assert Desk(A).errno(policy(requests=(step,))) == EOPNOTSUPP
+def unique(reqid: int = 0) -> IpsecRequest:
+    return IpsecRequest(proto=50, mode=Mode.TRANSPORT, level=Level.UNIQUE, reqid=reqid)
+
+
+def reqids(of: Message) -> list[int]:
+    assert of.policy is not None
+    assert all(request.level == Level.UNIQUE for request in of.policy.requests)
+    return [request.reqid for request in of.policy.requests]
+
+
+def test_unique_without_a_number_gets_one_that_users_do_not_choose() -> None:
+    desk = Desk(A, B)
+    (echo,) = desk.ask(policy(requests=(unique(), unique())))[B]
+    assert reqids(echo) == [0x4000, 0x4001]
+    (spec,) = desk.engine.policies()
+    assert [r.reqid for r in spec.requests] == [0x4000, 0x4001]
+    assert spec.is_required
+    (other,) = desk.ask(policy(way=1, requests=(unique(),)))[A]
+    assert reqids(other) == [0x4002]
+
+
+def test_unique_with_a_number_keeps_it() -> None:
+    desk = Desk(A)
+    assert reqids(desk.reply(policy(requests=(unique(1), unique(0x3FFF))))) == [1, 0x3FFF]
+    assert [r.reqid for r in desk.engine.policies()[0].requests] == [1, 0x3FFF]
+
+
+def test_a_reqid_of_a_daemon_is_kept_as_given() -> None:
+    assert reqids(Desk(A).reply(policy(requests=(unique(0x4001),)))) == [0x4001]
+
+
+def test_a_number_is_not_given_to_two() -> None:
+    desk = Desk(A)
+    desk.ask(policy(requests=(unique(0x4000),)))
+    desk.ask(add(sa2=Sa2(mode=Mode.TRANSPORT, reqid=0x4001)))
+    assert reqids(desk.reply(policy(way=1, requests=(unique(),)))) == [0x4002]
+    desk.ask(FLUSH)
+    desk.ask(message(MsgType.FLUSH))
+    desk.engine._state.reqids._last = 2**32 - 1
+    assert reqids(desk.reply(policy(requests=(unique(),)))) == [0x4000]
+    assert not desk.engine._state.reqids._used.keys() - {0x4000}
 
 
 def test_a_reqid_without_level_unique_is_refused() -> None:
@@ -367,14 +407,14 @@ def test_several_changes_refused_one_after_the_other_leave_nothing(seed: int) ->
     for _ in range(dice.randrange(3)):
         one_change(desk, dice)
     before, records = desk.engine.policies(), list(desk.engine._state.spd)
-    dated = {(r.spec, r.created_wall) for r in records}
+    dated = {(r.spec, r.created) for r in records}
     desk.mono += 9
     changes = [one_change(desk, dice) for _ in range(dice.randrange(1, 6))]
     for change in changes:
         if change is not None:
             desk.engine.revert(change)
     assert desk.engine.policies() == before
-    assert {(r.spec, r.created_wall) for r in desk.engine._state.spd} == dated
+    assert {(r.spec, r.created) for r in desk.engine._state.spd} == dated
 
 
 @pytest.mark.parametrize("proto", [50, 51])

@@ -1,6 +1,7 @@
 """Every algorithm that the manuals name, by that name, from the table to a packet and back."""
 
 import pytest
+from scapy.layers.ipsec import AUTH_ALGOS, CRYPT_ALGOS
 
 from keyd.model import SaSpec
 from keyd.packet import ip
@@ -9,6 +10,9 @@ from keyd.packet.drop import Drop
 from keyd.packet.esp import EspSa
 from pfkey import algorithms, crypto
 from pfkey.const import IPPROTO_AH, IPPROTO_ESP, Mode
+from pfkey.crypto import authenticators, ciphers
+from tests.keyd.packet import test_ah, test_esp
+from tests.pfkey.crypto import test_authenticators, test_ciphers
 
 CIPHERS = [
     "des-cbc", "3des-cbc", "blowfish-cbc", "cast128-cbc", "camellia-cbc", "rijndael-cbc",
@@ -22,6 +26,7 @@ AUTHENTICATORS = [
 FOR_AH = [*AUTHENTICATORS[:-1], "aes-128-gmac", "aes-192-gmac", "aes-256-gmac"]
 # the keys of the manuals' examples, cut or repeated to the length that is due
 SECRET = b"hogehogehogehogedeadbeefblowfishtest.001rijndaeltest.001" * 2
+DEFLATE = {"zlib.deflate"}  # held to zlib itself, by test_deflate.py
 HEADER = bytes.fromhex("4500001400070000400300000a0101010a020202")
 
 
@@ -81,3 +86,30 @@ def test_the_probe_finds_them_all_here() -> None:
     works = crypto.probe()
     for kind, names in (("encrypt", CIPHERS), ("auth", AUTHENTICATORS + FOR_AH)):
         assert all((kind, row_of(kind, name).number) in works for name in names)
+
+
+def test_every_algorithm_that_is_offered_has_published_vectors() -> None:
+    """What each wall function was held to, by the tests that hold it; null changes nothing."""
+    makers = {*test_ciphers.FILES.values(), ciphers.des_cbc, ciphers.null}  # DES: NIST's, 8 octets
+    held = {wall for wall, make in crypto.CIPHERS.items() if make in makers}
+    held |= {"ctr.aes", "gcm.aes", "ccm.aes", "gmac.aes", "chacha20-poly1305"}  # counter modes
+    macs = {*test_authenticators.FILES.values(), authenticators.null}
+    held_macs = {wall for wall, make in crypto.AUTHENTICATORS.items() if make in macs}
+    held_macs |= {"xcbc.aes", "cmac.aes", "gmac.aes", "hmac.sm3"}
+    held_macs |= {"keyed.md5", "keyed.sha1"}  # RFC 1828 and 1852 have none: held to their words
+    for kind, number in crypto.probe():
+        row = algorithms.by_number(algorithms.Kind(kind), number)
+        assert row
+        assert row.wall in {"encrypt": held, "auth": held_macs, "compress": DEFLATE}[kind], row.name
+
+
+def test_whatever_scapy_can_do_is_held_to_scapy_in_both_directions() -> None:
+    """AES-CMAC has no number in any system's PF_KEY, so no SA can ask for it: the wall alone."""
+    known = {name for name, one in CRYPT_ALGOS.items() if one.cipher or name == "NULL"}
+    assert known == set(test_esp.SCAPY_CIPHERS.values())
+    known = set(AUTH_ALGOS) - {"AES-CMAC-96"}
+    assert known == set(test_esp.SCAPY_AUTHS.values())
+    assert known == {*test_ah.SCAPY.values(), "NULL"}
+    cmac = AUTH_ALGOS["AES-CMAC-96"].new_mac(SECRET[:16])
+    cmac.update(HEADER)
+    assert authenticators.aes_cmac(SECRET[:16]).icv(HEADER) == cmac.finalize()[:12]

@@ -1,11 +1,14 @@
 """Both pipelines against each other: every mode, both versions, bundles (RFC 4301 section 5)."""
 
+from dataclasses import replace
+
 import pytest
 
 from keyd.model import PolicySpec
 from keyd.packet import counters as count
 from keyd.packet import datagram, ip, ip6, segment
 from keyd.packet.association import InSa, OutSa
+from keyd.packet.esp import EspSa
 from keyd.packet.ip6 import ICMPV6
 from keyd.packet.segment import GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4
 from pfkey.const import Dir, Level, PolicyType
@@ -112,6 +115,20 @@ def test_what_may_be_cut_leaves_in_pieces_that_fit(name: str) -> None:
         assert pair.dropped().get(("esp", "pdrops"), 0) == 0
 
 
+def test_a_tunnel_that_ends_where_a_layer_inside_does_carries_no_pieces_of_it() -> None:
+    """Its end opens both at once; what joins pieces there, the kernel, sees the outside only."""
+    pair = Pair([(ESP, TRANSPORT, A, B), (ESP, TUNNEL, A, B)], A, B)
+    packet = whole(A, B, 17, udp(bytes(5000), src=A, dst=B), df=False)
+    wire = pair.send(frame(packet))
+    assert len(wire) == 4
+    assert max(map(len, wire)) <= MTU
+    assert {piece[4:6] for piece in wire} == {wire[0][4:6]}
+    wire.sort(key=lambda piece: int.from_bytes(piece[6:8], "big") & 0x1FFF)
+    joined_up = ipv4(ESP, b"".join(piece[20:] for piece in wire), src=A, dst=B)
+    (back,) = pair.receive([joined_up])
+    assert back[10:][20:] == packet[20:]
+
+
 @pytest.mark.parametrize("name", ["esp", "ah", "esp-tunnel", "4-in-6", "6-in-4", "ah6-tunnel"])
 def test_who_may_not_be_cut_is_told_what_fits_and_that_does(name: str) -> None:
     steps, src, dst = BUNDLES[name]
@@ -134,6 +151,32 @@ def test_who_may_not_be_cut_is_told_what_fits_and_that_does(name: str) -> None:
     mtu = int.from_bytes(packet[head + 4 : head + 8], "big") & 0xFFFF
     assert len(pair.send(sized(mtu))) == 1
     assert pair.send(sized(mtu + 1)) == []
+
+
+@pytest.mark.parametrize("name", ["esp6", "ah6", "esp6-ah6", "6-in-4", "esp6-tunnel"])
+def test_ipv6_of_this_host_is_fragmented_and_its_source_told_once(name: str) -> None:
+    """Whether a socket takes fragments shows nowhere in its packets, but its kernel knows."""
+    steps, src, dst = BUNDLES[name]
+    pair = Pair(steps, src, dst)
+
+    def sized(total: int) -> bytes:
+        return frame(whole(src, dst, 17, udp(bytes(total - 48), src=src, dst=dst)))
+
+    back = pair.out.batch.back
+    assert len(pair.send(sized(1501))) == 2
+    assert len(pair.send(sized(5000))) >= 4
+    assert back == [], "what the bare link does not take is fragmented for the source anyway"
+    for _ in range(3):
+        assert len(pair.send(sized(1500))) == 2
+    (answer,) = back
+    mtu = int.from_bytes(answer[10 + 44 : 10 + 48], "big")
+    assert answer[10 + 40] == 2
+    assert len(pair.send(sized(mtu))) == 1
+    assert len(pair.send(sized(mtu + 1))) == 2
+    pair.out.process(sized(1500), NOW + 599_000_000)
+    assert len(back) == 1
+    pair.out.process(sized(1500), NOW + 600_000_000)
+    assert len(back) == 2, "by then its kernel has forgotten (RFC 8201 5.3)"
 
 
 def test_ipv6_packets_of_1280_octets_always_pass() -> None:
@@ -366,6 +409,62 @@ def test_extension_headers_stay_outside_in_transport_mode() -> None:
         assert (wire[6], wire[40]) == (0, steps[0][0])
         (written,) = pair.receive([wire])
         assert written[10:] == packet
+
+
+DEST = bytes((17, 0, 0x1E, 4)) + b"abcd"
+
+
+@pytest.mark.parametrize("name", ["esp6", "ah6", "esp6-ah6"])
+def test_destination_options_go_inside_so_that_each_fragment_says_what_it_is_of(name: str) -> None:
+    """Those before a routing header are for the places on the way, and stay outside."""
+    steps, src, dst = BUNDLES[name]
+    pair = Pair(steps, src, dst)
+    for octets, count_ in ((10, 1), (3000, 3)):
+        packet = ipv6(60, udp(bytes(octets), src=src, dst=dst), before=DEST)
+        wire = pair.send(frame(packet))
+        assert len(wire) == count_
+        assert {piece[6] if count_ == 1 else piece[40] for piece in wire} == {steps[-1][0]}
+        if count_ == 1:
+            (written,) = pair.receive(wire)
+            assert written[10:] == packet
+
+
+@pytest.mark.parametrize("name", ["esp6", "ah6", "6-in-4"])
+def test_each_packet_of_a_super_packet_has_its_destination_options(name: str) -> None:
+    steps, src, dst = BUNDLES[name]
+    for proto, gso, upper, offset in (
+        (6, GSO_TCPV6, tcp(bytes(5000), src=src, dst=dst), 16),
+        (17, GSO_UDP_L4, udp(bytes(5000), src=src, dst=dst), 6),
+    ):
+        pair = Pair(steps, src, dst)
+        options = bytes((proto,)) + DEST[1:]
+        packet = ipv6(60, upper, before=options)
+        wire = pair.send(frame(packet, gso=gso, gso_size=1000, csum=(48, offset)))
+        assert len(wire) == 5
+        written = [octets[10:] for octets in pair.receive(wire)]
+        assert [octets[40:48] for octets in written] == [options] * 5
+        head = 48 + (20 if proto == 6 else 8)
+        assert b"".join(octets[head:] for octets in written) == bytes(5000)
+
+
+@pytest.mark.parametrize(("upper", "passes"), [(17, True), (6, False), (200, False), (44, False)])
+def test_without_authenticator_destination_options_are_believed_for_what_they_lead_to(
+    upper: int, passes: bool
+) -> None:
+    steps, src, dst = BUNDLES["esp6"]
+    pair = Pair(steps, src, dst)
+    selector = Selector(Range(src, 128), Range(dst, 128), 17)
+    only_udp = replace(policy(steps, Dir.IN, src, dst), selector=selector)
+    pair.into.update_policies([only_udp], [1 + Dir.IN])
+    bare = replace(sa(0, steps[0]), auth=0, auth_key=b"")
+    pair.into.install(InSa(bare, part(0), (0, 0, 0)))
+    options = bytes((upper,)) + DEST[1:]
+    payload = options + (
+        udp(b"x", src=src, dst=dst) if upper != 44 else bytes((17, 0, 0, 1, *bytes(20)))
+    )
+    esp = EspSa(bare).seal(1, payload, 60, bytes(16))
+    assert bool(pair.receive([ipv6(50, esp)])) == passes
+    assert pair.dropped().get(("esp", "badkcr"), 0) == (not passes)
 
 
 def test_neighbour_discovery_never_comes_out_of_an_sa() -> None:

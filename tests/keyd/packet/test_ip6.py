@@ -1,5 +1,7 @@
 """IPv6 headers and fragments, RFC 8200, against scapy."""
 
+from socket import AF_INET6, inet_ntop
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -54,6 +56,30 @@ def walked(packet: bytes) -> ip6.Chain:
     return chain
 
 
+# Building
+
+
+@given(
+    chains, addresses, addresses, st.integers(0, 0x0FFFFFFF), st.integers(0, 255),
+    st.sampled_from([6, 17, 50, 51]),
+)  # fmt: skip
+def test_a_header_is_assembled_as_scapy_does_it(
+    shape: tuple[bool, list[int], int], src: bytes, dst: bytes, flow: int, hops: int, proto: int
+) -> None:
+    packet = layers_of(*shape)
+    packet.src, packet.dst = inet_ntop(AF_INET6, src), inet_ntop(AF_INET6, dst)
+    packet.tc, packet.fl, packet.hlim, packet.plen = flow >> 20, flow & 0xFFFFF, hops, 0
+    packet.lastlayer().nh = proto
+    wanted = bytes(packet)
+    parts, number, at = [], wanted[6], 40
+    while at < len(wanted):
+        size = (wanted[at + 1] + 1) * 8
+        parts.append((number, bytes((255,)) + wanted[at + 1 : at + size]))
+        number, at = wanted[at], at + size
+    made = ip6.assemble(src, dst, proto, hops=hops, flow=flow, extensions=parts)
+    assert made == wanted
+
+
 # Reading
 
 
@@ -75,10 +101,8 @@ def test_the_walk_finds_what_scapy_put_there(chain: tuple[bool, list[int], int])
     found = walked(packet)
     assert (found.proto, found.at) == (17, len(made))
     assert ip6.ports(packet, found) == (7, 9)
-    assert packet[found.split_nh_at] == (17 if found.split_at == found.at else DEST)
-    assert ip6.last_nh_at(packet[: found.at]) == (
-        found.split_nh_at if found.split_at == found.at else ip6.last_nh_at(packet[: found.at])
-    )
+    assert packet[found.cut_nh_at] == (17 if found.cut_at == found.at else DEST)
+    assert ip6.last_nh_at(packet[: found.cut_at]) == found.cut_nh_at
     assert ip6.well_formed(packet)
     assert not ip6.is_fragment(packet, found)
 
@@ -89,33 +113,25 @@ def test_the_walk_finds_what_scapy_put_there(chain: tuple[bool, list[int], int])
         ([], []),
         ([HBH], [HBH]),
         ([HBH, RH], [HBH, RH]),
-        ([DEST], [DEST]),
+        ([DEST], []),
+        ([HBH, DEST], [HBH]),
         ([DEST, RH], [DEST, RH]),
         ([RH, DEST], [RH]),
         ([HBH, DEST, RH, DEST], [HBH, DEST, RH]),
-        ([HBH, DEST, RH, FRAG, DEST], [HBH, DEST, RH, FRAG]),
-        ([FRAG, DEST], [FRAG]),
+        ([HBH, DEST, RH, FRAG, DEST], [HBH, DEST, RH]),
+        ([FRAG, DEST], []),
     ],
 )
-def test_a_transport_header_goes_where_rfc_4302_says(kinds: list[int], outside: list[int]) -> None:
-    """Section 3.1.1: behind hop-by-hop, routing and fragment header."""
+def test_a_fragment_header_and_a_transport_mode_header_go_where_the_rfcs_say(
+    kinds: list[int], outside: list[int]
+) -> None:
+    """RFC 8200 4.5 and RFC 4302 3.1.1: behind the headers that routers on the way look at."""
     rest = [kind for kind in kinds if kind != HBH]
     packet = bytes(layers_of(HBH in kinds, rest, 4) / UDP())
     chain = walked(packet)
     before = [kind for kind in outside if kind != HBH]
-    assert chain.split_at == len(layers_of(HBH in kinds, before, 4))
+    assert chain.cut_at == len(layers_of(HBH in outside, before, 4))
     assert chain.proto == 17
-
-
-@pytest.mark.parametrize(
-    ("kinds", "outside"),
-    [([], []), ([HBH], [HBH]), ([DEST], []), ([HBH, DEST], [HBH]), ([DEST, RH, DEST], [DEST, RH])],
-)
-def test_a_fragment_header_goes_where_rfc_8200_says(kinds: list[int], outside: list[int]) -> None:
-    """Section 4.5: behind the headers that routers on the way look at."""
-    packet = bytes(layers_of(HBH in kinds, [k for k in kinds if k != HBH], 4) / UDP())
-    chain = walked(packet)
-    assert chain.cut_at == len(layers_of(HBH in outside, [k for k in outside if k != HBH], 4))
 
 
 @given(u16, u16)
@@ -210,8 +226,7 @@ def test_any_octets_are_read_and_never_raise(octets: bytes) -> None:
         if ip6.well_formed(packet):
             chain = walked(packet)
             assert 40 <= chain.cut_at <= chain.at <= len(packet)
-            assert chain.cut_at <= chain.split_at or chain.fragment_at
-            assert chain.split_at <= chain.at
+            assert not chain.fragment_at or chain.cut_at <= chain.fragment_at < chain.at
         if len(packet) >= 40:
             assert len(ip6.flow_key(packet)) == 37
 
@@ -232,7 +247,7 @@ def test_any_chain_of_headers_is_walked_or_refused(
     assert ip6.well_formed(packet) in (False, chain is not None)
     if chain is not None:
         assert chain.at <= len(packet)
-        assert packet[chain.split_nh_at] in (chain.proto, DEST)
+        assert packet[chain.cut_nh_at] in (chain.proto, DEST, FRAG)
     assert len(headers) < ip6.EXTENSIONS_MAX or chain is None or chain.fragment_at
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyd.model import PolicySpec, Request, SaSpec
+from keyd.model import PolicySpec, Request, SaSpec, Settings
 from keyd.packet import counters as count
 from keyd.packet.association import OutSa
 from keyd.packet.counters import EDGE, FIRST_USE, LAST_USE, OCTETS, PACKETS
@@ -250,6 +250,29 @@ def test_the_newest_mature_sa_is_taken_and_a_dying_one_for_want_of_others() -> N
     assert spis == [256, 257, 258, 258]
 
 
+def test_the_oldest_sa_is_taken_where_the_knob_says_so() -> None:
+    rig = Rig([policy()])
+    rig.pipeline.tune(Settings(prefers_old_sa=True))
+    spis = []
+
+    def put() -> None:
+        rig.put(frame(ipv4(17, udp(b"x"))))
+        spis.append(int.from_bytes(rig.sealed.pop()[20:24], "big"))
+
+    for sa in (
+        spec(0, 256, order=3),
+        spec(1, 257, order=4),
+        spec(2, 258, order=5, is_dying=True),
+        spec(3, 259, order=2),
+    ):
+        rig.install(sa)
+        put()
+    assert spis == [256, 256, 258, 258]
+    rig.pipeline.tune(Settings())
+    put()
+    assert spis[-1] == 257
+
+
 def test_a_policys_reqid_chooses_the_sa() -> None:
     rig = Rig([policy(reqid=7)], [spec(0, 256, reqid=6), spec(1, 257, order=-1, reqid=7)])
     rig.put(frame(ipv4(17, udp(b"x"))))
@@ -335,7 +358,7 @@ def test_a_flow_is_looked_up_once_until_something_changes() -> None:
 
 ENDS = (
     "foreign", "out_polvio", "out_nosa", "hold_dropped", "tun_short", "toobig",
-    "icmp_toobig_sent", "out_inval", "wrap", "expired", "frag_held",
+    "icmp_toobig_sent", "out_inval", "wrap", "expired", "frag_held", "pdrops",
 )  # fmt: skip
 
 
@@ -359,7 +382,18 @@ def test_no_octets_raise_and_every_packet_is_counted_once(data: st.DataObject) -
         packet, gso=data.draw(st.sampled_from((0, 0, 1, 5, 3))), gso_size=data.draw(size),
         csum=(data.draw(at), data.draw(at)),
     )  # fmt: skip
+    rig.pipeline.tune(
+        Settings(
+            is_asking=data.draw(st.booleans()), repeats_numbers=data.draw(st.booleans()),
+            spoils_icvs=data.draw(st.booleans()), disabled=data.draw(st.sampled_from([(), (50,)])),
+        )
+    )  # fmt: skip
     rig.put(octets)
+    if len(rig.pipeline.waiting):
+        assert rig.pipeline.waiting.needs.take(NOW / 1e6)
+        rig.pipeline.tune(Settings())  # nobody makes SAs any more
+        assert rig.counted["queue_dropped"] == rig.counted["tun_segments"] == 1
+        return
     sent = len(rig.sealed) + len(rig.pipeline.batch.clear)
     ends = sum(rig.counted.get(name, 0) for name in ENDS)
     if sent:

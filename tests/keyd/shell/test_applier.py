@@ -6,8 +6,19 @@ import pytest
 import trio
 import trio.testing
 
-from keyd.engine.effects import ClientId, Dump, Effect, InstallSa, PoliciesChanged, RemoveSa, Send
-from keyd.model import PolicySpec, SaSpec
+from keyd.engine.effects import (
+    ClientId,
+    Dump,
+    Effect,
+    EndWait,
+    InstallSa,
+    MoveSa,
+    PoliciesChanged,
+    RemoveSa,
+    Send,
+    SettingsChanged,
+)
+from keyd.model import Need, PolicySpec, SaSpec, Settings
 from keyd.shell.applier import Applier
 from keyd.shell.committed import Committed, Step
 from pfkey.const import Dir, Mode, PolicyType
@@ -74,6 +85,15 @@ class World:
     def change(self, added: Sequence[PolicySpec], removed: Sequence[int]) -> None:
         self.did.append(f"workers +{[p.id for p in added]} -{list(removed)}")
 
+    def move(self, old: SaSpec, new: SaSpec) -> None:
+        self.did.append(f"move {new.dst.hex()}")
+
+    def tune(self, settings: Settings) -> None:
+        self.did.append(f"settings asking={settings.is_asking}")
+
+    def end_wait(self, need: Need) -> None:
+        self.did.append(f"wait- {need.policy}")
+
     async def commit(self, step: Step) -> None:
         await self.gate.wait()
         if self.refuse & {p.id for p in step.policies}:
@@ -128,6 +148,22 @@ async def test_a_full_channel_delays_replies_to_changes_and_no_others(
     world.flushed.set()
     await trio.testing.wait_all_tasks_blocked()
     assert sorted(world.did[-2:]) == ["1<added", "1<added 1"]
+
+
+async def test_workers_know_of_settings_before_a_reply_and_of_the_end_of_a_wait(
+    nursery: trio.Nursery, world: World
+) -> None:
+    nursery.start_soon(world.applier.run)
+    need = Need(policy=9, proto=50, mode=Mode.ANY, reqid=0, src=bytes(4), dst=bytes(4))
+    told = SettingsChanged(Settings(is_asking=True))
+    effects: list[Effect] = [told, EndWait(need), MoveSa(SA, SA), Send(A, b"registered")]
+    world.is_behind = True
+    nursery.start_soon(world.applier.obey, effects)
+    await trio.testing.wait_all_tasks_blocked()
+    assert world.did == ["settings asking=True", "wait- 9", "move 00000000"]
+    world.flushed.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert world.did[-1] == "1<registered"
 
 
 async def test_changes_that_wait_go_into_one_transaction(

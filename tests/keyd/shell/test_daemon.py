@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import trio
 import trio.testing
 
 from keyd.engine import Engine
-from keyd.model import PolicySpec, SaSpec, Usage
+from keyd.model import Need, PolicySpec, SaSpec, Settings, Usage
 from keyd.packet.counters import ROWS, grouped
 from keyd.shell import leftover
 from keyd.shell.applier import Commit
@@ -19,7 +20,7 @@ from keyd.shell.channel import Record
 from keyd.shell.committed import Step
 from keyd.shell.daemon import Daemon
 from keyd.shell.options import Options
-from keyd.shell.plane import Counters
+from keyd.shell.plane import Counters, Report
 from keyd.shell.ports import DataPath, NoDataPath
 from keyd.shell.state import StateFile
 from keyd.shell.timers import Timers
@@ -36,6 +37,7 @@ HOLD = PolicySpec(
 )
 SA = SaSpec(slot=4, proto=50, spi=256, src=bytes(4), dst=bytes(4), mode=Mode.ANY,
             auth=3, auth_key=b"k" * 20)  # fmt: skip
+NEED = Need(policy=9, proto=50, mode=Mode.TRANSPORT, reqid=0, src=bytes(4), dst=bytes(4))
 
 
 class FakePlane:
@@ -43,6 +45,7 @@ class FakePlane:
 
     def __init__(self, path: Path, holds: Sequence[PolicySpec] = ()) -> None:
         self.did: list[str] = []
+        self.steps: list[Step] = []
         self.snapshot: Snapshot | None = None
         self.fails_at = ""
         self._path = path
@@ -57,6 +60,7 @@ class FakePlane:
         return self._commit
 
     async def _commit(self, step: Step) -> None:
+        self.steps.append(step)
         self._note("commit")
 
     def _note(self, what: str) -> None:
@@ -68,8 +72,9 @@ class FakePlane:
         self._note("open")
         return self._holds
 
-    async def start(self, nursery: trio.Nursery, snapshot: Snapshot) -> None:
+    async def start(self, nursery: trio.Nursery, snapshot: Snapshot, report: Report) -> None:
         self.snapshot = snapshot
+        self.report = report
         self._note("start")
 
     async def close(self, *, hold: bool) -> None:
@@ -85,9 +90,11 @@ class FakePlane:
         return {}
 
 
-async def serve(path: Path, plane: FakePlane, *, hold: bool = False) -> None:
+async def serve(
+    path: Path, plane: FakePlane, *, hold: bool = False, load: Path | None = None
+) -> None:
     """A daemon that is asked to stop as soon as it serves."""
-    daemon = Daemon(Options(hold=hold), path, None, plane)
+    daemon = Daemon(Options(hold=hold, load=load, has_default_file=False), path, None, plane)
     async with trio.open_nursery() as nursery:
         with trio.fail_after(5):
             await nursery.start(daemon.run)
@@ -102,6 +109,43 @@ async def test_it_is_closed_first_and_serves_last(tmp_path: Path) -> None:
         "open socket=False", "start socket=False", "close hold=False socket=False",
     ]  # fmt: skip
     assert os.listdir(tmp_path) == []
+
+
+CONF = """
+spdflush;
+spdadd 10.1.1.1 20.1.1.1 any -P out ipsec esp/transport//require;
+spdadd 20.1.1.1 10.1.1.1 any -P in ipsec esp/transport//require;
+"""
+
+
+async def test_the_file_is_in_force_in_one_transaction_before_anybody_can_come(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "conf").write_text(CONF)
+    plane = FakePlane(tmp_path / "s", [HOLD])
+    await serve(tmp_path / "s", plane, load=tmp_path / "conf")
+    assert plane.did[:3] == ["open socket=False", "start socket=False", "commit socket=False"]
+    assert len(plane.did) == 4
+    (step,) = plane.steps
+    assert len(step.policies) == 2
+    assert [policy.is_hold for policy in step.removed] == [True]
+
+
+@pytest.mark.parametrize("holds", [[], [HOLD]], ids=["none", "holds"])
+@pytest.mark.parametrize("what", ["spdad;", None, "nft"], ids=["fault", "missing", "refused"])
+async def test_a_bad_file_ends_the_start_and_leaves_what_it_found(
+    tmp_path: Path, holds: list[PolicySpec], what: str | None
+) -> None:
+    conf = tmp_path / "conf"
+    if what:
+        conf.write_text(CONF if what == "nft" else CONF + what)
+    plane = FakePlane(tmp_path / "s", holds)
+    plane.fails_at = "commit"
+    with pytest.raises(BaseExceptionGroup) as raised:
+        await Daemon(Options(load=conf), tmp_path / "s", None, plane).run()
+    assert raised.group_contains(ShellError, match=f"{conf}: ")
+    assert plane.did[-1] == f"close hold={bool(holds)} socket=False"
+    assert any("commit" in did for did in plane.did) == (what == "nft")
 
 
 async def test_hold_leaves_it_closed(tmp_path: Path) -> None:
@@ -128,7 +172,7 @@ async def test_a_failed_start_leaves_what_it_found(
     plane = FakePlane(tmp_path / "s", holds)
     plane.fails_at = step
     with pytest.raises(BaseExceptionGroup) as raised:
-        await Daemon(Options(), tmp_path / "s", None, plane).run()
+        await Daemon(Options(has_default_file=False), tmp_path / "s", None, plane).run()
     assert raised.group_contains(ShellError, match=f"no {step}")
     found = bool(holds) and step == "start"
     assert plane.did[-1] == f"close hold={found} socket=False"
@@ -145,7 +189,9 @@ async def test_a_fault_leaves_closed_what_was_protected(
         plane = FakePlane(tmp_path / "s", holds)
         with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
             async with trio.open_nursery() as nursery:
-                await nursery.start(Daemon(Options(), tmp_path / "s", None, plane).run)
+                await nursery.start(
+                    Daemon(Options(has_default_file=False), tmp_path / "s", None, plane).run
+                )
                 with connect(tmp_path / "s") as client:
                     client.send(REGISTER)
                     await trio.sleep(5)
@@ -212,23 +258,47 @@ async def test_a_worker_that_dies_is_started_anew_and_told_everything(
     shop = Shop()
     workers = Workers(state, shop.make)
     sas: list[SaSpec] = []
-    snapshot: Callable[[], tuple[list[SaSpec], list[PolicySpec]]] = lambda: (sas, [POLICY])  # noqa: E731
+    snapshot: Snapshot = lambda: (sas, [POLICY], Settings(is_asking=True))  # noqa: E731
     await nursery.start(workers.supervise, "out", snapshot)
     workers.install(SA)
     sas.append(SA)
     workers.change([HOLD], [9])
-    assert [r["op"] for r in shop.made[0].got] == ["policy", "sa+", "policy"]
+    workers.tune(Settings(wait_seconds=9))
+    workers.end_wait(NEED)
+    assert [r["op"] for r in shop.made[0].got] == [
+        "settings", "policy", "sa+", "policy", "settings", "wait-",
+    ]  # fmt: skip
+    assert [r.get("is_asking") for r in shop.made[0].got[::4]] == [True, False]
     assert workers.status() == [{"role": "out", "pid": 1}]
     shop.made[0].dies.set()
     await trio.sleep(0.05)
     assert workers.status() == []
     workers.remove(SA)  # while none is there
+    workers.end_wait(NEED)
     workers.install(SA)
     await trio.sleep(0.1)
     assert workers.status() == [{"role": "out", "pid": 2}]
-    assert [r["op"] for r in shop.made[1].got] == ["sa+", "policy"]
-    assert shop.made[0].got[1]["record"] == shop.made[1].got[0]["record"], "the same numbers go on"
+    assert [r["op"] for r in shop.made[1].got] == ["settings", "sa+", "policy"]
+    assert shop.made[0].got[2]["record"] == shop.made[1].got[1]["record"], "the same numbers go on"
     assert workers.had_sas
+
+
+async def test_an_sa_that_moves_goes_on_and_one_that_cannot_is_taken_out(
+    nursery: trio.Nursery, state: StateFile
+) -> None:
+    shop = Shop()
+    workers = Workers(state, shop.make)
+    await nursery.start(workers.supervise, "out", lambda: ((), (), Settings()))
+    elsewhere = replace(SA, dst=bytes((1, 1, 1, 1)))
+    workers.install(SA)
+    workers.move(SA, elsewhere)
+    workers.install(replace(SA, slot=5))
+    workers.move(replace(SA, slot=5), replace(elsewhere, slot=5))
+    told = [r for r in shop.made[0].got if r["op"].startswith("sa")]
+    assert [r["op"] for r in told] == ["sa+", "sa+", "sa+", "sa-"]
+    assert told[0]["record"] == told[1]["record"] != told[2]["record"]
+    assert told[1]["sa"]["dst"] == "01010101"
+    assert told[3]["slot"] == 5
 
 
 async def test_a_worker_that_takes_nothing_delays_answers_for_five_seconds_at_most(
@@ -236,7 +306,7 @@ async def test_a_worker_that_takes_nothing_delays_answers_for_five_seconds_at_mo
 ) -> None:
     shop = Shop()
     workers = Workers(state, shop.make)
-    await nursery.start(workers.supervise, "in", lambda: ((), ()))
+    await nursery.start(workers.supervise, "in", lambda: ((), (), Settings()))
     before = workers.is_behind
     shop.made[0].is_behind = True
     assert (before, workers.is_behind) == (False, True)
@@ -250,7 +320,7 @@ async def test_the_pauses_between_starts_grow_to_five_seconds(
 ) -> None:
     shop = Shop(broken=range(2, 9))
     workers = Workers(state, shop.make)
-    await nursery.start(workers.supervise, "in", lambda: ((), ()))
+    await nursery.start(workers.supervise, "in", lambda: ((), (), Settings()))
     shop.made[0].dies.set()
     began = trio.current_time()
     await shop.made_nine.wait()
@@ -261,7 +331,7 @@ async def test_the_pauses_between_starts_grow_to_five_seconds(
 async def test_the_first_worker_that_does_not_start_ends_the_start(state: StateFile) -> None:
     workers = Workers(state, Shop(broken=[1]).make)
     with pytest.raises(ShellError, match="does not start"):
-        await workers.supervise("out", lambda: ((), ()))
+        await workers.supervise("out", lambda: ((), (), Settings()))
 
 
 async def test_timers_wake_the_engine_when_its_deadline_comes_or_changes(

@@ -52,10 +52,10 @@ def test_a_stop_by_signal_leaves_no_file(tmp_path: Path, number: signal.Signals)
         assert "Traceback" not in running.log
 
 
-def test_sighup_is_ignored_with_a_line(tmp_path: Path) -> None:
+def test_sighup_without_a_file_is_ignored_with_a_line(tmp_path: Path) -> None:
     with Process(tmp_path) as running:
         running.signal(signal.SIGHUP)
-        running.until(lambda: "signal-ignored name=SIGHUP" in running.log)
+        running.until(lambda: "reload-ignored reason=no-file" in running.log)
         assert running.stop() == 0
 
 

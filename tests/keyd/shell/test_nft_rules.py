@@ -85,7 +85,7 @@ def test_selectors_without_ports_are_one_rule(sel: Selector, whole: str) -> None
 def test_ports_bring_a_rule_for_fragments(sel: Selector, base: str, ports: str) -> None:
     expected = [f"{base} {ports} {PROTECT}", f"{base} {ANY_FRAGMENT} {PROTECT}"]
     assert rules(policy(sel=sel), "policy_out") == expected
-    drop = "counter name in_polvio drop"
+    drop = "goto refused_in"
     expected = [f"{base} {ports} {drop}", f"{base} {LATER} {drop}"]
     assert rules(policy(Dir.IN, sel=sel), "policy_in") == expected
 
@@ -105,7 +105,7 @@ def test_ipv6_fragments_are_selected_by_address_alone(proto: int, port: int, who
     assert [rule.partition(" counter")[0] for rule in own] == [
         f"{PAIR6} {whole}", f"{PAIR6} exthdr frag exists",
     ]  # fmt: skip
-    drop = "counter name in_polvio drop"
+    drop = "goto refused_in"
     expected = [f"{PAIR6} {whole} {drop}", f"{PAIR6} frag frag-off != 0 {drop}"]
     assert rules(policy(Dir.IN, sel=sel), "policy_in") == expected
     plain = selector("2001:db8::/64", "2001:db8:1::/64")
@@ -149,7 +149,7 @@ def test_ports_of_a_protocol_without_ports_select_nothing(sel: Selector) -> None
         (policy(Dir.OUT, PolicyType.IPSEC, USE), "policy_out", PROTECT),
         (policy(Dir.OUT, PolicyType.IPSEC, USE), "policy_own", "accept"),
         (policy(Dir.OUT), "policy_own", "counter name out_own drop"),
-        (policy(Dir.IN), "policy_in", "counter name in_polvio drop"),
+        (policy(Dir.IN), "policy_in", "goto refused_in"),
         (policy(Dir.IN, PolicyType.IPSEC, USE), "policy_in", "accept"),
         (policy(Dir.IN, PolicyType.NONE), "policy_in", "accept"),
         (policy(Dir.IN, PolicyType.DISCARD), "policy_in", "counter name in_discard drop"),
@@ -215,7 +215,8 @@ def test_any_other_comment_is_none(text: str) -> None:
 
 @given(st.binary(max_size=60))
 def test_damaged_comments_do_not_raise(octets: bytes) -> None:
-    decode_comment("p1:" + base64.b64encode(octets).decode())
+    for prefix in ("p1:", "d1:"):
+        decode_comment(prefix + base64.b64encode(octets).decode())
 
 
 def test_holds_are_what_protected_or_discarded_in_order_and_once() -> None:
@@ -234,3 +235,21 @@ def test_holds_are_what_protected_or_discarded_in_order_and_once() -> None:
     ]
     assert all(h.is_hold for h in found)
     assert [h.id for h in found] == [-1, -2, -3]
+
+
+@pytest.mark.parametrize("octets", [4, 16])
+def test_what_a_knob_puts_behind_all_policies_is_found_as_that(octets: int) -> None:
+    anywhere = Range(bytes(octets), 0)
+    default = PolicySpec(
+        id=1, dir=Dir.OUT, type=PolicyType.DISCARD, selector=Selector(anywhere, anywhere),
+        priority=2**32 - 1, order=2**62, is_default=True,
+    )  # fmt: skip
+    (rule,) = FRAME.policy_rules(default)["policy_own"]
+    assert rule == f"meta nfproto ipv{4 if octets == 4 else 6} counter name out_discard drop"
+    equal = replace(default, is_default=False)
+    texts = [encode_comment(equal), encode_comment(default), encode_comment(default)]
+    held, found = holds(texts)
+    assert (held.is_hold, held.is_default) == (True, False)
+    assert (found.is_hold, found.is_default) == (False, True)
+    assert found.id != held.id
+    assert found.selector == default.selector

@@ -17,17 +17,26 @@ def test_without_options_everything_is_served() -> None:
 
 def test_each_option_says_one_thing() -> None:
     argv = ["--socket", "/x", "--group", "g", "--no-dataplane", "--hold", "--mark-mask", "0xff0000",
-            "--log-level", "debug", "--plain-table", "-n"]  # fmt: skip
+            "--log-level", "debug", "--plain-table", "-n", "--load", "/f"]  # fmt: skip
     assert parse(argv) == Options(
         socket="/x", group="g", dataplane=False, hold=True, mark_mask=0xFF0000,
-        log_level="debug", plain_table=True, check=True,
+        log_level="debug", plain_table=True, check=True, load=Path("/f"),
     )  # fmt: skip
+
+
+def test_the_usual_file_is_loaded_unless_told_otherwise() -> None:
+    usual = Path("/etc/pfkey/ipsec.conf")
+    assert parse([]).default_file == usual
+    assert parse(["--no-load"]).default_file is None
+    assert parse(["--no-dataplane"]).default_file is None
+    assert parse(["--load", "x"]).load == Path.cwd() / "x"
 
 
 @pytest.mark.parametrize(
     "argv",
     [["--nonsense"], ["x"], ["--hol"], ["--log-level", "loud"], ["--socket"],
      ["--mark-mask", "0"], ["--mark-mask", "0xf0"], ["--mark-mask", "0xff1"],
+     ["--load", ""], ["--load", "/f", "--no-load"],
      ["--mark-mask", "0xff00000000"], ["--mark-mask", "all"]],
     ids=" ".join,
 )  # fmt: skip

@@ -1,8 +1,7 @@
 """Rule and routes: made, put back, taken away, and others' left alone."""
 
-import errno
-import socket
 from collections.abc import Iterator
+from ipaddress import ip_address
 
 import pytest
 
@@ -53,6 +52,14 @@ def test_all_is_made_once_and_taken_away_wholly(host: Host, device: Tun) -> None
     in_host(host, routes.remove)
 
 
+def test_own_addresses_are_the_hosts_and_not_the_devices(host: Host, device: Tun) -> None:
+    host.ip("addr", "add", "10.1.1.1/24", "dev", "lo")
+    host.ip("addr", "add", "10.1.1.1/32", "dev", "pfkey0")
+    found = in_host(host, Routes("pfkey0", Marks()).own_addresses)
+    assert {len(one) for one in found} <= {4, 16}
+    assert {str(ip_address(one)) for one in found if len(one) == 4} == {"10.1.1.1", "127.0.0.1"}
+
+
 @pytest.mark.parametrize("family", ["-4", "-6"])
 def test_when_the_device_dies_only_the_unreachable_route_is_left(
     host: Host, device: Tun, family: str
@@ -84,13 +91,7 @@ def test_each_missing_piece_is_put_back_alone(
 def test_a_kernel_without_ipv6_is_served(
     host: Host, device: Tun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Without:
-        AF_INET, AF_INET6, SOCK_DGRAM = socket.AF_INET, socket.AF_INET6, socket.SOCK_DGRAM
-
-        def socket(self, *_: int) -> None:
-            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
-
-    monkeypatch.setattr(routes_module, "socket", Without())
+    monkeypatch.setattr(routes_module, "has_ipv6", lambda: False)
     routes = Routes("pfkey0", Marks())
     assert in_host(host, lambda: routes.ensure(device.index)) == ALL[:3]
     in_host(host, routes.remove)
@@ -104,6 +105,19 @@ def test_a_device_whose_ipv6_cannot_be_switched_on_gets_the_unreachable_route_on
     routes = Routes("pfkey0", Marks())
     assert in_host(host, lambda: routes.ensure(device.index)) == [*ALL[:4], ALL[5]]
     assert in_host(host, lambda: routes.ensure(device.index)) == []
+
+
+def test_ipv6_multicast_is_not_led_to_the_device(host: Host, device: Tun) -> None:
+    """The kernel's route for it, and those of other devices, which stay."""
+    host.ip("link", "add", "name", "v0", "type", "veth", "peer", "name", "v1")
+    for end in ("v1", "v0"):
+        host.run("sysctl", "-qw", f"net.ipv6.conf.{end}.disable_ipv6=0")
+        host.ip("link", "set", end, "up")
+    routes = Routes("pfkey0", Marks())
+    in_host(host, lambda: routes.ensure(device.index))
+    assert host.ip("-6", "route", "show", "table", "local", "dev", "pfkey0") == ""
+    assert "ff00::/8" in host.ip("-6", "route", "show", "table", "local", "dev", "v0")
+    assert "pfkey0" not in host.ip("route", "get", "ff05::9")
 
 
 def test_rules_and_routes_of_others_stay(host: Host, device: Tun) -> None:

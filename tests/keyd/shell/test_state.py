@@ -167,3 +167,31 @@ def test_a_symbolic_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(ShellError, match="cannot open the state file"):
         StateFile.open(tmp_path / "s")
     assert (tmp_path / "victim").read_bytes() == b"precious"
+
+
+def test_an_sa_that_moves_keeps_its_numbers_and_gives_none_out_twice(tmp_path: Path) -> None:
+    file = StateFile.open(tmp_path / "s")
+    record = file.bind(0, spec())
+    part = file.part(record, "out")
+    part[EDGE], part[PACKETS] = 777, 5
+    moved = dataclasses.replace(spec(), dst=bytes((30, 1, 1, 1)))
+    file.move(0, moved)
+    assert file.is_record_of(record, moved)
+    assert not file.is_record_of(record, spec())
+    assert file.bind(0, moved) == record
+    assert file.usage(0).packets == 5
+    file.release(0)
+    assert file.bind(1, moved) == record
+    assert file.part(record, "out")[EDGE] == 777
+    elsewhere = file.bind(2, spec())  # the same key at the old address is another SA
+    assert elsewhere != record
+    with pytest.raises(ShellError, match="in use between"):
+        file.move(2, moved)
+    assert file.is_record_of(elsewhere, spec())
+    file.move(1, dataclasses.replace(moved, src=bytes(4)))  # the source is no part of the name
+    file.move(9, moved)  # nothing is bound there
+    part.release()
+    file.close()
+
+    successor = StateFile.open(tmp_path / "s")
+    assert successor.bind(0, moved) == record

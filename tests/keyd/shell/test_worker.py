@@ -9,17 +9,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from keyd.model import PolicySpec, Request, SaSpec
+from keyd.model import Need, PolicySpec, Request, SaSpec, Settings
 from keyd.packet.drop import Drop
 from keyd.packet.esp import EspSa
 from keyd.shell.channel import policy_records
-from keyd.shell.raw import RawSockets, open_raw
+from keyd.shell.raw import FAMILIES, RawSockets, open_raw
 from keyd.shell.spawn import Worker
 from keyd.shell.state import StateFile
 from pfkey.const import Dir, Level, Mode, PolicyType
@@ -42,17 +43,18 @@ REQUIRE = PolicySpec(
 class Rig:
     """A state file, a pair of sockets in place of a TUN device, and others in place of raw ones."""
 
-    def __init__(self, tmp: Path, raw: RawSockets | None = None) -> None:
+    def __init__(self, tmp: Path) -> None:
         self.state = StateFile.open(tmp / "state")
         self.tun, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.tun.settimeout(5)
         theirs.setblocking(False)
         self._theirs = theirs
-        self.wires = [
-            socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-            for _ in range(5)
-        ]
-        self.raw = raw or RawSockets(*self.wires)
+        self.raw = {
+            version: RawSockets(*(
+                socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) for _ in range(5)
+            ))
+            for version, family in FAMILIES.items()
+        }  # fmt: skip
         self.records: list[dict[str, Any]] = []
 
     def worker(self, role: Any) -> Worker:
@@ -71,9 +73,10 @@ class Rig:
 
     def close(self) -> None:
         self.state.close()
-        for sock in (self.tun, self._theirs, *self.wires):
-            sock.close()
-        self.raw.close()
+        self.tun.close()
+        self._theirs.close()
+        for sockets in self.raw.values():
+            sockets.close()
 
 
 @pytest.fixture
@@ -199,8 +202,10 @@ async def test_a_record_written_before_a_packet_is_obeyed_before_it(
     rig: Rig, tmp_path: Path
 ) -> None:
     """Over loopback: what goes out under an SA, and how its numbers survive the worker."""
-    wire = open_raw()
-    rig.raw = wire
+    for sockets in rig.raw.values():
+        sockets.close()
+    rig.raw = open_raw()
+    wire = rig.raw[4]
     numbers = []
     for _ in range(2):
         worker = rig.worker("out")
@@ -222,6 +227,40 @@ async def test_a_record_written_before_a_packet_is_obeyed_before_it(
         worker.close()
     assert numbers == [1, 2]
     assert rig.state.usage(0).packets == 2
+
+
+@pytest.mark.slow
+async def test_a_worker_asks_for_what_is_missing_and_its_packets_wait(rig: Rig) -> None:
+    worker = rig.worker("out")
+    await worker.start()
+
+    def counted(name: str) -> int:
+        return sum(group.get(name, 0) for group in rig.state.counters().values())
+
+    def asked() -> list[dict[str, Any]]:
+        return [record for record in rig.records if record["op"] == "need"]
+
+    settings = {"op": "settings", **Settings(is_asking=True, wait_seconds=1).to_json()}
+    other = replace(REQUIRE, selector=Selector(Range(LO, 32), Range(TEST_NET, 32)))
+    packet = frame(ipv4(17, udp(b"x", src=LO, dst=TEST_NET), src=LO, dst=TEST_NET))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(worker.wait)
+        rig.policies(worker, other)
+        worker.send(settings)
+        rig.tun.send(packet)
+        await eventually(asked)
+        need = Need.from_json(asked()[0]["need"])
+        assert (need.policy, need.src, need.dst) == (1, LO, TEST_NET)
+        assert (asked()[0]["packets"], counted("queue_dropped")) == (1, 0)
+        worker.send({"op": "wait-", "need": need.to_json()})
+        await eventually(lambda: counted("queue_dropped") == 1)
+        rig.tun.send(packet)
+        await eventually(lambda: counted("queue_dropped") == 2)  # its time is over
+        worker.send(settings | {"is_asking": False})
+        rig.tun.send(packet)
+        await eventually(lambda: counted("out_nosa") == 1)
+        assert counted("internal") == 0
+        worker.close()
 
 
 PARENT = """

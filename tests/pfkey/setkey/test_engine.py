@@ -1,5 +1,6 @@
 """setkey and the key engine, without a socket between them: the words and what comes back."""
 
+import errno
 from datetime import UTC
 
 import pytest
@@ -85,14 +86,65 @@ def test_the_faqs_first_example_reads_back(desk: Desk) -> None:
     )
 
 
+FAQ_1_OVER_IPV6 = """
+add -6 2001:db8:1::1 2001:db8:2::1 esp 9876 -E 3des-cbc "hogehogehogehogehogehoge";
+add 2001:db8:2::1 2001:db8:1::1 ah 10000 -A hmac-md5 "hogehogehogehoge";
+spdadd -6 ::/0 ::/0 icmp6 135,0 -P out none;
+spdadd 2001:db8:1::/48[any] 2001:db8:2::/48[110] tcp -P in ipsec
+    esp/tunnel/2001:db8:2::1-2001:db8:1::1/require;
+spdadd 10.0.1.0/24 10.0.2.0/24 any -P out ipsec
+    esp/tunnel/2001:db8:1::1-2001:db8:2::1/require;
+spdadd 2001:db8:1::/48 2001:db8:2::/48 any -P out ipsec esp/tunnel/10.1.1.1-20.1.1.1/require;
+"""
+
+
+def test_ipv6_reads_back(desk: Desk) -> None:
+    """Prefixes, ports, ICMPv6 types, and tunnels of either family in the other."""
+    assert desk.run(FAQ_1_OVER_IPV6) == []
+    text, refusal = desk.runner.dump(MsgType.DUMP)
+    assert refusal is None
+    assert [line for line in text.splitlines() if line.startswith("2001")] == [
+        "2001:db8:1::1 2001:db8:2::1 ", "2001:db8:2::1 2001:db8:1::1 ",
+    ]  # fmt: skip
+    text, _ = desk.runner.dump(MsgType.X_SPDDUMP)
+    shown = [line for line in text.splitlines() if "/" in line]
+    assert shown == [
+        "2001:db8:1::/48[any] 2001:db8:2::/48[110] tcp",
+        "\tesp/tunnel/2001:db8:2::1-2001:db8:1::1/require",
+        "::/0 ::/0 ipv6-icmp 135,0",
+        "10.0.1.0/24[any] 10.0.2.0/24[any] 255",
+        "\tesp/tunnel/2001:db8:1::1-2001:db8:2::1/require",
+        "2001:db8:1::/48[any] 2001:db8:2::/48[any] 255",
+        "\tesp/tunnel/10.1.1.1-20.1.1.1/require",
+    ]
+    assert desk.run("get 2001:db8:1::1 2001:db8:2::1 esp 9876;") == []
+    assert desk.run("delete 2001:db8:1::1 2001:db8:2::1 esp 9876;") == []
+    assert desk.run("spddelete -6 ::/0 ::/0 icmp6 135,0 -P out;") == []
+    assert [r.why for r in desk.run("add fe80::1 fe80::2 esp 300 -E null;")] == [
+        "errno 95 (pfkeyd's log says what and why)"
+    ]
+
+
 def test_refusals_carry_the_engines_reason(desk: Desk) -> None:
     desk.run(FAQ_1)
     assert [r.why for r in desk.run(FAQ_1)] == ["errno 17"] * 3
     assert [r.why for r in desk.run("spddelete 9.9.9.9 8.8.8.8 any -P in;")] == ["No entry"]
     assert [r.why for r in desk.run("get 9.9.9.9 8.8.8.8 esp 300;")] == ["errno 3"]
-    assert [r.why for r in desk.run("getspi 9.9.9.9 8.8.8.8 esp 300;")] == [
+    assert [r.why for r in desk.run("getspi fe80::1 fe80::2 esp 300;")] == [
         "errno 95 (pfkeyd's log says what and why)"
     ]
+    assert [r.why for r in desk.run("getspi 9.9.9.9 8.8.8.8 esp 300;" * 2)] == ["errno 2"]
+
+
+def test_getspi_reserves_what_update_makes_mature(desk: Desk) -> None:
+    assert desk.run("getspi 1.1.1.1 2.2.2.2 esp 0 -m tunnel -u 5;") == []
+    shown = "".join(desk.printed)
+    assert "\tesp mode=tunnel spi=256(0x00000100) reqid=5(0x00000005)\n" in shown
+    assert "state=larval" in shown
+    assert desk.run("update 1.1.1.1 2.2.2.2 esp 256 -m tunnel -u 5 -E null;") == []
+    text, _ = desk.runner.dump(MsgType.DUMP)
+    assert "state=mature" in text
+    assert "larval" not in text
 
 
 def test_one_lifetime_alone_is_taken(desk: Desk) -> None:
@@ -116,3 +168,12 @@ def test_deleteall_and_flush_empty_the_tables(desk: Desk) -> None:
     assert desk.run("deleteall 10.1.1.1 20.1.1.1 esp; spdflush; flush;") == []
     assert desk.runner.dump(MsgType.DUMP) == ("No SAD entries.\n", None)
     assert desk.runner.dump(MsgType.X_SPDDUMP) == ("No SPD entries.\n", None)
+
+
+def test_esp_in_udp_is_understood_and_refused(desk: Desk) -> None:
+    line = 'add 1.1.1.1[4500] 2.2.2.2[4500] esp-udp 300 -E 3des-cbc "hogehogehogehogehogehoge";'
+    (refusal,) = desk.run(line)
+    assert (refusal.type, refusal.errno) == (MsgType.ADD, errno.EOPNOTSUPP)
+    assert "pfkeyd's log says what and why" in refusal.why
+    (empty,) = desk.run("dump;")
+    assert empty.is_empty

@@ -1,0 +1,38 @@
+"""Request ids: what ties a policy of level `unique` to its own SAs (KAME).
+
+Users choose 1 to 0x3fff; the numbers above are given to policies that ask for `unique` without one
+(IPSEC_MANUAL_REQID_MAX on Linux).
+"""
+
+from pfkey.const import MANUAL_REQID_MAX
+
+LAST = 2**32 - 1
+
+
+class Reqids:
+    """The numbers above the users' that policies and SAs of both databases have."""
+
+    __slots__ = ("_last", "_used")
+
+    def __init__(self) -> None:
+        self._last = MANUAL_REQID_MAX
+        self._used: dict[int, int] = {}  # how often
+
+    def hold(self, reqid: int) -> None:
+        """One more has it."""
+        if reqid > MANUAL_REQID_MAX:
+            self._used[reqid] = self._used.get(reqid, 0) + 1
+
+    def release(self, reqid: int) -> None:
+        """One less."""
+        if reqid > MANUAL_REQID_MAX:
+            self._used[reqid] -= 1
+            if not self._used[reqid]:
+                del self._used[reqid]
+
+    def new(self) -> int:
+        """A number that neither a policy nor an SA has, and not the last one that was given."""
+        while True:
+            self._last = self._last + 1 if self._last < LAST else MANUAL_REQID_MAX + 1
+            if self._last not in self._used:
+                return self._last

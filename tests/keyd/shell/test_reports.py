@@ -1,0 +1,90 @@
+"""What workers tell the engine, and what they may not."""
+
+import logging
+from collections.abc import Iterable, Sequence
+
+import pytest
+import trio
+
+from keyd.engine.effects import Effect, EndWait, Now
+from keyd.model import Need
+from keyd.shell import reports
+from keyd.shell.reports import Reports
+from pfkey.const import Mode
+
+NEED = Need(
+    policy=9, proto=50, mode=Mode.TRANSPORT, reqid=0, src=b"\x0a\1\1\1", dst=b"\x14\1\1\1"
+)  # fmt: skip
+REPORT = {"op": "need", "need": NEED.to_json(), "packets": 3}
+
+
+class World:
+    """An engine and an applier that write down what they are told."""
+
+    def __init__(self) -> None:
+        self.needs: list[tuple[Need, int]] = []
+        self.obeyed = trio.Event()
+        self.reports = Reports(self, lambda: Now(1.0, 2.0), self.obey)  # type: ignore[arg-type]  # half an engine will do
+
+    def need(self, wanted: Need, packets: int, now: Now) -> list[Effect]:
+        self.needs.append((wanted, packets))
+        return [EndWait(wanted)]
+
+    def used(self, ids: Iterable[int], now: Now) -> None:
+        self.policies = list(ids)
+
+    async def obey(self, effects: Sequence[Effect]) -> None:
+        assert effects == [EndWait(NEED)]
+        self.obeyed.set()
+
+
+async def test_a_need_reaches_the_engine_and_its_effects_are_obeyed(
+    nursery: trio.Nursery,
+) -> None:
+    world = World()
+    nursery.start_soon(world.reports.run)
+    world.reports.take(REPORT)
+    await world.obeyed.wait()
+    assert world.needs == [(NEED, 3)]
+
+
+async def test_policies_in_use_reach_the_engine() -> None:
+    world = World()
+    world.reports.take({"op": "used", "policies": [9, 17]})
+    assert world.policies == [9, 17]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"op": "shutdown"},
+        {"op": "need"},
+        {"op": "used"},
+        {"op": "used", "policies": [9, "x"]},
+        {**REPORT, "packets": "many"},
+        {**REPORT, "need": None},
+        *(
+            {**REPORT, "need": NEED.to_json() | change}
+            for change in (
+                {"src": "zz"}, {"src": "0a01"}, {"dst": ""}, {"dst": "00" * 16}, {"mode": 9},
+                {"proto": -1}, {"policy": 1 << 32}, {"reqid": 1.5}, {"policy": None},
+            )
+        ),
+    ],
+    ids=str,
+)  # fmt: skip
+async def test_a_record_that_is_none_is_logged_and_nothing_else(
+    record: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World()
+    with caplog.at_level(logging.ERROR, "keyd.shell.reports"):
+        world.reports.take(record)
+    assert "bad-report" in caplog.text
+    assert world.reports._outlet.statistics().current_buffer_used == 0
+
+
+async def test_too_many_reports_are_dropped() -> None:
+    world = World()
+    for _ in range(reports.WAITING_MAX + 10):
+        world.reports.take(REPORT)
+    assert world.reports._outlet.statistics().current_buffer_used == reports.WAITING_MAX
