@@ -186,7 +186,29 @@ def test_traffic_starts_a_negotiation_with_certificates(two: Two, tmp_path: Path
         assert set(tap.protocols(*two.ends)) == {ESP, UDP}
         assert two.have_keys()
         assert a.loaded == b.loaded == ["enc aes-256 auth hmac-sha1"]
-    two.daemons[0].setkey("spdflush;")
+
+
+def test_a_pfkeyd_that_dies_is_found_again(two: Two, tmp_path: Path) -> None:
+    """iked hears of the flush, is registered without its doing, and obeys the next ACQUIRE."""
+    rule = (
+        "ikev2 MODE transport esp from OWN to OTHER local OWN peer OTHER"
+        f" childsa enc aes-256 auth hmac-sha1 srcid ME dstid YOU {PSK}"
+    )
+    with two.negotiating(tmp_path, rule, ("passive", "passive")) as (a, b):
+        here = two.daemons[0]
+        here.setkey(require(*two.ends))
+        until(lambda: " 0% packet loss" in two.ping())
+        first = two.spis(0)
+        here.kill()
+        here.start()
+        assert not two.spis(0)
+        until(partial(two.has_registered, 0))
+        with two.watched() as tap:
+            here.setkey(require(*two.ends))
+            until(lambda: " 0% packet loss" in two.ping())
+        assert set(tap.protocols(*two.ends)) == {ESP, UDP}
+        assert len(two.spis(0) - first) == 2
+        assert len(a.loaded) == len(b.loaded) == 2
 
 
 # ---------------------------------------------------------------- how it starts
