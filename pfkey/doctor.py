@@ -25,11 +25,12 @@ from pfkey.algorithms import Kind
 from pfkey.control import control_call
 from pfkey.errors import PfkeyError, ShellError
 from pfkey.run.probe import probe
-from pfkey.transport import socket_path
+from pfkey.transport import MOUNT_PROC, socket_path
 
 SCHEMA_VERSION = 1
 TUN = Path("/dev/net/tun")
 IPV6_CONF = Path("/proc/sys/net/ipv6/conf")
+STATUS = Path("/proc/self/status")
 _DEVICE = "pfkey0"
 _NAMES_MAX = 6
 _MAJOR_MINOR = (10, 200)
@@ -206,7 +207,11 @@ def _is_ipv6_on(conf: Path) -> bool:
 def check_rights() -> Finding:
     """Whether this user may do what pfkeyd does."""
     mask = 0
-    for line in Path("/proc/self/status").read_text().splitlines():
+    try:
+        status = STATUS.read_text()
+    except OSError as error:
+        return Finding("rights", False, f"{STATUS}: {error.strerror}", MOUNT_PROC)
+    for line in status.splitlines():
         if line.startswith("CapEff:"):
             mask = int(line.split()[1], 16)
     missing = [name for name, bit in _RIGHTS.items() if not mask >> bit & 1]

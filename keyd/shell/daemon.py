@@ -32,7 +32,7 @@ from keyd.shell.load import Loader
 from keyd.shell.marks import PAIRS_MAX, Marks
 from keyd.shell.notify import notify
 from keyd.shell.options import Options, program_version
-from keyd.shell.paths import beside, netns_cookie, netns_inode, remove_socket
+from keyd.shell.paths import beside, netns_cookie, remove_socket
 from keyd.shell.plane import Plane
 from keyd.shell.reports import Reports
 from keyd.shell.serve import CLIENTS, Server
@@ -42,6 +42,7 @@ from keyd.shell.tap import Tap
 from keyd.shell.timers import Timers
 from pfkey import crypto
 from pfkey.errors import ShellError
+from pfkey.transport import netns_inode
 
 LOG = logging.getLogger("keyd.shell")
 

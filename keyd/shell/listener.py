@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,8 @@ STRANGERS = limited("keyd.shell.accept")
 
 _BACKLOG = 4096
 _AT_ONCE = 64  # accepted before others get their turn
-_PAUSE_SECONDS = 0.1  # when descriptors have run out
+_PAUSE_SECONDS = 0.1  # when the system's descriptors have run out
+_RESERVE = 64  # descriptors that no client gets: for routes, nft, workers that are started anew
 
 
 def listen(path: Path, gid: int | None, *, for_all: bool = False) -> socket.socket:
@@ -61,10 +63,12 @@ async def accept_all(
 ) -> None:
     """Hand each rightful connection to `admit`, and others to `admit_stranger`, until cancelled.
 
-    Without that they are closed.
+    Without that they are closed. The last descriptors are ours: clients that take all others
+    must not end the data path.
     """
     while True:
         await trio.lowlevel.wait_readable(listener)
+        ceiling = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVE
         for _ in range(_AT_ONCE):
             try:
                 sock, _ = listener.accept()
@@ -75,6 +79,10 @@ async def accept_all(
                 await trio.sleep(_PAUSE_SECONDS)
                 break
             sock.setblocking(False)
+            if sock.fileno() >= ceiling:  # the kernel gives the lowest that is free
+                STRANGERS.warning("client-refused reason=descriptors most=%d", ceiling)
+                sock.close()
+                continue
             if is_allowed(sock, gid):
                 admit(sock)
                 continue

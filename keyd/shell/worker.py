@@ -239,7 +239,8 @@ def _sooner(*patience: Callable[[float], float | None]) -> float | None:
 
 def main(argv: list[str]) -> int:
     """Set up, give everything up, tell the control process, and work."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C is for the control process
+    for number in (signal.SIGINT, signal.SIGHUP):  # of a terminal, or sent to all: for control
+        signal.signal(number, signal.SIG_IGN)
     role, given = argv[1], json.loads(argv[2])
     crypto.probe()  # what is imported at the first use must be so before the user changes
     worker = OutWorker(given) if role == "out" else InWorker(given)

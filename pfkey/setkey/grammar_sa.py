@@ -188,7 +188,8 @@ def _algorithm(
         return KameFlag.RAWCPI
     wants = {"-E": SaType.ESP, "-C": SaType.X_IPCOMP}.get(option)
     if option not in ("-E", "-A", "-C"):
-        cursor.unexpected("an option such as -E, -A, -m, -u or ;")
+        is_piece = option[:1] != "-" and not {"encrypt_key", "auth_key"}.isdisjoint(values)
+        cursor.unexpected("an option such as -E, -A, -m, -u or ;", is_secret=is_piece)
     if (wants is not None and wants != number) or (option == "-A" and number == SaType.X_IPCOMP):
         raise cursor.fail(f"syntax error: {option} does not go with {proto.text}")
     cursor.take()
@@ -230,7 +231,7 @@ def _key(cursor: Cursor, row: Algorithm, offered: Offered | None) -> bytes | Non
         return None
     found = _HEX.fullmatch(token.text)
     if token.kind != QUOTED and found is None:
-        cursor.unexpected('a key, "text" or 0xHEX,')
+        cursor.unexpected('a key, "text" or 0xHEX,', is_secret=token.text[:1] != "-")
     cursor.take()
     if found is None:
         key = octets(token.text[1:-1])
