@@ -19,9 +19,9 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-AF_KEY = 15
+AF_INET, AF_KEY, AF_PACKET, AF_XDP = 2, 15, 17, 44
 MSG_PEEK, MSG_FASTOPEN = 2, 0x20000000
-EOPNOTSUPP, ENOSYS = 95, 38
+EOPNOTSUPP, EAFNOSUPPORT, ENOSYS = 95, 97, 38
 SHORT_POLL_MS = 10
 SOL_IP, SOL_SOCKET, SOL_IPV6 = 0, 1, 41
 SO_MARK = 36
@@ -31,7 +31,8 @@ POLICY_OPTIONS = {
     SOL_IPV6: (IPV6_IPSEC_POLICY, IPV6_XFRM_POLICY),
 }
 
-_LD, _JMP_EQ, _JMP_GE, _JMP_GT, _JMP_SET, _RET = 0x20, 0x15, 0x35, 0x25, 0x45, 0x06
+_LD, _AND, _JMP_EQ, _JMP_GE, _JMP_GT, _JMP_SET, _RET = 0x20, 0x54, 0x15, 0x35, 0x25, 0x45, 0x06
+_SOCK_TYPE_MASK, _SOCK_PACKET = 0xF, 10  # of AF_INET, another name for a packet socket
 KILL, ERRNO, NOTIFY, ALLOW = 0x80000000, 0x00050000, 0x7FC00000, 0x7FFF0000
 _NR, _ARCH, _ARGS = 0, 4, 16
 _X32_BIT = 0x40000000
@@ -116,8 +117,9 @@ def program(machine: str, *, joins: bool = False) -> bytes:
     """The filter for all that the machine runs, as an array of `struct sock_filter`.
 
     With `joins` it also asks about all that begins a connection, see `pfkey.run.group`; what would
-    begin one behind a pointer is no system call then: io_uring, and socketcall of i386. A program
-    of another architecture is ended by SIGSYS: what it calls could not be told.
+    begin one behind a pointer is no system call then: io_uring, and socketcall of i386. Sockets
+    that send beside nft are of no family then: packet sockets. A program of another architecture is
+    ended by SIGSYS: what it calls could not be told.
 
     Raises:
         KeyError: this machine has no line in the table.
@@ -133,7 +135,7 @@ def program(machine: str, *, joins: bool = False) -> bytes:
 def _block(abi: Abi, *, joins: bool) -> list[_Instruction]:
     """What is done with a system call of this kind; it never ends without a verdict."""
     cases = [
-        (abi.socket, _if_equal(0, AF_KEY, NOTIFY)),
+        (abi.socket, _if_socket() if joins else _if_equal(0, AF_KEY, NOTIFY)),
         (abi.socketpair, _if_equal(0, AF_KEY, ERRNO | EOPNOTSUPP)),
         (abi.recvfrom, _if_set(3, MSG_PEEK)),
         (abi.recvmsg, _if_set(2, MSG_PEEK)),
@@ -178,6 +180,20 @@ def _high(argument: int) -> _Instruction:
 
 def _if_equal(argument: int, value: int, verdict: int) -> list[_Instruction]:
     return [_low(argument), (_JMP_EQ, 0, 1, value), _ret(verdict), _ret(ALLOW)]
+
+
+def _if_socket() -> list[_Instruction]:
+    """PF_KEY, and what sends beside nft."""
+    return [
+        _low(0),
+        (_JMP_EQ, 0, 1, AF_KEY), _ret(NOTIFY),
+        (_JMP_EQ, 5, 0, AF_PACKET),
+        (_JMP_EQ, 4, 0, AF_XDP),
+        (_JMP_EQ, 0, 4, AF_INET),
+        _low(1), (_AND, 0, 0, _SOCK_TYPE_MASK),
+        (_JMP_EQ, 0, 1, _SOCK_PACKET), _ret(ERRNO | EAFNOSUPPORT),
+        _ret(ALLOW),
+    ]  # fmt: skip
 
 
 def _if_set(argument: int, bits: int) -> list[_Instruction]:

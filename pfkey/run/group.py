@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from pfkey.errors import ShellError
 from pfkey.run.daemons import Daemon
+from pfkey.run.filter import AF_PACKET, AF_XDP
 from pfkey.sockets import hand_over, is_privileged, set_policy
 
 _REMEDY = (
@@ -157,7 +158,10 @@ class Keeper:
 def _take(fd: int, texts: Sequence[str], path: Path) -> None:
     """OSError: it is no socket."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM, fileno=os.dup(fd)) as sock:
-        if sock.getsockopt(socket.SOL_SOCKET, _SO_DOMAIN) not in _INET:
+        domain = sock.getsockopt(socket.SOL_SOCKET, _SO_DOMAIN)
+        if domain in (AF_PACKET, AF_XDP):
+            raise ShellError(f"descriptor {fd}: a packet socket obeys no policy", "close it")
+        if domain not in _INET:
             return
         for text in texts:
             try:

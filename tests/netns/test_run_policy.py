@@ -23,6 +23,7 @@ from tests.support.socket_hosts import (
 )
 from tests.support.supervised import BIN
 from tests.support.system import AUTHENTIC_KEYS, A, B, require, until
+from tests.support.wire import in_host
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -209,6 +210,27 @@ def test_a_socket_that_it_inherits_has_them_too(two: Under) -> None:
     assert (done.stderr, done.returncode) == ("", 0)
     assert receiver.recv(100) == WORD
     two.wire(ESP)
+
+
+def test_packet_sockets_are_of_no_family(two: Under) -> None:
+    """They send beside nft."""
+    script = (
+        BEGIN
+        + """
+for family, kind in ((17, 2), (17, 3), (44, 3), (2, 10), (2, 10 | 0o2000000)):
+    try:
+        socket.socket(family, kind, 0x300)
+    except OSError as error:
+        print(error.strerror)
+"""
+    )
+    done = two.run(two.a, *PYTHON, script)
+    assert done.stdout.splitlines() == ["Address family not supported by protocol"] * 5
+    with in_host(two.a, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM)) as packets:
+        done = two.run(two.a, "echo", "ran", pass_fds=(packets.fileno(),))
+        wanted = f"descriptor {packets.fileno()}: a packet socket obeys no policy"
+    assert (done.returncode, done.stdout) == (1, "")
+    assert wanted in done.stderr
 
 
 def test_a_mark_of_its_own_changes_nothing(two: Under) -> None:

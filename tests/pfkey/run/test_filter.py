@@ -36,6 +36,8 @@ def verdict(machine: str, arch: int, number: int, *arguments: int, joins: bool =
         match kind:
             case 0x20:
                 (a,) = struct.unpack_from("=I", data, k)
+            case 0x54:
+                a &= k
             case 0x06:
                 return int(k)
             case _:
@@ -91,6 +93,23 @@ def test_socket_is_notified_for_pf_key_whatever_stands_above_the_int(
     if domain & 0xFFFFFFFF != 15:
         assert verdict(machine, abi.arch, abi.socket, domain, 3, 2) == ALLOW
         assert verdict(machine, abi.arch, abi.socketpair, domain, 3, 2) == ALLOW
+
+
+@given(abis, u64, u64)
+def test_sockets_beside_nft_are_of_no_family_where_all_have_a_policy(
+    abi: Abi, domain: int, kind: int
+) -> None:
+    def said(domain: int, kind: int) -> int:
+        return verdict(MACHINE_OF[abi.name], abi.arch, abi.socket, domain, kind, 0, joins=True)
+
+    above = domain >> 32 << 32
+    for family in (17, 44):
+        assert said(above | family, kind) == ERRNO | 97
+    assert said(above | 2, kind & ~0xF | 10) == ERRNO | 97
+    assert said(above | 2, kind & ~0xF | 2) == ALLOW
+    assert said(above | 15, kind) == NOTIFY
+    if domain & 0xFFFFFFFF not in (2, 15, 17, 44):
+        assert said(domain, kind) == ALLOW
 
 
 @given(abis, u64)
