@@ -19,16 +19,15 @@ from contextlib import suppress
 from typing import Any
 
 from keyd.model import PolicySpec
-from keyd.shell import nft, nft_rules, routes
+from keyd.shell import nft, nft_chains, nft_rules, routes
 from keyd.shell.nft import Nft, OwnerlessError
+from keyd.shell.nft_chains import Chains
 from keyd.shell.nft_rules import POLICY_CHAINS, Frame, Marks
 from keyd.shell.routes import Routes
 from keyd.shell.tun import Tun
 from pfkey.errors import ShellError
 
 _LEFTOVER_WAIT_SECONDS = 3.0  # for the workers of a dead predecessor to end
-
-_Rules = dict[str, list[str]]
 
 
 class Steer:
@@ -60,8 +59,7 @@ class Steer:
         self._routes = Routes(device, self.marks)
         self._nft: Nft | None = None
         self._events: list[socket.socket] = []
-        self._policies: dict[int, tuple[PolicySpec, _Rules]] = {}
-        self._rules: _Rules = {chain: [] for chain in POLICY_CHAINS}
+        self._chains = Chains()
         self._generation = 0
         self._fixed: object = None
 
@@ -94,7 +92,7 @@ class Steer:
             self._events = [routes.event_socket()]
             if not self.owned:
                 self._events.append(nft.event_socket())
-            self._policies, self._rules = self._render(found)
+            self._chains = self._after(found)
             self._write_table(listed)
             self._tun.start()
             self._routes.ensure(self._tun.index)
@@ -112,19 +110,19 @@ class Steer:
     ) -> None:
         """Make nft equal to `policies`: all of them, in match order, holds first.
 
-        They are in force when this returns. Appending and deleting cost a rule or two; anything
-        else rewrites the chains concerned. It is one transaction either way.
+        They are in force when this returns. One more at the end, one less, and one more in between
+        cost a rule or two; a new order rewrites the chains concerned. It is one transaction either
+        way. `added` and `removed` save time where they are all the difference.
 
         Raises:
             ShellError: nft refused, and nothing has changed.
         """
-        known, rules = self._render(policies)
-        commands: list[str] = []
-        for chain in POLICY_CHAINS:
-            commands += self._changes(chain, self._rules[chain], rules[chain])
+        after = self._after(policies, added, removed)
+        # positions say nothing in a table that others may write to
+        commands = after.commands(self._chains, self._table, self._handles if self.owned else None)
         if commands:
             self._transact(commands)
-        self._policies, self._rules = known, rules
+        self._chains = after
 
     def counters(self) -> dict[str, int]:
         """Packets dropped, by the names of `nft_rules.COUNTERS`."""
@@ -213,10 +211,12 @@ class Steer:
         commands += self._frame.skeleton()
         commands += [
             f"add rule {self._table} {chain} {rule}"
-            for chain, rules in self._rules.items()
-            for rule in rules
+            for chain, held in self._chains.by_name.items()
+            for rule in held.rules
         ]
         self._transact(commands)
+        for held in self._chains.by_name.values():
+            held.handles[:] = [nft_chains.UNKNOWN] * len(held.rules)
         if not self.owned:
             self._fixed = _picture(self._list_table())[0]
             if nft.generation() != self._generation:
@@ -228,26 +228,16 @@ class Steer:
         self._context.run("\n".join(commands))
         self._generation = before + 1
 
-    def _changes(self, chain: str, old: list[str], new: list[str]) -> list[str]:
-        """Commands that make a chain of rules `old` one of rules `new`."""
-        kept = 0
-        doomed = []
-        for position, rule in enumerate(old):
-            if kept < len(new) and new[kept] == rule:
-                kept += 1
-            else:
-                doomed.append(position)
-        where = f"{self._table} {chain}"
-        commands: list[str] = []
-        if doomed:
-            # positions say nothing in a table that others may write to
-            few = self.owned and 2 * len(doomed) <= len(old)
-            handles = nft.rule_handles(self._frame.table, chain) if few else []
-            if len(handles) == len(old):
-                commands = [f"delete rule {where} handle {handles[n]}" for n in doomed]
-            else:
-                commands, kept = [f"flush chain {where}"], 0
-        return commands + [f"add rule {where} {rule}" for rule in new[kept:]]
+    def _handles(self, chain: str) -> list[int]:
+        return nft.rule_handles(self._frame.table, chain)
+
+    def _after(
+        self,
+        policies: Sequence[PolicySpec],
+        added: Sequence[PolicySpec] = (),
+        removed: Sequence[PolicySpec] = (),
+    ) -> Chains:
+        return self._chains.after(policies, added, removed, self._frame.policy_rules)
 
     def _ensure_table(self) -> list[str]:
         if self.owned:
@@ -264,24 +254,9 @@ class Steer:
 
     def _expected_comments(self) -> dict[str, list[str]]:
         return {
-            chain: [rule.partition(' comment "')[2].rstrip('"') for rule in rules]
-            for chain, rules in self._rules.items()
+            chain: [rule.partition(' comment "')[2].rstrip('"') for rule in held.rules]
+            for chain, held in self._chains.by_name.items()
         }
-
-    def _render(
-        self, policies: Sequence[PolicySpec]
-    ) -> tuple[dict[int, tuple[PolicySpec, _Rules]], _Rules]:
-        """All rules by chain, holds first; unchanged policies are not written anew."""
-        known: dict[int, tuple[PolicySpec, _Rules]] = {}
-        chains: _Rules = {chain: [] for chain in POLICY_CHAINS}
-        for spec in sorted(policies, key=lambda p: not p.is_hold):
-            entry = self._policies.get(spec.id)
-            if entry is None or (entry[0] is not spec and entry[0] != spec):
-                entry = (spec, self._frame.policy_rules(spec))
-            known[spec.id] = entry
-            for chain, rules in entry[1].items():
-                chains[chain] += rules
-        return known, chains
 
 
 def _picture(listed: list[dict[str, Any]]) -> tuple[object, dict[str, list[str]]]:
