@@ -121,7 +121,7 @@ class Daemon:
         )  # fmt: skip
         timers = Timers(engine, clock, applier.obey)
         server = self._server = Server(
-            engine, obey=applier.obey, clock=clock, called=timers.changed, tap=self._tap,
+            engine, applier=applier, clock=clock, called=timers.changed, tap=self._tap,
             nursery=nursery,
         )  # fmt: skip
         control = Control(
