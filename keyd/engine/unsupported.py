@@ -127,5 +127,5 @@ def refuse_message(message: Message) -> None:
 def refuse_flags(flags: int) -> None:
     """Refuse flags of an SA that would change its packets in a way not done yet."""
     for flag, reason in FLAGS.items():
-        if flags & flag:
+        if flags & int(flag):  # plain numbers: a member of IntFlag is slow to ask
             raise SadbError(EOPNOTSUPP, reason)
