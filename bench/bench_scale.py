@@ -8,7 +8,8 @@ records at a time; `missing` is what it did not get, and GETs of another client 
 meanwhile (`during`) and without a dump (`before`), in microseconds. `setkey_n`: seconds to read a
 file of 20,000 lines. `no_dataplane`: seconds to start with that file, to load it again as it is,
 to load it again with other keys and levels throughout (`…_silent`: for how long control answered
-nobody meanwhile, at worst), and for setkey to send it to a pfkeyd. As root, `dataplane` is the
+nobody meanwhile, at worst), and for setkey to send it to a pfkeyd; `…_cpu`: processor time of the
+control process, which a busy machine changes less. As root, `dataplane` is the
 same with nft and packet workers, in a network namespace of its own.
 
 `bench_scale.py SAS POLICIES` takes other numbers.
@@ -196,6 +197,12 @@ def answers(path: Path) -> bool:
         return False
 
 
+def cpu(pid: int) -> float:
+    """Seconds of processor time so far."""
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def loaded(path: Path) -> int:
     """How often it has said so."""
     return path.with_suffix(".log").read_text().count("info loaded file=")
@@ -210,19 +217,24 @@ def files(enter: Sequence[str], folder: Path, text: str, *options: str) -> dict[
     began = time.perf_counter()
     with daemon(enter, path, *options, "--load", str(file)) as process:
         found["start"] = round(time.perf_counter() - began, 2)
+        found["start_cpu"] = cpu(process.pid)
         for name in ("same_again", "all_changed"):
             if name == "all_changed":
                 file.write_text(text.replace("0x0", "0x1").replace("//use", "//require"))
             before, began, worst = loaded(path), time.perf_counter(), 0.0
+            spent = cpu(process.pid)
             process.send_signal(signal.SIGHUP)
             while loaded(path) == before:
                 worst = max(worst, timed(lambda: control_call(path, "version")))
                 time.sleep(0.01)
             found[name] = round(time.perf_counter() - began, 2)
+            found[f"{name}_cpu"] = round(cpu(process.pid) - spent, 2)
             found[f"{name}_silent"] = round(worst, 2)
-    with daemon(enter, path, *options, "--no-load"):
+    with daemon(enter, path, *options, "--no-load") as process:
         fed = [*enter, str(BIN / "setkey"), "--socket", str(path), "-f", str(file)]
+        spent = cpu(process.pid)
         found["setkey"] = round(timed(lambda: subprocess.run(fed, check=True)), 2)
+        found["setkey_cpu"] = round(cpu(process.pid) - spent, 2)
     return found
 
 

@@ -86,10 +86,8 @@ def test_refusals_and_other_requests_keep_their_place_among_them(daemon: Daemon)
         if number % 4 == 1:
             text += line("spdadd", number)  # which exists by then
         if number % 8 == 2:
-            text += (
-                f'add {OWN} {there(number)} esp {0x1000 + number} -E aes-cbc "sixteen octets..";'
-            )
-            text += f"get {OWN} {there(number)} esp {spi};"
+            name = f"{OWN} {there(number)} esp {0x1000 + number}"
+            text += f'add {name} -E aes-cbc "sixteen octets..";get {name};'
         if number % 8 == 7:
             text += line("spddelete", number)
     asked = requests(text)
