@@ -86,8 +86,8 @@ def test_refusals_and_other_requests_keep_their_place_among_them(daemon: Daemon)
         if number % 4 == 1:
             text += line("spdadd", number)  # which exists by then
         if number % 8 == 2:
-            name = f"{OWN} {there(number)} esp {0x1000 + number}"
-            text += f'add {name} -E aes-cbc "sixteen octets..";get {name};'
+            sa = f"{OWN} {there(number)} esp {0x1000 + number}"
+            text += f'add {sa} -E aes-cbc "sixteen octets..";get {sa};'
         if number % 8 == 7:
             text += line("spddelete", number)
     asked = requests(text)
