@@ -18,7 +18,7 @@ PADS = int(KameFlag.RANDOM_PAD | KameFlag.ZERO_PAD)
 KNOWN = 0
 for _flag in (*SaFlag, *KameFlag):
     KNOWN |= int(_flag)
-_QUIET = int(SaFlag.CYCSEQ | SaFlag.ESN)  # no rule here is about them
+_QUIET = int(SaFlag.CYCSEQ)  # no rule here is about it
 # DERIV and IV4B are of DES alone; esp-old knew DES and, for tests, NULL
 _OLD_CIPHERS = ("des-cbc", "null")
 
