@@ -48,7 +48,6 @@ def _request(reqids: Reqids, given: IpsecRequest) -> Request:
         raise SadbError(EINVAL, f"request of protocol {given.proto}: esp is 50, ah 51, ipcomp 108")
     if given.level not in list(Level):
         raise SadbError(EINVAL, f"request of level {given.level}: use is 1, require 2, unique 3")
-    unsupported.refuse(unsupported.REQUEST_PROTOS, given.proto)
     unsupported.refuse(unsupported.REQUEST_MODES, given.mode)
     is_unique = given.level == Level.UNIQUE
     if given.reqid and not is_unique:

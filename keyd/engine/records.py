@@ -18,7 +18,7 @@ from keyd.engine.variants import KNOWN
 from keyd.model import Need, PolicySpec, Usage
 from pfkey import hot
 from pfkey.base import Header, error_reply
-from pfkey.const import SATYPE_OF_PROTO, ExtType, Level, Mode, MsgType, SaFlag
+from pfkey.const import IPPROTO_COMP, SATYPE_OF_PROTO, ExtType, Level, Mode, MsgType, SaFlag
 from pfkey.ext_address import Address
 from pfkey.ext_sa import Sa
 from pfkey.ext_x_natt import NatTPort
@@ -147,7 +147,8 @@ def _sa(
     sa: SaRecord, used: Usage, type: MsgType, seq: int, pid: int, keys: bool
 ) -> hot.SaRecord:  # fmt: skip
     spec = sa.spec
-    has_auth, has_encrypt = keys and spec.auth != 0, keys and spec.encrypt != 0
+    has_auth = keys and spec.auth != 0
+    has_encrypt = keys and spec.encrypt != 0 and spec.proto != IPPROTO_COMP
     # The wire counts packets in 32 bits, the data path in more.
     current = (min(used.packets, 2**32 - 1), used.octets, int(sa.created_wall), int(used.first_use))
     return hot.SaRecord(

@@ -22,7 +22,7 @@ class Entrances:
         self._pairs: dict[int, SocketPair] = {}
 
     def open(self, door: int, pair: SocketPair | None) -> None:
-        """A door is there, which is that of a pair or, without one, of what had AH."""
+        """A door is there, which is that of a pair or, without one, one of `doors.ALL`."""
         self._coalescers[door] = Coalescer()
         if pair is not None and pair.opens:
             self._pairs[door] = pair
@@ -34,7 +34,12 @@ class Entrances:
 
     def of_spd(self, *, has_esp: bool, has_ah: bool) -> int:
         """The door for what the SPD lets in."""
-        door = doors.MAIN if not has_ah else doors.ESP_AH if has_esp else doors.AH
+        door = {
+            (True, False): doors.MAIN,
+            (True, True): doors.ESP_AH,
+            (False, True): doors.AH,
+            (False, False): doors.COMP,
+        }[has_esp, has_ah]
         return door if door in self._coalescers else doors.MAIN
 
     def of_socket(

@@ -56,10 +56,11 @@ _IS_GREETED = tuple(
     f"{ip} saddr . tcp sport . {ip} daddr . tcp dport @socket_greeted{n} accept"
     for n, ip in _GREETED.items()
 )
-_CARRIES = {  # what has protected all that enters by a door
+_CARRIES: dict[int, set[int]] = {  # what has protected all that enters by a door
     doors.MAIN: {IPPROTO_ESP},
     doors.AH: {IPPROTO_AH},
     doors.ESP_AH: {IPPROTO_ESP, IPPROTO_AH},
+    doors.COMP: set(),
 }
 
 
@@ -108,7 +109,7 @@ def wanted_doors(pairs: Iterable[SocketPair]) -> set[int]:
     """The doors besides the main one that there must be."""
     found = {doors.of_pair(pair.number) for pair in pairs if pair.has_device}
     if any(pair.inward is not None and pair.inward.is_required for pair in pairs):
-        found |= {doors.AH, doors.ESP_AH}
+        found |= set(doors.ALL) - {doors.MAIN}
     return found
 
 
@@ -158,7 +159,7 @@ def rules(
     found["sealed_sockets"] = _sealed(pairs, groups, marks, device)
     found["guard_sockets"] += [  # nobody reads there
         f'oifname "{doors.device(device, door)}" counter name out_guard drop'
-        for door in (doors.AH, doors.ESP_AH)
+        for door in doors.ALL[1:]
         if door in wanted_doors(pairs)
     ]
     return found

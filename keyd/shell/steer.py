@@ -12,6 +12,7 @@ Whenever one of `event_fds()` is readable: `drain_events(fd)`, then `ensure()`.
 """
 
 import errno
+import logging
 import secrets
 import socket
 from collections.abc import Sequence
@@ -19,7 +20,8 @@ from contextlib import suppress
 from typing import Any
 
 from keyd.model import PolicySpec
-from keyd.shell import nft, nft_rules, nft_sockets, routes
+from keyd.shell import nat, nft, nft_rules, nft_sockets, routes
+from keyd.shell.holds import holds
 from keyd.shell.marks import Marks
 from keyd.shell.nft import Nft, OwnerlessError
 from keyd.shell.nft_rules import POLICY_CHAINS, Frame
@@ -29,6 +31,8 @@ from keyd.shell.tun import Tun
 from keyd.socket_group import SocketGroup
 from keyd.socket_pair import SocketPair
 from pfkey.errors import ShellError
+
+LOG = logging.getLogger("keyd.shell")
 
 _LEFTOVER_WAIT_SECONDS = 3.0  # for the workers of a dead predecessor to end
 
@@ -70,6 +74,8 @@ class Steer:
         self._socket_rules: _Rules = {chain: [] for chain in nft_sockets.CHAINS}
         self._generation = 0
         self._fixed: object = None
+        self._has_nat_chain = False
+        self._legacy_nat = False
 
     @property
     def tun_fd(self) -> int:
@@ -100,15 +106,13 @@ class Steer:
         try:
             listed = self._claim_table()
             is_leftover = any("chain" in o for o in listed)
-            found = nft_rules.holds(
+            found = holds(
                 o["rule"].get("comment", "")
                 for o in listed
                 if "rule" in o and o["rule"]["chain"] in POLICY_CHAINS
             )
             self._tun.open(_LEFTOVER_WAIT_SECONDS if is_leftover else 0.0)
-            self._events = [routes.event_socket()]
-            if not self.owned:
-                self._events.append(nft.event_socket())
+            self._events = [routes.event_socket(), nft.event_socket()]
             self._policies, self._rules = self._render(found)
             self._socket_rules = nft_sockets.rules(pairs, groups, self.marks, self._frame.device)
             self._socket_devices.add(pairs, _LEFTOVER_WAIT_SECONDS if is_leftover else 0.0)
@@ -255,7 +259,10 @@ class Steer:
         commands += self._frame.skeleton()
         for rules in (self._rules, self._socket_rules):
             commands += [command for chain in rules for command in self._added(chain, rules)]
+        self._generation = nft.generation()
         self._transact(commands)
+        self._has_nat_chain = False
+        self._follow_nat()
         self._note_fixed()
 
     def _added(self, chain: str, rules: _Rules) -> list[str]:
@@ -269,10 +276,26 @@ class Steer:
                 self._fixed = None  # somebody wrote meanwhile: `ensure` writes it again
 
     def _transact(self, commands: list[str]) -> None:
-        """Run one transaction, and of a table that others can change note the generation."""
-        before = 0 if self.owned else nft.generation()
+        """Run one transaction. Where others wrote before it, `ensure` finds another generation."""
+        before = nft.generation()
         self._context.run("\n".join(commands))
-        self._generation = before + 1
+        if before == self._generation:
+            self._generation += 1
+
+    def _follow_nat(self) -> None:
+        """Have the chain that keeps NAT away exactly while somebody has NAT."""
+        self._legacy_nat = nat.is_in_legacy()
+        chains = (o["chain"] for o in self._context.run_json("list chains") if "chain" in o)
+        wanted = self._legacy_nat or nat.is_in_nft(chains, self._frame.table)
+        if wanted == self._has_nat_chain:
+            return
+        try:
+            self._transact(nat.commands(self._frame, wanted=wanted))
+        except ShellError as error:  # of iptables-legacy, where nft has no NAT
+            LOG.warning("nat-not-kept-away reason=%s", error)
+            return
+        self._has_nat_chain = wanted
+        self._note_fixed()
 
     def _changes(self, chain: str, old: list[str], new: list[str]) -> list[str]:
         """Commands that make a chain of rules `old` one of rules `new`."""
@@ -296,17 +319,17 @@ class Steer:
         return commands + [f"add rule {where} {rule}" for rule in new[kept:]]
 
     def _ensure_table(self) -> list[str]:
-        if self.owned:
-            return []
         generation = nft.generation()
-        if generation == self._generation:
+        if generation == self._generation and nat.is_in_legacy() == self._legacy_nat:
             return []
-        listed = self._list_table()
-        if _picture(listed) == (self._fixed, self._expected_comments()):
-            self._generation = generation
-            return []
-        self._write_table(listed)
-        return [f"nft table {self._table}"]
+        self._generation = generation
+        if not self.owned and _picture(self._list_table()) != (
+            self._fixed, self._expected_comments(),
+        ):  # fmt: skip
+            self._write_table(self._list_table())
+            return [f"nft table {self._table}"]
+        self._follow_nat()
+        return []
 
     def _expected_comments(self) -> dict[str, list[str]]:
         return {

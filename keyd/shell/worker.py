@@ -159,20 +159,17 @@ class InWorker(Worker):
 
     def __init__(self, given: dict[str, int]) -> None:
         super().__init__("in", given)
-        sockets = {
-            name: socket.socket(fileno=descriptor)
+        sockets = [
+            socket.socket(fileno=descriptor)
             for name, descriptor in given.items()
             if name.startswith(("esp_in", "ah", "comp"))
-        }
-        self._comps = {s.fileno(): s for n, s in sockets.items() if n.startswith("comp")}
+        ]
         self._receivers: list[Receiver | Receiver6] = [
-            Receiver(s) if s.family == socket.AF_INET else Receiver6(s)
-            for s in sockets.values()
-            if s.fileno() not in self._comps
+            Receiver(s) if s.family == socket.AF_INET else Receiver6(s) for s in sockets
         ]
         self._pipeline = Inbound(self.counters, self.links.is_local)
         self._doors = {doors.MAIN: self.tun}
-        for sock in sockets.values():
+        for sock in sockets:
             self.poll.register(sock.fileno(), select.EPOLLIN)
 
     def install(self, spec: SaSpec, part: memoryview, since: tuple[int, int, int]) -> None:
@@ -208,8 +205,6 @@ class InWorker(Worker):
         while True:
             events = self.poll.poll(_sooner(used.patience))
             ready = {descriptor for descriptor, _ in events}
-            for descriptor in ready & self._comps.keys():  # nothing is done with IPComp
-                raw.drain(self._comps[descriptor])
             receivers = [r for r in self._receivers if r.fileno() in ready]
             opened = 0
             while True:

@@ -19,13 +19,13 @@ from keyd.shell.channel import Record, WorkerEnd
 from keyd.shell.linkmtu import Links
 from keyd.shell.state import StateFile
 from keyd.socket_pair import SocketPair
-from pfkey.const import IPPROTO_AH, IPPROTO_ESP, Dir, Mode
+from pfkey.const import IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP, Dir, Mode
 from pfkey.errors import CryptoError
 
 IDS_MAX = 8192  # in one record
 INFO, WARNING, ERROR = 20, 30, 40
 NO_ROOM = frozenset((errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN))
-_PROTOS = (IPPROTO_ESP, IPPROTO_AH)
+_PROTOS = (IPPROTO_ESP, IPPROTO_AH, IPPROTO_COMP)
 _LOGS_PER_SECOND = 5
 
 Role = Literal["out", "in"]

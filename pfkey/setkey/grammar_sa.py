@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pfkey.algorithms import Algorithm, Kind, bits_ok, by_name, lengths_text
-from pfkey.const import KameFlag, Mode, MsgType, SaType
+from pfkey.const import KameFlag, Mode, MsgType, SaFlag, SaType
 from pfkey.setkey.cursor import Cursor, octets, parse_number
 from pfkey.setkey.lexer import QUOTED, WORD, Token
 from pfkey.setkey.statements import DeleteAll, Host, Limits, SaStatement
@@ -109,7 +109,7 @@ def parse_sa(cursor: Cursor, type: MsgType, offered: Offered | None) -> SaStatem
             values["natt_oa"] = hosts[0]._replace(port=cursor.port())
     spi_token = cursor.token
     values["spi"] = spi(cursor)
-    flags = KameFlag.CYCSEQ | (KameFlag.OLD if proto.text.endswith("-old") else 0)
+    flags: int = KameFlag.CYCSEQ | (KameFlag.OLD if proto.text.endswith("-old") else 0)
     seen: set[str] = set()
     while cursor.peek():
         token = cursor.token
@@ -121,6 +121,10 @@ def parse_sa(cursor: Cursor, type: MsgType, offered: Offered | None) -> SaStatem
             flags = _flag(cursor, flags)
             continue
         seen.add(option)
+        if option == "-esn":  # FreeBSD's
+            cursor.take()
+            flags |= SaFlag.ESN
+            continue
         if not _plain(cursor, option, values):
             flags |= _algorithm(cursor, option, proto, values, offered)
     values["flags"] = int(flags)
@@ -140,7 +144,7 @@ def parse_deleteall(cursor: Cursor) -> DeleteAll:
     return DeleteAll(line=cursor.line, pair=pair, satype=number)
 
 
-def _flag(cursor: Cursor, flags: KameFlag) -> KameFlag:
+def _flag(cursor: Cursor, flags: int) -> int:
     token = cursor.word("an extension flag")
     if token.text == "nocyclic-seq":
         return flags & ~KameFlag.CYCSEQ

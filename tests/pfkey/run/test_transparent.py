@@ -170,7 +170,8 @@ def test_without_pfkeyd_nothing_is_run(tmp_path: Path) -> None:
     done = run(tmp_path / "s", "/bin/echo", "run", check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        f"pfkey run: no pfkeyd answers at {tmp_path}/s; start it with: pfkeyd &\n"
+        f"pfkey run: no pfkeyd answers at {tmp_path}/s;"
+        f" start it with: pfkeyd --socket {tmp_path}/s &\n"
     )
 
 

@@ -125,6 +125,11 @@ def test_old_forms_set_flags() -> None:
     assert sa("add 1.1.1.1 2.2.2.2 ipcomp 5 -C deflate -R;").flags & KameFlag.RAWCPI
 
 
+def test_extended_sequence_numbers_are_a_flag_as_on_freebsd() -> None:
+    found = sa("add 1.1.1.1 2.2.2.2 esp 5 -r 64 -esn -E null;")
+    assert found.flags == KameFlag.CYCSEQ | 0x400
+
+
 def test_a_name_stands_for_all_its_addresses() -> None:
     assert len(sa("add both.example 10.0.0.1 esp 5 -E null;").pairs) == 2
     assert len(sa("add both.example both.example esp 5 -E null;").pairs) == 5
