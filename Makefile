@@ -19,6 +19,7 @@ help:
 	@echo "make test         checks and all tests"
 	@echo "make lint         ruff, formatting, strict types, import rules"
 	@echo "make fuzz         property tests with many more examples (FUZZ_EXAMPLES=N)"
+	@echo "make soak         kills everything in the middle of transfers, hundreds of times (SOAK_KILLS=N)"
 	@echo "make bench        what is fast and how fast; each line is JSON"
 	@echo "make test-lowest  the tests with the oldest libraries that pyproject.toml allows"
 	@echo "make docs         write docs/library-reference.md from the docstrings"
@@ -51,6 +52,9 @@ test: lint
 
 fuzz: setup
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-20000} $(BIN)/pytest -n $(JOBS) -m "not root" tests/pfkey tests/keyd tests/fuzz --timeout 0
+
+soak: setup
+	SOAK_KILLS=$${SOAK_KILLS:-300} $(BIN)/pytest tests/netns/test_soak.py
 
 bench: setup
 	@for b in bench/bench_*.py; do $(BIN)/python $$b || exit 1; done
