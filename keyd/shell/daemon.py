@@ -11,9 +11,11 @@
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from keyd.shell.listener import accept_all, listen
 from keyd.shell.load import Loader
 from keyd.shell.notify import notify
 from keyd.shell.options import Options, program_version
-from keyd.shell.paths import beside, netns_inode, remove_socket
+from keyd.shell.paths import OTHER_DIALECTS, beside, netns_inode, remove_socket
 from keyd.shell.plane import Plane
 from keyd.shell.reports import Reports
 from keyd.shell.serve import CLIENTS, Server
@@ -143,14 +145,18 @@ class Daemon:
             default=options.default_file,
         )  # fmt: skip
         await loader.load()
-        ctl = beside(self._path, "ctl")
+        others: dict[Path, Callable[[socket.socket], None]] = {
+            beside(self._path, name): partial(server.admit, dialect=name) for name in OTHER_DIALECTS
+        }
+        # the first socket comes last: who waits for it finds all
+        doors = {beside(self._path, "ctl"): control.admit, **others, self._path: server.admit}
         with ExitStack() as stack:
             listeners = []
-            for path in (ctl, self._path):
+            for path in doors:
                 listeners.append(listen(path, self._gid))
                 stack.callback(remove_socket, path)
                 stack.callback(listeners[-1].close)
-            for listener, admit in zip(listeners, (control.admit, server.admit), strict=True):
+            for listener, admit in zip(listeners, doors.values(), strict=True):
                 nursery.start_soon(accept_all, listener, self._gid, admit)
             self._is_serving = True
             LOG.info(

@@ -26,6 +26,7 @@ from keyd.shell import wire
 from keyd.shell.log import limited
 from keyd.shell.ports import KeyEngine
 from keyd.shell.tap import Tap
+from pfkey.dialect import LINUX
 
 LOG = limited("keyd.shell.serve")
 
@@ -38,9 +39,10 @@ _TURN_RECORDS = 64  # of a dump, before others get their turn
 class Client:
     """One connection: its queue and its dumps."""
 
-    def __init__(self, sock: socket.socket, number: ClientId, tap: Tap) -> None:
+    def __init__(self, sock: socket.socket, number: ClientId, tap: Tap, dialect: str) -> None:
         self.sock = sock
         self.number = number
+        self.dialect = dialect
         self.pid, self.uid, _ = wire.credentials(sock)
         self.dropped = 0
         self.dumps: deque[Iterator[bytes]] = deque()
@@ -55,8 +57,12 @@ class Client:
         if wire.send(self.sock, record):
             self.dropped += 1
             return False
-        self._tap.passed("out", self.number, self.pid, record)
+        self.passed("out", record)
         return True
+
+    def passed(self, direction: str, record: bytes) -> None:
+        """Show a record to who looks on."""
+        self._tap.passed(direction, self.number, self.pid, record, self.dialect)
 
     def pump(self, records: int) -> bool | None:
         """Send up to that many records of the first dump.
@@ -78,7 +84,7 @@ class Client:
             if error:  # nobody will ever read it
                 self.dumps.clear()
                 return True
-            self._tap.passed("out", self.number, self.pid, record)
+            self.passed("out", record)
         return False
 
 
@@ -107,16 +113,19 @@ class Server:
         self._reader = wire.Reader()
         self._numbers = itertools.count(1)
 
-    def admit(self, sock: socket.socket) -> None:
-        """Begin to serve a connection, or close it when there are too many."""
+    def admit(self, sock: socket.socket, dialect: str = LINUX.name) -> None:
+        """Begin to serve a connection in a dialect, or close it when there are too many."""
         if len(self.clients) >= self._most:
             LOG.warning("client-refused reason=too-many clients=%d", len(self.clients))
             sock.close()
             return
-        client = Client(sock, ClientId(next(self._numbers)), self._tap)
+        client = Client(sock, ClientId(next(self._numbers)), self._tap, dialect)
         self.clients[client.number] = client
-        self._engine.connect(client.number)
-        LOG.debug("client-connected client=%d pid=%d uid=%d", client.number, client.pid, client.uid)
+        self._engine.connect(client.number, dialect)
+        LOG.debug(
+            "client-connected client=%d pid=%d uid=%d dialect=%s", client.number, client.pid,
+            client.uid, dialect,
+        )  # fmt: skip
         self._nursery.start_soon(self._serve, client)
 
     def send(self, effect: Send) -> None:
@@ -163,7 +172,7 @@ class Server:
                 continue
             if record is None:
                 return
-            self._tap.passed("in", client.number, client.pid, record)
+            client.passed("in", record)
             effects = self._engine.receive(client.number, record, self._clock())
             self._called()
             await self._obey(effects)
