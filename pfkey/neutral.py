@@ -3,7 +3,8 @@
 What the systems say by different extensions though they mean the same is said here in one way:
 the mode of an SA by SA2 (OpenBSD has a flag), a window by sadb_sa_replay whatever its size (FreeBSD
 has SA_REPLAY), lifetimes in pairs (OpenBSD has each alone), no ESP in UDP by no extension (NetBSD
-has a type 0). `understood` is for who reads messages of any system, `spoken` for who writes them.
+has a type 0), no priority of a policy by the one in the middle (NetBSD has none).
+`understood` is for who reads messages of any system, `spoken` for who writes them.
 """
 
 from dataclasses import replace
@@ -18,6 +19,7 @@ from pfkey.ext_x_policy import Policy
 from pfkey.ext_x_sa2 import Sa2
 from pfkey.ext_x_word import Word
 from pfkey.message import Extension, Message
+from pfkey.policy import PRIORITY_DEF
 
 _TUNNEL = int(OpenbsdFlag.TUNNEL)
 _NAT_T = (ExtType.X_NAT_T_TYPE, ExtType.X_NAT_T_SPORT, ExtType.X_NAT_T_DPORT)
@@ -102,6 +104,9 @@ def _in_own_words(
         ):
             found.append(replace(extension, replay=dialect.window_max))
             found.append(Word(exttype=ExtType.X_SA_REPLAY, value=extension.replay))
+        elif isinstance(extension, Policy) and extension.priority == PRIORITY_DEF:
+            given = extension.priority if dialect.has_priority else 0
+            found.append(replace(extension, priority=given))
         else:
             found.append(extension)
     return tuple(found)

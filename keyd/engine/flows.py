@@ -36,6 +36,7 @@ from pfkey.ext_address import Address
 from pfkey.ext_ident import Ident
 from pfkey.ext_x_bsd import Protocol
 from pfkey.message import Extension, Message
+from pfkey.policy import PRIORITY_DEF
 from pfkey.selector import Range, Selector
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
 STATIC = 1  # SADB_X_POLICYFLAGS_POLICY: only another static flow may replace it
 _PORT_MASK = 0xFFFF
-_MIDDLE = 0x8000_0000  # setkey's priority of a policy that gives none
 _TYPES = {
     FlowType.USE: Level.USE, FlowType.ACQUIRE: Level.USE, FlowType.REQUIRE: Level.REQUIRE,
     FlowType.DONTACQ: Level.REQUIRE,
@@ -196,7 +196,7 @@ def _priority(selector: Selector) -> int:
     rank = src.prefixlen << 8 | dst.prefixlen
     for is_given in (selector.proto != UNSPEC_PROTO, src.port, dst.port):
         rank = rank << 1 | bool(is_given)
-    return _MIDDLE - 1 - rank
+    return PRIORITY_DEF - 1 - rank
 
 
 def _range(message: Message, flow_type: ExtType, mask_type: ExtType) -> Range:

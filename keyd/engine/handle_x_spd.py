@@ -34,10 +34,10 @@ from pfkey.const import (
 from pfkey.errors import SadbError
 from pfkey.ext_x_policy import IpsecRequest
 from pfkey.message import Message
+from pfkey.policy import PRIORITY_DEF
 from pfkey.selector import Range, Selector
 
 REQUESTS_MAX = 6  # XFRM_MAX_DEPTH
-PRIORITY = 0x8000_0000  # of a policy whose system has none: as setkey says on Linux
 
 
 def spd_add(state: State, request: ClientRequest) -> list[Effect]:
@@ -185,7 +185,8 @@ def _spec(state: State, request: ClientRequest) -> tuple[PolicySpec, frozenset[i
     spec = PolicySpec(
         id=0, dir=direction, type=PolicyType(policy.type), selector=selector,
         requests=tuple(requests),
-        priority=policy.priority if request.manners.dialect.has_priority else PRIORITY,
+        # NetBSD has none: as setkey on Linux says for none
+        priority=policy.priority if request.manners.dialect.has_priority else PRIORITY_DEF,
     )  # fmt: skip
     return spec, frozenset(by_default)
 
