@@ -15,9 +15,10 @@ from keyd.engine.sad import SaRecord
 from keyd.engine.state import Request, State
 from keyd.engine.variants import check_flags
 from keyd.model import SaSpec
-from pfkey.const import SaState
+from pfkey.const import IPPROTO_COMP, SaState
 from pfkey.errors import SadbError
 
+CPI_MAX = 0xFFFF
 WINDOW_MAX = 0x8000  # packets: 4 KiB for each SA that comes in
 
 
@@ -59,7 +60,8 @@ def requested_sa(state: State, request: Request) -> SaRecord:
         least = request.manners.spi_min
         why = f"SPI {message.sa.spi:#x}: 0 is for local use, the least is {least:#x}"
         raise SadbError(EINVAL, f"{why} (RFC 4303 section 2.1)")
-    unsupported.refuse_flags(message.sa.flags)
+    if proto == IPPROTO_COMP and message.sa.spi > CPI_MAX:
+        raise SadbError(EINVAL, f"CPI {message.sa.spi:#x} exceeds 16 bits (RFC 3173 section 3.3)")
     mode = sa_mode(message)
     hard = limit(message.hard)
     chosen = keying(message, state.usable)

@@ -52,6 +52,7 @@ def dump(state: State, request: Request) -> list[Effect]:
 def spd_dump(state: State, request: Request) -> list[Effect]:
     """Show all policies to the sender: in, out, then fwd, each in the order of the match.
 
+    Behind them those of sockets, one for all sockets that share it.
     Those for whose direction its dialect has no number are left out. FreeBSD's SA type says whose
     policies to show; OpenBSD shows flows, the newest first.
 
@@ -66,7 +67,9 @@ def spd_dump(state: State, request: Request) -> list[Effect]:
     message, manners = request.message, request.manners
     ways = [way for way in (Dir.IN, Dir.OUT, Dir.FWD) if _has_way(manners, way)]
     policies = [p for way in ways for p in state.spd if p.spec.dir == way]
-    if manners.kin is Kin.OPENBSD:
+    if manners.kin is Kin.LINUX:
+        policies += state.sockets.records()
+    elif manners.kin is Kin.OPENBSD:
         policies.sort(key=lambda policy: policy.spec.id, reverse=True)
     if message.type in manners.dialect.not_satypes:
         if message.satype not in _SCOPES:

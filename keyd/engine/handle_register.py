@@ -1,13 +1,12 @@
 """SADB_REGISTER (RFC 2367 section 3.1.7): who wants notices, and what this machine can do."""
 
-from keyd.engine import unsupported
 from keyd.engine.effects import Effect
 from keyd.engine.manners import Kin, Manners
 from keyd.engine.state import Request, State
 from keyd.engine.told import Told
 from keyd.engine.tuning import retune
 from pfkey.algorithms import ROWS, Algorithm, Kind, offered
-from pfkey.const import ExtType, MsgType, SaType
+from pfkey.const import ExtType, MsgType
 from pfkey.dialect import Dialect
 from pfkey.ext_supported import Supported, SupportedAlgorithm, registry
 from pfkey.message import Message
@@ -41,9 +40,9 @@ def register(state: State, request: Request) -> list[Effect]:
 
 
 def _lists(state: State, manners: Manners) -> tuple[Supported, ...]:
-    """Authenticators and ciphers; on OpenBSD also compressions, if IPComp is done."""
+    """Authenticators and ciphers; on OpenBSD also compressions."""
     exttypes = [ExtType.SUPPORTED_AUTH, ExtType.SUPPORTED_ENCRYPT]
-    if manners.kin is Kin.OPENBSD and SaType.X_IPCOMP not in unsupported.SATYPES:
+    if manners.kin is Kin.OPENBSD:
         exttypes.append(ExtType.X_SUPPORTED_COMP)
     return tuple(_supported(state, exttype, manners) for exttype in exttypes)
 

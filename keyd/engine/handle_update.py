@@ -18,7 +18,7 @@ from keyd.engine.records import SHOWN_FLAGS
 from keyd.engine.sad import SaRecord
 from keyd.engine.state import Request, State
 from keyd.model import SaSpec
-from pfkey.const import ExtType, Mode, SaState
+from pfkey.const import ExtType, Mode, SaState, SaType
 from pfkey.errors import SadbError
 from pfkey.ext_key import Key
 
@@ -69,7 +69,7 @@ def _with_keys(state: State, request: Request) -> Request:
             (ExtType.KEY_AUTH, sa.spec.auth, sa.spec.auth_key),
             (ExtType.KEY_ENCRYPT, sa.spec.encrypt, sa.spec.encrypt_key),
         )
-        if number
+        if number and message.satype != SaType.X_IPCOMP
     )
     return replace(request, message=replace(message, extensions=(*message.extensions, *kept)))
 

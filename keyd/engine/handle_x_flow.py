@@ -100,7 +100,6 @@ def _refuse_addresses(spec: PolicySpec) -> None:
     for ends in (spec.selector.src, spec.selector.dst):
         unsupported.refuse_address(ends.address, ends.prefixlen)
     for request in spec.requests:
-        unsupported.refuse(unsupported.REQUEST_PROTOS, request.proto)
         for end in (request.src, request.dst):
             if end is not None:
                 unsupported.refuse_address(end)

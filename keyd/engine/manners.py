@@ -20,7 +20,6 @@ from errno import (
     ENOENT,
     ENOSYS,
     EOPNOTSUPP,
-    EPROTONOSUPPORT,
     ESRCH,
 )
 
@@ -178,7 +177,6 @@ _FLOW = frozenset((
 
 LINUX_MANNERS = Manners(
     dialect=LINUX, kin=Kin.LINUX, tells_larval_end=True,
-    refusals={(None, EPROTONOSUPPORT): EINVAL},
 )  # fmt: skip
 NETBSD_MANNERS = Manners(
     dialect=NETBSD, kin=Kin.KAME, counts=Count.DOWN, wraps=True, copies_requests=False,

@@ -14,13 +14,14 @@ from keyd.engine.flows import flow_of
 from keyd.engine.lifetimes import NO_LIMIT
 from keyd.engine.manners import LINUX_MANNERS, Count, Kin, Manners
 from keyd.engine.sad import SaRecord
-from keyd.engine.spd import PolicyRecord
+from keyd.engine.spd import CODE_OF_DIR, ID_STEP, PolicyRecord
 from keyd.engine.state import State
 from keyd.engine.told import Told, told_by_kin
 from keyd.engine.variants import KNOWN
 from keyd.model import Need, PolicySpec, Usage
 from pfkey import hot
 from pfkey.const import (
+    IPPROTO_COMP,
     SATYPE_OF_PROTO,
     UNSPEC_PROTO,
     Dir,
@@ -158,10 +159,15 @@ def policy_record(
     return hot.PolicyRecord(
         src=_place(spec.selector.src, spec.selector.proto),
         dst=_place(spec.selector.dst, spec.selector.proto),
-        policy_type=spec.type, dir=spec.dir, id=spec.id, priority=spec.priority,
+        policy_type=spec.type, dir=_shown_dir(spec), id=spec.id, priority=spec.priority,
         requests=shown_requests(spec), type=type, seq=seq, pid=pid, refcount=REFERENCES,
         hard=policy.hard, soft=NO_LIMIT, current=policy_current(policy),
     ).encode(dialect)  # fmt: skip
+
+
+def _shown_dir(spec: PolicySpec) -> int:
+    """Of a socket's policy Linux shows another number, and says so in the id's low bits too."""
+    return spec.dir + len(CODE_OF_DIR) * (spec.id % ID_STEP >= len(CODE_OF_DIR))
 
 
 def policy_current(policy: PolicyRecord) -> Limits:
@@ -245,7 +251,8 @@ def _sa(
     sa: SaRecord, used: Usage, type: MsgType, seq: int, pid: int, keys: bool, manners: Manners
 ) -> hot.SaRecord:  # fmt: skip
     spec = sa.spec
-    has_auth, has_encrypt = keys and spec.auth != 0, keys and spec.encrypt != 0
+    has_auth = keys and spec.auth != 0
+    has_encrypt = keys and spec.encrypt != 0 and spec.proto != IPPROTO_COMP
     used_at = used.last_use if manners.shows_last_use else used.first_use
     # The wire counts packets in 32 bits, the data path in more.
     current = (min(used.packets, 2**32 - 1), used.octets, int(sa.created_wall), int(used_at))

@@ -28,10 +28,14 @@ let packets pass leave to those that follow what they cannot be sure of.
 import base64
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 
+from keyd import doors
 from keyd.model import PolicySpec, Request
+from keyd.shell import nft_sockets
+from keyd.shell.marks import Marks
+from keyd.shell.nft_sockets import UNSTEERED
 from pfkey.const import IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP, UNSPEC_PROTO, Dir, Mode, PolicyType
 from pfkey.const import Level as RequestLevel
 from pfkey.selector import Range, Selector
@@ -55,7 +59,6 @@ COUNTERS = (
 )
 COMMENT_LIMIT = 128  # octets that nft takes
 
-_PROTECT, _BYPASS = 0x4B, 0x4C
 _TCP, _UDP, _ICMP, _ICMPV6, _MH = 6, 17, 1, 58, 135
 _WITH_PORTS = (_TCP, _UDP, 33, 132, 136)  # and DCCP, SCTP, UDP-Lite
 _TYPE_AND_CODE = {
@@ -70,42 +73,10 @@ _NEIGHBOUR_DISCOVERY = (
 )
 # nft takes IPv6 tails of AH for extension headers and tells no protocol; the header itself does
 _SEALED = (f"meta l4proto {_IPSEC}", f"frag nexthdr {IPPROTO_AH}")
-_UNSTEERED = "{ local, broadcast, anycast, multicast }"
 _PRIVATE_UID = 0x38000000  # users from here on are nobody's, see `keyd.shell.plane_real`
 _REQUESTS_KEPT = 6
 _REFUSED_IN = "refused_in"  # the chain that drops and counts clear packets under `require`
 _POLICY, _DEFAULT = "p1:", "d1:"  # comments on rules begin so
-
-
-@dataclass(frozen=True, slots=True)
-class Marks:
-    """The two marks in the bits of the packet mark that are ours."""
-
-    mask: int = 0xFF000000
-
-    def __post_init__(self) -> None:
-        bits = self.mask >> self._shift if self.mask else 0
-        if not 0 < self.mask <= 0xFFFFFFFF or bits & (bits + 1) or bits < 0x7F:
-            raise ValueError(f"mark mask {self.mask:#x}: 7 or more adjacent bits are needed")
-
-    @property
-    def _shift(self) -> int:
-        return (self.mask & -self.mask).bit_length() - 1
-
-    @property
-    def protect(self) -> int:
-        """Leads to the TUN."""
-        return _PROTECT << self._shift
-
-    @property
-    def bypass(self) -> int:
-        """On what the data path itself sends."""
-        return _BYPASS << self._shift
-
-    @property
-    def others(self) -> int:
-        """The bits that are not ours."""
-        return ~self.mask & 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +92,7 @@ class Frame:
 
     table: str = TABLE
     device: str = "pfkey0"
-    marks: Marks = Marks()
+    marks: Marks = field(default_factory=Marks)
     bypass_uid: int
     fragment_key: int
 
@@ -130,16 +101,25 @@ class Frame:
         m, t = self.marks, f"inet {self.table}"
         is_bypass = f"meta mark & {m.mask:#010x} == {m.bypass:#010x}"
         is_protect = f"meta mark & {m.mask:#010x} == {m.protect:#010x}"
-        from_tun = f'iifname "{self.device}"'
+        entrances = (doors.device(self.device, door) for door in doors.ALL)
+        from_tun = f"iifname {{ {', '.join(entrances)} }}"
         strip = f"meta mark set meta mark & {m.others:#010x}"
         is_private = self.bypass_uid >= _PRIVATE_UID
         is_ours = f"{'' if is_private else is_bypass + ' '}meta skuid {self.bypass_uid}"
         exempt = (*(f"{is_bypass} {sealed} accept" for sealed in _SEALED), f"{is_ours} accept")
+        sockets = nft_sockets.Hooks(m)
         decision = (
             _NEIGHBOUR_DISCOVERY,
-            f"fib daddr type {_UNSTEERED} goto policy_own",
-            "goto policy_out",
+            *sockets.out,
+            f"fib daddr type {UNSTEERED} goto own",
+            "jump policy_out",
+            *sockets.out_after,
         )
+        fixed = {
+            **nft_sockets.FIXED,
+            "own": ("jump policy_own", *sockets.out_after),
+            _REFUSED_IN: ('iifname "lo" counter name in_own drop', "counter name in_polvio drop"),
+        }
         chains = {
             "cut": (  # IPv4's sockets say it themselves (IP_NODEFRAG)
                 f"type filter hook output priority {PRIORITY_EARLY}",
@@ -152,38 +132,44 @@ class Frame:
                 *exempt,
                 f"{is_bypass} {strip}",
                 f"{is_protect} {strip}",
+                *sockets.strip,
                 *decision,
             ),
             "late": (
                 f"type route hook output priority {PRIORITY_LATE}",
                 f"{is_protect} accept",
+                *sockets.steered,
                 *exempt,
                 *decision,
             ),
             "guard": (
                 f"type filter hook postrouting priority {PRIORITY_GUARD}",
                 f'{is_protect} oifname != "{self.device}" counter name out_guard drop',
+                "jump guard_sockets",
             ),
             "inbound": (
                 f"type filter hook prerouting priority {PRIORITY_EARLY}",
                 f"{from_tun} ip6 nexthdr 44 @nh,352,32 set @nh,352,32 ^ {self.fragment_key:#010x}",
                 f"{from_tun} ip6 nexthdr != 44 exthdr frag exists counter name in_discard drop",
+                "jump sealed_sockets",
                 f"{from_tun} accept",
                 *(f"{sealed} fib daddr type local accept" for sealed in _SEALED),
                 _NEIGHBOUR_DISCOVERY,
-                "goto policy_in",
+                "jump socket_in",
+                "jump policy_in",
+                "jump socket_in_after",
             ),
             "transit": (
                 f"type filter hook prerouting priority {PRIORITY_LATE}",
                 f"{is_protect} {strip}",
-                f"fib daddr type {_UNSTEERED} accept",
+                f"fib daddr type {UNSTEERED} accept",
                 "goto policy_out",
             ),
             "leaving": (
                 f"type filter hook forward priority {PRIORITY_LATE}",
                 f"{is_protect} accept",
                 f'oifname "{self.device}" accept',
-                f"fib daddr type {_UNSTEERED} goto policy_own",
+                f"fib daddr type {UNSTEERED} goto policy_own",
                 "goto policy_out",
             ),
             "forward": (
@@ -193,9 +179,10 @@ class Frame:
             ),
         }
         commands = [f"add counter {t} {name}" for name in COUNTERS]
-        commands += [f"add chain {t} {name}" for name in (*POLICY_CHAINS, _REFUSED_IN)]
-        commands.append(f'add rule {t} {_REFUSED_IN} iifname "lo" counter name in_own drop')
-        commands.append(f"add rule {t} {_REFUSED_IN} counter name in_polvio drop")
+        commands += [f"add set {t} {what}" for what in nft_sockets.SETS]
+        named = (*POLICY_CHAINS, *nft_sockets.CHAINS, *fixed)
+        commands += [f"add chain {t} {name}" for name in named]
+        commands += [f"add rule {t} {name} {rule}" for name, all in fixed.items() for rule in all]
         for name, (hook, *rules) in chains.items():
             commands.append(f"add chain {t} {name} {{ {hook}; policy accept; }}")
             commands += [f"add rule {t} {name} {rule}" for rule in rules]

@@ -23,6 +23,7 @@ import trio
 
 from keyd.engine.effects import ClientId, Dump, Effect, Now, Send
 from keyd.shell import wire
+from keyd.shell.adopted import Registrations
 from keyd.shell.log import limited
 from keyd.shell.ports import KeyEngine
 from keyd.shell.tap import Tap
@@ -34,6 +35,8 @@ CLIENTS = 1024
 QUEUE_OCTETS = 8 << 20  # kernel memory: a message of 160 octets takes 768
 _FIRST_RECORDS = 32  # of a dump, queued before its request is taken
 _TURN_RECORDS = 64  # of a dump, before others get their turn
+
+Told = Callable[[ClientId, Registrations], None]
 
 
 class Client:
@@ -47,6 +50,7 @@ class Client:
         self.dropped = 0
         self.dumps: deque[Iterator[bytes]] = deque()
         self.dump_wanted = trio.Event()
+        self.told: Told | None = None  # whom to tell of registrations
         self._held: bytes | None = None  # of the first dump: did not fit yet
         self._tap = tap
         room = wire.make_room(sock, QUEUE_OCTETS // 2)  # the kernel doubles it
@@ -113,12 +117,12 @@ class Server:
         self._reader = wire.Reader()
         self._numbers = itertools.count(1)
 
-    def admit(self, sock: socket.socket, dialect: str = LINUX.name) -> None:
+    def admit(self, sock: socket.socket, dialect: str = LINUX.name) -> Client | None:
         """Begin to serve a connection in a dialect, or close it when there are too many."""
         if len(self.clients) >= self._most:
             LOG.warning("client-refused reason=too-many clients=%d", len(self.clients))
             sock.close()
-            return
+            return None
         client = Client(sock, ClientId(next(self._numbers)), self._tap, dialect)
         self.clients[client.number] = client
         self._engine.connect(client.number, dialect)
@@ -127,6 +131,29 @@ class Server:
             client.uid, dialect,
         )  # fmt: skip
         self._nursery.start_soon(self._serve, client)
+        return client
+
+    async def adopt(
+        self, sock: socket.socket, had: Registrations, told: Told, dialect: str = LINUX.name
+    ) -> tuple[ClientId | None, Registrations]:
+        """Serve a socket that was handed to us, with what its client registered for before.
+
+        `told` hears of each change of that, before the request is consumed. No number: too many.
+        """
+        client = self.admit(sock, dialect)
+        if client is None:
+            return None, had
+        effects = self._engine.restore(
+            client.number, had.satypes, is_promiscuous=had.is_promiscuous, now=self._clock()
+        )
+        client.told = told
+        has = self._registrations(client)
+        self._called()
+        await self._obey(effects)
+        return client.number, has
+
+    def _registrations(self, client: Client) -> Registrations:
+        return Registrations(*self._engine.registrations(client.number))
 
     def send(self, effect: Send) -> None:
         """Queue a record to a client that may be gone."""
@@ -173,9 +200,12 @@ class Server:
             if record is None:
                 return
             client.passed("in", record)
+            before = self._registrations(client) if client.told else None
             effects = self._engine.receive(client.number, record, self._clock())
             self._called()
             await self._obey(effects)
+            if client.told and (now := self._registrations(client)) != before:
+                client.told(client.number, now)
             wire.take(client.sock)
             await trio.lowlevel.checkpoint()
 

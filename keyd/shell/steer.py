@@ -19,11 +19,15 @@ from contextlib import suppress
 from typing import Any
 
 from keyd.model import PolicySpec
-from keyd.shell import nft, nft_rules, routes
+from keyd.shell import nft, nft_rules, nft_sockets, routes
+from keyd.shell.marks import Marks
 from keyd.shell.nft import Nft, OwnerlessError
-from keyd.shell.nft_rules import POLICY_CHAINS, Frame, Marks
+from keyd.shell.nft_rules import POLICY_CHAINS, Frame
 from keyd.shell.routes import Routes
+from keyd.shell.socket_devices import SocketDevices
 from keyd.shell.tun import Tun
+from keyd.socket_group import SocketGroup
+from keyd.socket_pair import SocketPair
 from pfkey.errors import ShellError
 
 _LEFTOVER_WAIT_SECONDS = 3.0  # for the workers of a dead predecessor to end
@@ -58,10 +62,12 @@ class Steer:
         self._table = f"inet {table}"
         self._tun = Tun(device)
         self._routes = Routes(device, self.marks)
+        self._socket_devices = SocketDevices(device, self.marks)
         self._nft: Nft | None = None
         self._events: list[socket.socket] = []
         self._policies: dict[int, tuple[PolicySpec, _Rules]] = {}
         self._rules: _Rules = {chain: [] for chain in POLICY_CHAINS}
+        self._socket_rules: _Rules = {chain: [] for chain in nft_sockets.CHAINS}
         self._generation = 0
         self._fixed: object = None
 
@@ -70,8 +76,17 @@ class Steer:
         """The TUN device's descriptor; it stays the same even if the device is made anew."""
         return self._tun.fd
 
-    def open(self) -> list[PolicySpec]:
+    @property
+    def socket_fds(self) -> dict[int, int]:
+        """The descriptors of the devices that policies of sockets need, by door."""
+        return self._socket_devices.fds
+
+    def open(
+        self, pairs: Sequence[SocketPair] = (), groups: Sequence[SocketGroup] = ()
+    ) -> list[PolicySpec]:
         """Take the namespace: table, chains, device, rule, routes.
+
+        `pairs` and `groups` are policies of sockets, in force from the first moment.
 
         Returns the holds: what a leftover table protected or discarded. They are in force as
         drops when this returns, and there was no moment without a drop.
@@ -95,6 +110,8 @@ class Steer:
             if not self.owned:
                 self._events.append(nft.event_socket())
             self._policies, self._rules = self._render(found)
+            self._socket_rules = nft_sockets.rules(pairs, groups, self.marks, self._frame.device)
+            self._socket_devices.add(pairs, _LEFTOVER_WAIT_SECONDS if is_leftover else 0.0)
             self._write_table(listed)
             self._tun.start()
             self._routes.ensure(self._tun.index)
@@ -126,6 +143,29 @@ class Steer:
             self._transact(commands)
         self._policies, self._rules = known, rules
 
+    def commit_sockets(
+        self, pairs: Sequence[SocketPair], groups: Sequence[SocketGroup] = ()
+    ) -> None:
+        """Make devices and nft follow these policies of sockets; then they are in force.
+
+        Raises:
+            ShellError: something was refused. A device may be there that nothing leads to; the
+                next call makes it right.
+        """
+        self._socket_devices.add(pairs)
+        rules = nft_sockets.rules(pairs, groups, self.marks, self._frame.device)
+        commands = [
+            command
+            for chain in nft_sockets.CHAINS
+            if rules[chain] != self._socket_rules[chain]
+            for command in (f"flush chain {self._table} {chain}", *self._added(chain, rules))
+        ]
+        if commands:
+            self._transact(commands)
+            self._note_fixed()
+        self._socket_rules = rules
+        self._socket_devices.keep(pairs)
+
     def counters(self) -> dict[str, int]:
         """Packets dropped, by the names of `nft_rules.COUNTERS`."""
         listed = self._context.run_json(f"list counters table {self._table}")
@@ -142,6 +182,7 @@ class Steer:
         restored = self._ensure_table()
         restored += self._tun.ensure()
         restored += self._routes.ensure(self._tun.index)
+        restored += self._socket_devices.ensure()
         return restored
 
     def event_fds(self) -> list[int]:
@@ -175,6 +216,7 @@ class Steer:
                 if self._tun.fd >= 0:
                     self._routes.remove()
         finally:
+            self._socket_devices.close(hold=hold)
             self._tun.close()
             if context:
                 context.close()
@@ -211,12 +253,16 @@ class Steer:
             f"delete chain {self._table} {o['chain']['name']}" for o in listed if "chain" in o
         ]
         commands += self._frame.skeleton()
-        commands += [
-            f"add rule {self._table} {chain} {rule}"
-            for chain, rules in self._rules.items()
-            for rule in rules
-        ]
+        for rules in (self._rules, self._socket_rules):
+            commands += [command for chain in rules for command in self._added(chain, rules)]
         self._transact(commands)
+        self._note_fixed()
+
+    def _added(self, chain: str, rules: _Rules) -> list[str]:
+        return [f"add rule {self._table} {chain} {rule}" for rule in rules[chain]]
+
+    def _note_fixed(self) -> None:
+        """Remember how a table that others can change looks when it is as it should be."""
         if not self.owned:
             self._fixed = _picture(self._list_table())[0]
             if nft.generation() != self._generation:
@@ -296,6 +342,6 @@ def _picture(listed: list[dict[str, Any]]) -> tuple[object, dict[str, list[str]]
             if kind == "rule" and o["chain"] in comments:
                 comments[o["chain"]].append(o.get("comment", ""))
             else:
-                hidden = {"handle", "packets", "bytes"}
+                hidden = {"handle", "packets", "bytes", "elem"}
                 fixed.append({kind: {k: v for k, v in o.items() if k not in hidden}})
     return fixed, comments

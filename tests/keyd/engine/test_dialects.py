@@ -513,9 +513,21 @@ def test_openbsd_registers_as_often_as_it_likes() -> None:
     for _ in range(2):
         (reply,) = records(desk, message(MsgType.REGISTER, satype=ESP), own)
         assert said(reply)[:3] == (7, 0, 2)
-        assert numbers(reply, OPENBSD) == [14, 15]
+        assert numbers(reply, OPENBSD) == [14, 15, 30]
     algorithms = {one.id: one for one in Message.decode(reply, OPENBSD).extensions[1].algorithms}  # type: ignore[union-attr]
     assert algorithms[12].ivlen == 128, "in bits"
+
+
+def test_compression_has_its_own_numbers_everywhere() -> None:
+    desk, (own, other) = desk_of(OPENBSD, NETBSD)
+    sa = Sa(spi=0x1234, encrypt=2, state=SaState.MATURE)
+    request = message(MsgType.ADD, sa, src(), dst(), satype=SaType.X_IPCOMP)
+    sent = {e.client: e.record for e in desk.effects(request, own) if isinstance(e, Send)}
+    assert {said(one)[2] for one in sent.values()} == {9}
+    assert {one[24 + 3] for one in (sent[own], sent[other])} == {2}
+    shown = named(MsgType.GET, 0x1234)
+    (found,) = records(desk, replace(shown, satype=SaType.X_IPCOMP), own)
+    assert numbers(found, OPENBSD) == [1, 2, 5, 6, 39], "no key"
 
 
 def test_openbsd_hears_all_answers_and_no_key() -> None:
