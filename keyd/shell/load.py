@@ -11,7 +11,7 @@ line: the word at fault is not shown.
 import logging
 import os
 import stat
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from errno import ENOENT, EOPNOTSUPP, ESRCH
 from pathlib import Path
 
@@ -159,19 +159,24 @@ class Loader:
             raise
         loading = self._engine.loading
         try:
-            effects = loading.begin(wish, self._clock())
+            await self._obey_all(loading.keys(wish, self._clock))
+            await self._obey_all([loading.begin(wish, self._clock())])
         except SadbError as error:
+            await self._obey_all([loading.take_back(self._clock())])
             raise ShellError(f"{path}: {error}, so it is not loaded") from None
-        self._called()
-        await self._obey(effects)
         is_refused = loading.is_refused
-        effects = loading.finish(self._clock())
-        self._called()
-        await self._obey(effects)
+        await self._obey_all(loading.finish(self._clock))
         if is_refused:
             raise ShellError(f"{path}: nft refused its policies", "the log says why")
         LOG.info("loaded file=%s sas=%d policies=%d", path, len(wish.sas), len(wish.policies))
         return True
+
+    async def _obey_all(self, portions: Iterable[Sequence[Effect]]) -> None:
+        """Obey one portion after the other, and let others have their turn between them."""
+        for effects in portions:
+            self._called()
+            await self._obey(effects)
+            await trio.lowlevel.checkpoint()
 
 
 def choose(given: Path | None, default: Path | None) -> Path | None:
