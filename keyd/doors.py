@@ -7,8 +7,9 @@ by the pair's own.
 """
 
 MAIN, AH, ESP_AH, COMP = ALL = 0, 1, 2, 3  # for all that the SPD lets in
+ANY = -1  # in nft's rules
 _FIRST_PAIR = 4
-_NAMES = {AH: "ah", ESP_AH: "espah", COMP: "comp"}
+_NAMES = {AH: "ah", ESP_AH: "espah", COMP: "comp", ANY: "*"}
 
 
 def of_pair(number: int) -> int:

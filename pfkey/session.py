@@ -5,7 +5,8 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, Self, TypeVar
 
 from pfkey.client import DUMPS, QUEUE_RECORDS, Conversation, Exchange, refusal
@@ -15,6 +16,8 @@ from pfkey.errors import NoAnswerError
 from pfkey.events import Event, types_of
 from pfkey.link import ANSWER_SECONDS, Link, no_answer
 from pfkey.message import Message
+
+AHEAD = 64  # requests sent before the first of them is answered: their answers fit any queue
 
 _T = TypeVar("_T")
 
@@ -129,7 +132,30 @@ class Session(Link):
         Raises:
             ClosedError, NoAnswerError: the engine has gone, or is silent.
         """
-        exchange = self._begin(message)
+        return self._done(self._begin(message))
+
+    def requests(self, messages: Iterable[Message]) -> Iterator[Exchange]:
+        """`request` for one message after the other, some sent before earlier ones are answered.
+
+        For many changes: an engine may put them in force together. Answers come in the order of
+        the messages. Whoever leaves the iteration does not learn what became of those under way.
+
+        Raises:
+            ClosedError, NoAnswerError: as `request`.
+        """
+        under_way = deque[Exchange]()
+        try:
+            for message in messages:
+                under_way.append(self._begin(message))
+                if len(under_way) >= AHEAD:
+                    yield self._done(under_way.popleft())
+            while under_way:
+                yield self._done(under_way.popleft())
+        finally:
+            for exchange in under_way:
+                self._conversation.abandon(exchange)
+
+    def _done(self, exchange: Exchange) -> Exchange:
         while not exchange.is_done:
             self._await(exchange, len(exchange.records))
         return exchange

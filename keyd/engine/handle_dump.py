@@ -38,11 +38,11 @@ def dump(state: State, request: Request) -> list[Effect]:
     proto, wanted = proto_filter(message), message.filter
     if wanted is not None and max(wanted.splen, wanted.dplen) >= 128:
         raise SadbError(EINVAL, f"filter prefixes {wanted.splen}, {wanted.dplen} are too long")
-    sas = [
-        sa
-        for sa in state.sad
-        if proto in (None, sa.spec.proto) and (wanted is None or _passes(sa, wanted))
-    ]
+    sas = [*state.sad]
+    if proto is not None:
+        sas = [sa for sa in sas if sa.spec.proto == proto]
+    if wanted is not None:
+        sas = [sa for sa in sas if _passes(sa, wanted)]
     if not sas:
         raise SadbError(ENOENT, "no SA to dump", "3.1.10")
     how = (message.pid, request.manners, message.seq)

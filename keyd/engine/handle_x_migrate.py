@@ -50,7 +50,9 @@ def migrate(state: State, request: ClientRequest) -> list[Effect]:
     changed = _moved(policy.spec, moves)
     if changed is None:
         raise SadbError(ENODATA, "no request of the policy is meant")
-    found = [(sa, move.new) for sa in state.sad if (move := _meant(sa, moves)) is not None]
+    ends = {move.old[1] for move in moves}  # tells most of many SAs that they are not meant
+    near = [sa for sa in state.sad if sa.spec.dst in ends]
+    found = [(sa, move.new) for sa in near if (move := _meant(sa, moves)) is not None]
     _check(state, found)
     fresh = state.spd.replace(policy, changed)
     change = PoliciesChanged((fresh.spec,), (policy.spec,), request.refusal(ENOBUFS))

@@ -23,7 +23,7 @@ def begin(state: State, request: Request, sa: SaRecord) -> list[Effect]:
         if asked.larval is not None and asked.larval.is_larval:
             end(state, asked.larval)
         asked.larval = None
-    logs = warnings(sa.spec, describe(sa.key), state.warned)
+    logs = warnings(sa.spec, lambda: describe(sa.key), state.warned)
     return [*logs, InstallSa(sa.spec), *echo(state, request, sa)]
 
 

@@ -135,7 +135,7 @@ class Sad:
             slot = self._next_slot
             self._next_slot += 1
         self._order += 1
-        record.spec = replace(record.spec, slot=slot, order=self._order)
+        record.spec.take_place(slot, self._order)
 
     def reserve(self, record: SaRecord, pid: int) -> None:
         """Add a larval SA, for the client that gave this pid.

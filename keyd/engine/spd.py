@@ -36,7 +36,7 @@ Key = tuple[Dir, Selector]
 ID_STEP = 8
 CODE_OF_DIR = {Dir.IN: 0, Dir.OUT: 1, Dir.FWD: 2}
 LAST_ID = 2**32 // ID_STEP - 1
-REVERTIBLE = 64  # changes whose records can be brought back
+REVERTIBLE = 1024  # changes whose records can be brought back
 
 
 class PolicyRecord:

@@ -55,8 +55,15 @@ def encode(record: Record) -> bytes:
 
 
 def decode(octets: bytes | bytearray | memoryview) -> Record:
-    """The inverse of `encode`."""
-    record = json.loads(bytes(octets))
+    """The inverse of `encode`.
+
+    Raises:
+        ValueError: TypeError: it is none.
+    """
+    try:
+        record = json.loads(bytes(octets))
+    except RecursionError:
+        raise ValueError("a record is not that deep") from None
     if not isinstance(record, dict):
         raise TypeError(f"a record is an object, not {type(record).__name__}")
     return record

@@ -41,7 +41,7 @@ class Reports:
             if record["op"] != "need":
                 raise ValueError(record["op"])
             report = Need.from_json(record["need"]), int(record["packets"])
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
             LOG.error("bad-report error=%s", type(error).__name__)
             return
         try:

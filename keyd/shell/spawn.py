@@ -177,8 +177,12 @@ class Worker:
                 continue
             except (OSError, trio.ClosedResourceError):
                 return None
-            else:
+            try:
                 return channel.decode(octets) if octets else None
+            except (ValueError, TypeError):  # it is not itself any more: a new one takes its place
+                LOG.error("worker-garbled role=%s pid=%d", self.role, self.pid)
+                self._kill()
+                return None
 
     async def _write(self) -> None:
         while True:
@@ -202,7 +206,8 @@ class Worker:
             os.close(fd)
 
     def _log(self, record: Record) -> None:
-        if record.get("op") == "log":
-            LOG.log(int(record["level"]), "%s pid=%d", record["text"], self.pid)
+        level, text = record.get("level"), record.get("text")
+        if record.get("op") == "log" and isinstance(level, int) and isinstance(text, str):
+            LOG.log(level, "%s pid=%d", text, self.pid)
         elif self._on_report:
             self._on_report(record)

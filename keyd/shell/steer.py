@@ -12,6 +12,7 @@ Whenever one of `event_fds()` is readable: `drain_events(fd)`, then `ensure()`.
 """
 
 import errno
+import logging
 import secrets
 import socket
 from collections.abc import Sequence
@@ -19,9 +20,11 @@ from contextlib import suppress
 from typing import Any
 
 from keyd.model import PolicySpec
-from keyd.shell import nft, nft_rules, nft_sockets, routes
+from keyd.shell import nat, nft, nft_chains, nft_rules, nft_sockets, routes
+from keyd.shell.holds import holds
 from keyd.shell.marks import Marks
 from keyd.shell.nft import Nft, OwnerlessError
+from keyd.shell.nft_chains import Chains
 from keyd.shell.nft_rules import POLICY_CHAINS, Frame
 from keyd.shell.routes import Routes
 from keyd.shell.socket_devices import SocketDevices
@@ -30,9 +33,9 @@ from keyd.socket_group import SocketGroup
 from keyd.socket_pair import SocketPair
 from pfkey.errors import ShellError
 
-_LEFTOVER_WAIT_SECONDS = 3.0  # for the workers of a dead predecessor to end
+LOG = logging.getLogger("keyd.shell")
 
-_Rules = dict[str, list[str]]
+_LEFTOVER_WAIT_SECONDS = 3.0  # for the workers of a dead predecessor to end
 
 
 class Steer:
@@ -65,11 +68,12 @@ class Steer:
         self._socket_devices = SocketDevices(device, self.marks)
         self._nft: Nft | None = None
         self._events: list[socket.socket] = []
-        self._policies: dict[int, tuple[PolicySpec, _Rules]] = {}
-        self._rules: _Rules = {chain: [] for chain in POLICY_CHAINS}
-        self._socket_rules: _Rules = {chain: [] for chain in nft_sockets.CHAINS}
+        self._chains = Chains()
+        self._socket_rules = nft_sockets.rules((), (), self.marks, device)
         self._generation = 0
         self._fixed: object = None
+        self._has_nat_chain = False
+        self._legacy_nat = False
 
     @property
     def tun_fd(self) -> int:
@@ -100,16 +104,14 @@ class Steer:
         try:
             listed = self._claim_table()
             is_leftover = any("chain" in o for o in listed)
-            found = nft_rules.holds(
+            found = holds(
                 o["rule"].get("comment", "")
                 for o in listed
                 if "rule" in o and o["rule"]["chain"] in POLICY_CHAINS
             )
             self._tun.open(_LEFTOVER_WAIT_SECONDS if is_leftover else 0.0)
-            self._events = [routes.event_socket()]
-            if not self.owned:
-                self._events.append(nft.event_socket())
-            self._policies, self._rules = self._render(found)
+            self._events = [routes.event_socket(), nft.event_socket()]
+            self._chains = self._after(found)
             self._socket_rules = nft_sockets.rules(pairs, groups, self.marks, self._frame.device)
             self._socket_devices.add(pairs, _LEFTOVER_WAIT_SECONDS if is_leftover else 0.0)
             self._write_table(listed)
@@ -129,19 +131,19 @@ class Steer:
     ) -> None:
         """Make nft equal to `policies`: all of them, in match order, holds first.
 
-        They are in force when this returns. Appending and deleting cost a rule or two; anything
-        else rewrites the chains concerned. It is one transaction either way.
+        They are in force when this returns. One more at the end, one less, and one more in between
+        cost a rule or two; a new order rewrites the chains concerned. It is one transaction either
+        way. `added` and `removed` save time where they are all the difference.
 
         Raises:
             ShellError: nft refused, and nothing has changed.
         """
-        known, rules = self._render(policies)
-        commands: list[str] = []
-        for chain in POLICY_CHAINS:
-            commands += self._changes(chain, self._rules[chain], rules[chain])
+        after = self._after(policies, added, removed)
+        # positions say nothing in a table that others may write to
+        commands = after.commands(self._chains, self._table, self._handles if self.owned else None)
         if commands:
             self._transact(commands)
-        self._policies, self._rules = known, rules
+        self._chains = after
 
     def commit_sockets(
         self, pairs: Sequence[SocketPair], groups: Sequence[SocketGroup] = ()
@@ -158,7 +160,7 @@ class Steer:
             command
             for chain in nft_sockets.CHAINS
             if rules[chain] != self._socket_rules[chain]
-            for command in (f"flush chain {self._table} {chain}", *self._added(chain, rules))
+            for command in (f"flush chain {self._table} {chain}", *self._added(chain, rules[chain]))
         ]
         if commands:
             self._transact(commands)
@@ -253,13 +255,20 @@ class Steer:
             f"delete chain {self._table} {o['chain']['name']}" for o in listed if "chain" in o
         ]
         commands += self._frame.skeleton()
-        for rules in (self._rules, self._socket_rules):
-            commands += [command for chain in rules for command in self._added(chain, rules)]
+        for chain, held in self._chains.by_name.items():
+            commands += self._added(chain, held.rules)
+        for chain, rules in self._socket_rules.items():
+            commands += self._added(chain, rules)
+        self._generation = nft.generation()
         self._transact(commands)
+        for held in self._chains.by_name.values():
+            held.handles[:] = [nft_chains.UNKNOWN] * len(held.rules)
+        self._has_nat_chain = False
+        self._follow_nat()
         self._note_fixed()
 
-    def _added(self, chain: str, rules: _Rules) -> list[str]:
-        return [f"add rule {self._table} {chain} {rule}" for rule in rules[chain]]
+    def _added(self, chain: str, rules: Sequence[str]) -> list[str]:
+        return [f"add rule {self._table} {chain} {rule}" for rule in rules]
 
     def _note_fixed(self) -> None:
         """Remember how a table that others can change looks when it is as it should be."""
@@ -269,65 +278,56 @@ class Steer:
                 self._fixed = None  # somebody wrote meanwhile: `ensure` writes it again
 
     def _transact(self, commands: list[str]) -> None:
-        """Run one transaction, and of a table that others can change note the generation."""
-        before = 0 if self.owned else nft.generation()
+        """Run one transaction. Where others wrote before it, `ensure` finds another generation."""
+        before = nft.generation()
         self._context.run("\n".join(commands))
-        self._generation = before + 1
+        if before == self._generation:
+            self._generation += 1
 
-    def _changes(self, chain: str, old: list[str], new: list[str]) -> list[str]:
-        """Commands that make a chain of rules `old` one of rules `new`."""
-        kept = 0
-        doomed = []
-        for position, rule in enumerate(old):
-            if kept < len(new) and new[kept] == rule:
-                kept += 1
-            else:
-                doomed.append(position)
-        where = f"{self._table} {chain}"
-        commands: list[str] = []
-        if doomed:
-            # positions say nothing in a table that others may write to
-            few = self.owned and 2 * len(doomed) <= len(old)
-            handles = nft.rule_handles(self._frame.table, chain) if few else []
-            if len(handles) == len(old):
-                commands = [f"delete rule {where} handle {handles[n]}" for n in doomed]
-            else:
-                commands, kept = [f"flush chain {where}"], 0
-        return commands + [f"add rule {where} {rule}" for rule in new[kept:]]
+    def _follow_nat(self) -> None:
+        """Have the chain that keeps NAT away exactly while somebody has NAT."""
+        self._legacy_nat = nat.is_in_legacy()
+        chains = (o["chain"] for o in self._context.run_json("list chains") if "chain" in o)
+        wanted = self._legacy_nat or nat.is_in_nft(chains, self._frame.table)
+        if wanted == self._has_nat_chain:
+            return
+        try:
+            self._transact(nat.commands(self._frame, wanted=wanted))
+        except ShellError as error:  # of iptables-legacy, where nft has no NAT
+            LOG.warning("nat-not-kept-away reason=%s", error)
+            return
+        self._has_nat_chain = wanted
+        self._note_fixed()
+
+    def _handles(self, chain: str) -> list[int]:
+        return nft.rule_handles(self._frame.table, chain)
+
+    def _after(
+        self,
+        policies: Sequence[PolicySpec],
+        added: Sequence[PolicySpec] = (),
+        removed: Sequence[PolicySpec] = (),
+    ) -> Chains:
+        return self._chains.after(policies, added, removed, self._frame.policy_rules)
 
     def _ensure_table(self) -> list[str]:
-        if self.owned:
-            return []
         generation = nft.generation()
-        if generation == self._generation:
+        if generation == self._generation and nat.is_in_legacy() == self._legacy_nat:
             return []
-        listed = self._list_table()
-        if _picture(listed) == (self._fixed, self._expected_comments()):
-            self._generation = generation
-            return []
-        self._write_table(listed)
-        return [f"nft table {self._table}"]
+        self._generation = generation
+        if not self.owned and _picture(self._list_table()) != (
+            self._fixed, self._expected_comments(),
+        ):  # fmt: skip
+            self._write_table(self._list_table())
+            return [f"nft table {self._table}"]
+        self._follow_nat()
+        return []
 
     def _expected_comments(self) -> dict[str, list[str]]:
         return {
-            chain: [rule.partition(' comment "')[2].rstrip('"') for rule in rules]
-            for chain, rules in self._rules.items()
+            chain: [rule.partition(' comment "')[2].rstrip('"') for rule in held.rules]
+            for chain, held in self._chains.by_name.items()
         }
-
-    def _render(
-        self, policies: Sequence[PolicySpec]
-    ) -> tuple[dict[int, tuple[PolicySpec, _Rules]], _Rules]:
-        """All rules by chain, holds first; unchanged policies are not written anew."""
-        known: dict[int, tuple[PolicySpec, _Rules]] = {}
-        chains: _Rules = {chain: [] for chain in POLICY_CHAINS}
-        for spec in sorted(policies, key=lambda p: not p.is_hold):
-            entry = self._policies.get(spec.id)
-            if entry is None or (entry[0] is not spec and entry[0] != spec):
-                entry = (spec, self._frame.policy_rules(spec))
-            known[spec.id] = entry
-            for chain, rules in entry[1].items():
-                chains[chain] += rules
-        return known, chains
 
 
 def _picture(listed: list[dict[str, Any]]) -> tuple[object, dict[str, list[str]]]:

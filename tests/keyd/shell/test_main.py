@@ -259,6 +259,33 @@ def test_what_the_machine_lacks_is_said_with_its_remedy(monkeypatch: pytest.Monk
 
 
 @pytest.mark.root
+@pytest.mark.parametrize(
+    ("hide", "said"),
+    [
+        ("mount -t tmpfs none /dev/net", "pfkeyd: tun: /dev/net/tun is missing; "),
+        ("mount --bind /dev/null /dev/net/tun", "pfkeyd: tun: /dev/net/tun is not the device "),
+        (
+            "for f in $(ldconfig -p | sed -n 's/.*libnftables.so.1 .*=> //p'); do"
+            " mount --bind /dev/null $(readlink -f $f); done",
+            "pfkeyd: nftables: libnftables.so.1 is missing; apt-get install libnftables1\n",
+        ),
+        ("mount -t tmpfs -o ro none /run", "pfkeyd: /run/pfkey: Read-only file system; give "),
+        ("mount -t tmpfs -o nr_inodes=1 none /run", "pfkeyd: /run/pfkey: No space left on device"),
+    ],
+    ids=["no tun", "a false tun", "no nft", "run read-only", "run full"],
+)
+def test_what_is_really_missing_is_one_line_and_exit_1(hide: str, said: str) -> None:
+    done = subprocess.run(
+        ["unshare", "-mn", "/bin/sh", "-c", f'set -e; {hide}; exec "$@"', "sh", *PFKEYD,
+         "--no-load"], capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith(said), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "; " in done.stderr, "no remedy"
+
+
+@pytest.mark.root
 def test_without_rights_there_is_one_line_and_exit_1(tmp_path: Path) -> None:
     done = subprocess.run(
         ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *PFKEYD, "--socket",
