@@ -9,7 +9,8 @@ JOBS   ?= 2
 
 # what the programs need, then what only the tests need
 APT_RUN  := iproute2 libnftables1 iputils-ping procps util-linux
-APT_TEST := nftables tcpdump tshark linux-libc-dev libc6-dev gcc mandoc libcap2-bin iperf3
+APT_TEST := nftables tcpdump tshark linux-libc-dev libc6-dev gcc mandoc libcap2-bin iperf3 \
+	openiked
 
 .PHONY: help setup demo test lint check fuzz bench soak test-lowest lock docs wheel clean
 

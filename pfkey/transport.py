@@ -7,6 +7,7 @@ AF_KEY (RFC 2367 section 1.1). Both keep the bounds of records.
 import contextlib
 import errno
 import os
+import shlex
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ Transport = Literal["unix", "af_key"]
 
 RUN = Path("/run/pfkey")
 NETNS = Path("/proc/self/ns/net")
+MOUNT_PROC = "mount -t proc proc /proc"
 RECORD_OCTETS_MAX = 65535 * 8  # sadb_msg_len is 16 bits of 64-bit words
 # Python names AF_KEY where the system's headers do.
 AF_KEY = getattr(socket, "AF_KEY", 15)
@@ -37,11 +39,23 @@ def socket_path(environ: Mapping[str, str] = os.environ) -> Path:
     named = environ.get("PFKEY_SOCKET")
     if named and not is_set_id:
         return Path(named)
-    name = f"{NETNS.stat().st_ino}.sock"
+    name = f"{netns_inode()}.sock"
     runtime = environ.get("XDG_RUNTIME_DIR")
     if os.geteuid() != 0 and runtime and not is_set_id:
         return Path(runtime) / "pfkey" / name
     return RUN / name
+
+
+def netns_inode() -> int:
+    """The inode of this process's network namespace.
+
+    Raises:
+        ShellError: /proc is not mounted.
+    """
+    try:
+        return NETNS.stat().st_ino
+    except OSError as error:
+        raise ShellError(f"{NETNS}: {error.strerror}", MOUNT_PROC) from None
 
 
 def control_path(path: Path) -> Path:
@@ -92,7 +106,7 @@ def open_unix(path: Path) -> socket.socket | None:
             return None
         if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR):
             what = f"no pfkeyd answers at {path}"
-            raise AbsentError(what, "start it with: pfkeyd &") from None
+            raise AbsentError(what, f"start it with: {_start(path)}") from None
         if error.errno in (errno.EACCES, errno.EPERM):
             raise ShellError(f"{path}: {error.strerror}", "be root or in its group") from None
         if error.errno is None:  # Python's own: the last part alone is longer than an address
@@ -101,6 +115,15 @@ def open_unix(path: Path) -> socket.socket | None:
             ) from None
         raise ShellError(f"{path}: {error.strerror}") from None
     return link
+
+
+def _start(path: Path) -> str:
+    """The command that starts a pfkeyd on this path, or beside this control socket."""
+    with contextlib.suppress(ShellError):
+        usual = socket_path()
+        if path in (usual, control_path(usual)):
+            return "pfkeyd &"
+    return f"pfkeyd --socket {shlex.quote(str(path))} &"
 
 
 @contextlib.contextmanager

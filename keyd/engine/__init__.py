@@ -38,6 +38,7 @@ from keyd.engine.proposal import Proposals
 from keyd.engine.public import without_keys
 from keyd.engine.reqids import Reqids
 from keyd.engine.sad import Sad, SaKey
+from keyd.engine.socket_policies import SocketPolicies
 from keyd.engine.spd import Spd
 from keyd.engine.state import Limits, Request, State
 from keyd.engine.sysctl import Sysctls
@@ -97,8 +98,9 @@ class Engine:
         self._state = State(
             clients=Clients(bounds.clients), sad=Sad(bounds.sas, bounds.larvals, reqids),
             spd=Spd(bounds.policies, reqids), reqids=reqids, schedule=Schedule(), limits=bounds,
-            sysctl=Sysctls(), acquires=Acquires(bounds.acquires),
-            proposals=Proposals(supported), usable=supported, usage=usage, pick=pick,
+            sockets=SocketPolicies(reqids, bounds.socket_pairs), sysctl=Sysctls(),
+            acquires=Acquires(bounds.acquires), proposals=Proposals(supported), usable=supported,
+            usage=usage, pick=pick,
         )  # fmt: skip
         self.loading = Loading(self, self._state)
         self._requests = 0
@@ -154,6 +156,25 @@ class Engine:
     def new_mapping(self, key: SaKey, ports: tuple[int, int], address: bytes) -> list[Effect]:
         """The peer of an SA of ESP in UDP has moved: see `keyd.engine.handle_x_mapping`."""
         return new_mapping(self._state, key, ports, address)
+
+    def registrations(self, client: ClientId) -> tuple[tuple[int, ...], bool]:
+        """The SA types a client registered for, and whether it hears everything."""
+        if client not in self._state.clients:
+            return (), False
+        known = self._state.clients[client]
+        return tuple(sorted(known.registered)), known.is_promiscuous
+
+    def restore(
+        self, client: ClientId, satypes: Iterable[int], *, is_promiscuous: bool, now: Now
+    ) -> list[Effect]:
+        """Register a client for what it had registered with a predecessor, without a word."""
+        wanted = [Message(type=MsgType.REGISTER, satype=satype) for satype in satypes]
+        if is_promiscuous:
+            wanted.append(Message(type=MsgType.X_PROMISC, satype=1))
+        effects: list[Effect] = []
+        for message in wanted:
+            effects += self.receive(client, message.encode(), now)
+        return [effect for effect in effects if not isinstance(effect, Send)]
 
     def draft(self, now: Now) -> Draft:
         """Empty databases, to try a file on for `loading.begin`; they may go to another thread.
@@ -233,6 +254,11 @@ class Engine:
         """What the data path is to know beside SAs and policies."""
         return self._state.told
 
+    @property
+    def sockets(self) -> SocketPolicies:
+        """The policies of single sockets."""
+        return self._state.sockets
+
     def stats(self) -> dict[str, int]:
         """What there is, and what has happened since the start."""
         clients = list(self._state.clients)
@@ -240,6 +266,7 @@ class Engine:
             "sas": len(self._state.sad),
             "larvals": self._state.sad.larvals,
             "policies": len(self._state.spd),
+            "socket_policies": len(list(self._state.sockets)),
             "holds": len(self._state.spd.holds),
             "acquires": len(self._state.acquires),
             "acquires_limited": self._state.acquires.limited,

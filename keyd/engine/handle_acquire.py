@@ -78,14 +78,15 @@ def _ask(state: State, one: Asked, policy: PolicySpec) -> list[Effect]:
 def _policy(state: State, wanted: Need) -> PolicySpec | None:
     """The policy in whose name it is wanted, if it still wants that."""
     record = state.spd.get_id(wanted.policy)
-    if record is None or record.spec.dir != Dir.OUT or record.spec.type != PolicyType.IPSEC:
+    spec = state.sockets.find_id(wanted.policy) if record is None else record.spec
+    if spec is None or spec.dir != Dir.OUT or spec.type != PolicyType.IPSEC:
         return None
-    for request in record.spec.requests:
+    for request in spec.requests:
         is_tunnel = request.mode == Mode.TUNNEL
         ends = (request.src, request.dst) == (wanted.src, wanted.dst) or not is_tunnel
         what = (request.proto, request.mode, request.reqid)
         if what == (wanted.proto, wanted.mode, wanted.reqid) and ends:
-            return record.spec
+            return spec
     return None
 
 

@@ -14,7 +14,10 @@ from keyd.engine.sad import SaRecord
 from keyd.engine.state import Request, State
 from keyd.engine.variants import check_flags
 from keyd.model import SaSpec
+from pfkey.const import IPPROTO_COMP
 from pfkey.errors import SadbError
+
+CPI_MAX = 0xFFFF
 
 
 def add(state: State, request: Request) -> list[Effect]:
@@ -47,7 +50,8 @@ def requested_sa(state: State, request: Request) -> SaRecord:
         raise SadbError(EINVAL, "give LIFETIME_HARD and LIFETIME_SOFT both, or none", "3.1.3")
     if message.sa.spi == 0:
         raise SadbError(EINVAL, "SPI 0 is for local use (RFC 4303 section 2.1)")
-    unsupported.refuse_flags(message.sa.flags)
+    if proto == IPPROTO_COMP and message.sa.spi > CPI_MAX:
+        raise SadbError(EINVAL, f"CPI {message.sa.spi:#x} exceeds 16 bits (RFC 3173 section 3.3)")
     mode = sa_mode(message)
     hard = limit(message.hard)
     chosen = keying(message, state.usable)

@@ -46,11 +46,14 @@ def dump(state: State, request: Request) -> list[Effect]:
 def spd_dump(state: State, request: Request) -> list[Effect]:
     """Show all policies to the sender: in, out, then fwd, each in the order of the match.
 
+    Behind them those of sockets, one for all sockets that share it.
+
     Raises:
         SadbError: ENOENT when there is none; EBUSY while an earlier dump goes on.
     """
     _refuse_second(state, request)
     policies = [p for way in (Dir.IN, Dir.OUT, Dir.FWD) for p in state.spd if p.spec.dir == way]
+    policies += state.sockets.records()
     if not policies:
         raise SadbError(ENOENT, "no policy to dump")
     pid = request.message.pid

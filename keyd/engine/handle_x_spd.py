@@ -5,9 +5,10 @@ the database is as it was (`Spd.revert`).
 """
 
 from dataclasses import replace
-from errno import EINVAL, ELOOP, ENOBUFS, EOPNOTSUPP
+from errno import EINVAL, ENOBUFS, EOPNOTSUPP
 
 from keyd.engine import unsupported
+from keyd.engine.bundle import bundle
 from keyd.engine.effects import Effect, PoliciesChanged
 from keyd.engine.handle_flush import notice
 from keyd.engine.lifetimes import NO_LIMIT, Limit
@@ -17,11 +18,8 @@ from keyd.engine.spd import Key, PolicyRecord
 from keyd.engine.state import Request as ClientRequest
 from keyd.engine.state import State
 from keyd.engine.tuning import level_of_default
-from keyd.model import PolicySpec, Request
+from keyd.model import PolicySpec
 from pfkey.const import (
-    IPPROTO_AH,
-    IPPROTO_COMP,
-    IPPROTO_ESP,
     UNSPEC_PROTO,
     Dir,
     Level,
@@ -30,7 +28,6 @@ from pfkey.const import (
     PolicyType,
 )
 from pfkey.errors import SadbError
-from pfkey.ext_x_policy import IpsecRequest
 from pfkey.message import Message
 from pfkey.selector import Range, Selector
 
@@ -146,17 +143,11 @@ def _spec(state: State, request: ClientRequest) -> tuple[PolicySpec, frozenset[i
     policy = policy_of(message)
     if policy.type > PolicyType.IPSEC:
         raise SadbError(EINVAL, f"policy type {policy.type} is for sockets, or none")
-    if len(policy.requests) > REQUESTS_MAX:
-        raise SadbError(ELOOP, f"{len(policy.requests)} requests, {REQUESTS_MAX} are the most")
     is_ipsec = policy.type == PolicyType.IPSEC
-    # DEVIATION from Linux, where `ipsec` without requests lets everything pass in clear
-    # (test_ipsec_policy_without_requests_is_refused).
-    if is_ipsec and not policy.requests:
-        raise SadbError(EINVAL, "an ipsec policy needs a request such as esp/transport//require")
     if is_ipsec:
         for end in (selector.src, selector.dst):
             unsupported.refuse_address(end.address, end.prefixlen)
-    requests = [_request(state, given) for given in policy.requests] if is_ipsec else []
+    requests = list(bundle(state.reqids, policy))
     by_default = []
     # Level default is what the knobs say to who has them, and require on Linux.
     if state.clients[request.client].dialect in DEFLEV_DIALECTS:
@@ -189,39 +180,3 @@ def _life(message: Message, spec: PolicySpec) -> Limit:
     if hard.usetime and not is_seen:
         raise SadbError(EOPNOTSUPP, "the use of a policy that lets pass or discards is not seen")
     return hard
-
-
-def _request(state: State, given: IpsecRequest) -> Request:
-    """One request, checked. Level default is require, which Linux means by it.
-
-    Level unique without a number gets one that nobody has.
-    DEVIATION from Linux, which also replaces a number above 0x3fff that is given, though on SAs it
-    keeps those: charon numbers both so, and neither would ever fit the other
-    (test_a_reqid_of_a_daemon_is_kept_as_given).
-
-    A tunnel has its end points, which may be of another family than what goes through it.
-    Transport mode takes no addresses, yet iked sends some: they say nothing, as on Linux.
-    DEVIATION from Linux, which ignores a reqid without level unique: it is refused
-    (test_a_reqid_without_level_unique_is_refused).
-    """
-    if given.mode == Mode.ANY or given.mode not in list(Mode):
-        raise SadbError(EINVAL, f"request of mode {given.mode}: transport is 1, tunnel 2")
-    if given.proto not in (IPPROTO_ESP, IPPROTO_AH, IPPROTO_COMP):
-        raise SadbError(EINVAL, f"request of protocol {given.proto}: esp is 50, ah 51, ipcomp 108")
-    if given.level not in list(Level):
-        raise SadbError(EINVAL, f"request of level {given.level}: use is 1, require 2, unique 3")
-    unsupported.refuse(unsupported.REQUEST_PROTOS, given.proto)
-    unsupported.refuse(unsupported.REQUEST_MODES, given.mode)
-    is_unique = given.level == Level.UNIQUE
-    if given.reqid and not is_unique:
-        raise SadbError(EINVAL, f"reqid {given.reqid} without level unique")
-    level = Level.REQUIRE if given.level == Level.DEFAULT else Level(given.level)
-    is_tunnel = given.mode == Mode.TUNNEL
-    for end in (given.src, given.dst):
-        if is_tunnel and end:
-            unsupported.refuse_address(end)
-    return Request(
-        proto=given.proto, mode=Mode(given.mode), level=level,
-        reqid=given.reqid or state.reqids.new() if is_unique else 0,
-        src=given.src if is_tunnel else None, dst=given.dst if is_tunnel else None,
-    )  # fmt: skip

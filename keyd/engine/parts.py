@@ -69,9 +69,8 @@ def sa_proto(message: Message) -> int:
     """The protocol of the SA that a request is to make.
 
     Raises:
-        SadbError: EINVAL for an SA type that no SA has; EOPNOTSUPP for one not done yet.
+        SadbError: EINVAL for an SA type that no SA has.
     """
-    unsupported.refuse(unsupported.SATYPES, message.satype)
     if message.satype not in _SATYPES:
         raise SadbError(EINVAL, f"no SA is of satype {message.satype}", "3.1.3")
     return PROTO_OF_SATYPE[SaType(message.satype)]

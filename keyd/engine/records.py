@@ -12,13 +12,13 @@ from typing import TypeVar
 
 from keyd.engine.lifetimes import NO_LIMIT
 from keyd.engine.sad import SaRecord
-from keyd.engine.spd import PolicyRecord
+from keyd.engine.spd import CODE_OF_DIR, ID_STEP, PolicyRecord
 from keyd.engine.state import State
 from keyd.engine.variants import KNOWN
 from keyd.model import Need, PolicySpec, Usage
 from pfkey import hot
 from pfkey.base import Header, error_reply
-from pfkey.const import SATYPE_OF_PROTO, ExtType, Level, Mode, MsgType, SaFlag
+from pfkey.const import IPPROTO_COMP, SATYPE_OF_PROTO, ExtType, Level, Mode, MsgType, SaFlag
 from pfkey.ext_address import Address
 from pfkey.ext_sa import Sa
 from pfkey.ext_x_natt import NatTPort
@@ -114,10 +114,15 @@ def policy_record(policy: PolicyRecord, *, type: MsgType, seq: int = 0, pid: int
     return hot.PolicyRecord(
         src=_place(spec.selector.src, spec.selector.proto),
         dst=_place(spec.selector.dst, spec.selector.proto),
-        policy_type=spec.type, dir=spec.dir, id=spec.id, priority=spec.priority,
+        policy_type=spec.type, dir=_shown_dir(spec), id=spec.id, priority=spec.priority,
         requests=requests, type=type, seq=seq, pid=pid, refcount=REFERENCES, hard=policy.hard,
         soft=NO_LIMIT, current=(0, 0, int(policy.created.wall), int(last_use)),
     ).encode()  # fmt: skip
+
+
+def _shown_dir(spec: PolicySpec) -> int:
+    """Of a socket's policy Linux shows another number, and says so in the id's low bits too."""
+    return spec.dir + len(CODE_OF_DIR) * (spec.id % ID_STEP >= len(CODE_OF_DIR))
 
 
 def sa_dump(state: State, sas: list[SaRecord], pid: int, *, keys: bool) -> Iterator[bytes]:
@@ -142,7 +147,8 @@ def _sa(
     sa: SaRecord, used: Usage, type: MsgType, seq: int, pid: int, keys: bool
 ) -> hot.SaRecord:  # fmt: skip
     spec = sa.spec
-    has_auth, has_encrypt = keys and spec.auth != 0, keys and spec.encrypt != 0
+    has_auth = keys and spec.auth != 0
+    has_encrypt = keys and spec.encrypt != 0 and spec.proto != IPPROTO_COMP
     # The wire counts packets in 32 bits, the data path in more.
     current = (min(used.packets, 2**32 - 1), used.octets, int(sa.created_wall), int(used.first_use))
     return hot.SaRecord(

@@ -10,6 +10,7 @@ from keyd.engine.lifetimes import Schedule
 from keyd.engine.proposal import Proposals
 from keyd.engine.reqids import Reqids
 from keyd.engine.sad import Sad, SaRecord
+from keyd.engine.socket_policies import SocketPolicies
 from keyd.engine.spd import Spd
 from keyd.engine.sysctl import Sysctls
 from keyd.model import Settings, Usage
@@ -25,6 +26,7 @@ class Limits:
     larvals: int = 65_536  # of them
     policies: int = 65_536
     acquires: int = 4_096  # needs that clients have been asked for
+    socket_pairs: int = 88  # pairs of policies of sockets, see `keyd.shell.marks`
     promiscuous_dump: int = 1024  # records of another client's dump that are copied
 
 
@@ -38,6 +40,7 @@ class State:
     reqids: Reqids
     schedule: Schedule
     limits: Limits
+    sockets: SocketPolicies
     sysctl: Sysctls
     acquires: Acquires
     proposals: Proposals

@@ -10,13 +10,9 @@ DEVIATION from Linux, which skips extensions that a handler does not use, and un
 from errno import EINVAL, EOPNOTSUPP
 
 from pfkey.const import (
-    IPPROTO_COMP,
     ExtType,
-    KameFlag,
     Mode,
     MsgType,
-    SaFlag,
-    SaType,
 )
 from pfkey.dialect import LINUX
 from pfkey.errors import SadbError
@@ -30,21 +26,11 @@ MESSAGES: dict[int, tuple[int, str]] = {
     MsgType.X_SPDEXPIRE: (EOPNOTSUPP, "X_SPDEXPIRE goes from the engine to clients"),
     MsgType.X_NAT_T_NEW_MAPPING: (EOPNOTSUPP, "NEW_MAPPING goes from the engine to clients"),
 }
-SATYPES: dict[int, str] = {
-    SaType.X_IPCOMP: "IPComp SAs are not done yet",
-}
 SA_MODES: dict[int, str] = {
     Mode.BEET: "BEET SAs are not done",
 }
-REQUEST_PROTOS: dict[int, str] = {
-    IPPROTO_COMP: "IPComp requests are not done yet",
-}
 REQUEST_MODES: dict[int, str] = {
     Mode.BEET: "BEET requests are not done",
-}
-FLAGS: dict[int, str] = {
-    KameFlag.RAWCPI: "raw CPIs (flag 0x80) are not done yet",
-    SaFlag.ESN: "extended sequence numbers (flag 0x400) are not done yet",
 }
 # What an extension stands for, where its name alone does not tell what is refused.
 MEANINGS: dict[ExtType, str] = {ExtType.X_NAT_T_TYPE: ": ESP in UDP (esp-udp, RFC 3948)"}
@@ -122,10 +108,3 @@ def refuse_message(message: Message) -> None:
             kind = ExtType(extension.exttype)
             where = f"extension {kind.name} in {MsgType(message.type).name}"
             raise SadbError(EOPNOTSUPP, f"{where} is not done{MEANINGS.get(kind, '')}")
-
-
-def refuse_flags(flags: int) -> None:
-    """Refuse flags of an SA that would change its packets in a way not done yet."""
-    for flag, reason in FLAGS.items():
-        if flags & int(flag):  # plain numbers: a member of IntFlag is slow to ask
-            raise SadbError(EOPNOTSUPP, reason)

@@ -13,15 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pfkey.errors import ShellError
+from pfkey.transport import netns_inode
 
 RUN = Path("/run/pfkey")
 _SO_NETNS_COOKIE = 71
 _PATH_OCTETS = 107  # sun_path without its final zero
-
-
-def netns_inode() -> int:
-    """The inode of this process's network namespace."""
-    return Path("/proc/self/ns/net").stat().st_ino
 
 
 def netns_cookie() -> int:
@@ -83,8 +79,11 @@ def make_parent(path: Path, *, is_default: bool) -> bool:
             raise ShellError(f"{parent}: {error.strerror}", "give --socket PATH") from None
         else:
             return True
-    if not parent.is_dir():
-        raise ShellError(f"{parent} is no directory", f"mkdir -p {parent}")
+    if parent.is_symlink() or parent.exists():
+        if not parent.is_dir():
+            raise ShellError(f"{parent} is no directory", "give another --socket PATH")
+    else:
+        raise ShellError(f"there is no directory {parent}", f"mkdir -p {parent}")
     return False
 
 

@@ -26,6 +26,14 @@ class KeyEngine(Protocol):
     def used(self, ids: Iterable[int], now: Now) -> None:
         """Policies had packets."""
 
+    def registrations(self, client: ClientId) -> tuple[tuple[int, ...], bool]:
+        """The SA types a client registered for, and whether it hears everything."""
+
+    def restore(
+        self, client: ClientId, satypes: Iterable[int], *, is_promiscuous: bool, now: Now
+    ) -> list[Effect]:
+        """Register a client for what it had registered with a predecessor, without a word."""
+
     def tick(self, now: Now) -> list[Effect]:
         """Do what is due."""
 

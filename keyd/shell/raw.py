@@ -4,7 +4,7 @@
 |-----------|----------|------|
 | esp_in    | 50       | receives ESP, and keeps the kernel from answering "protocol unreachable" |
 | ah        | 51       | the same for AH |
-| comp      | 108      | only the latter |
+| comp      | 108      | the same for IPComp |
 | esp_out   | 50       | sends sealed packets, hears the ICMP errors about them (IPv4), no more |
 | clear_out | 255      | sends what `use` lets out in clear |
 | icmp      | 58       | IPv6 alone: hears the ICMPv6 errors about sealed packets |

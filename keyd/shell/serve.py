@@ -25,6 +25,7 @@ import trio
 
 from keyd.engine.effects import ClientId, Dump, Now, Send
 from keyd.shell import wire
+from keyd.shell.adopted import Registrations
 from keyd.shell.applier import Applier
 from keyd.shell.log import limited
 from keyd.shell.ports import KeyEngine
@@ -43,6 +44,8 @@ _ABOUT_POLICIES = frozenset(
      MsgType.X_SPDDELETE2, MsgType.X_SPDFLUSH}
 )  # fmt: skip
 
+Told = Callable[[ClientId, Registrations], None]
+
 
 class Client:
     """One connection: its queue and its dumps."""
@@ -54,6 +57,7 @@ class Client:
         self.dropped = 0
         self.dumps: deque[Iterator[bytes]] = deque()
         self.dump_wanted = trio.Event()
+        self.told: Told | None = None  # whom to tell of registrations
         self._held: bytes | None = None  # of the first dump: did not fit yet
         self._tap = tap
         room = wire.make_room(sock, QUEUE_OCTETS // 2)  # the kernel doubles it
@@ -116,17 +120,40 @@ class Server:
         self._reader = wire.Reader()
         self._numbers = itertools.count(1)
 
-    def admit(self, sock: socket.socket) -> None:
+    def admit(self, sock: socket.socket) -> Client | None:
         """Begin to serve a connection, or close it when there are too many."""
         if len(self.clients) >= self._most:
             LOG.warning("client-refused reason=too-many clients=%d", len(self.clients))
             sock.close()
-            return
+            return None
         client = Client(sock, ClientId(next(self._numbers)), self._tap)
         self.clients[client.number] = client
         self._engine.connect(client.number)
         LOG.debug("client-connected client=%d pid=%d uid=%d", client.number, client.pid, client.uid)
         self._nursery.start_soon(self._serve, client)
+        return client
+
+    async def adopt(
+        self, sock: socket.socket, had: Registrations, told: Told
+    ) -> tuple[ClientId | None, Registrations]:
+        """Serve a socket that was handed to us, with what its client registered for before.
+
+        `told` hears of each change of that, before the request is consumed. No number: too many.
+        """
+        client = self.admit(sock)
+        if client is None:
+            return None, had
+        effects = self._engine.restore(
+            client.number, had.satypes, is_promiscuous=had.is_promiscuous, now=self._clock()
+        )
+        client.told = told
+        has = self._registrations(client)
+        self._called()
+        await self._applier.obey(effects)
+        return client.number, has
+
+    def _registrations(self, client: Client) -> Registrations:
+        return Registrations(*self._engine.registrations(client.number))
 
     def send(self, effect: Send) -> None:
         """Queue a record to a client that may be gone."""
@@ -182,6 +209,7 @@ class Server:
             elif len(changes) >= _AHEAD:
                 await changes.popleft().wait()
             self._tap.passed("in", client.number, client.pid, record)
+            before = self._registrations(client) if client.told else None
             effects = self._engine.receive(client.number, record, self._clock())
             self._called()
             done = self._applier.begin(effects, is_behind=bool(changes))
@@ -191,6 +219,8 @@ class Server:
                 else:
                     changes.clear()
                     await done.wait()
+            if client.told and (now := self._registrations(client)) != before:
+                client.told(client.number, now)
             wire.take(client.sock)
             await trio.lowlevel.checkpoint()
 

@@ -12,6 +12,7 @@ Whenever one of `event_fds()` is readable: `drain_events(fd)`, then `ensure()`.
 """
 
 import errno
+import logging
 import secrets
 import socket
 from collections.abc import Sequence
@@ -19,15 +20,24 @@ from contextlib import suppress
 from typing import Any
 
 from keyd.model import PolicySpec
-from keyd.shell import nft, nft_chains, nft_rules, routes
+from keyd.shell import nat, nft, nft_chains, nft_rules, nft_sockets, routes
+from keyd.shell.holds import holds
+from keyd.shell.marks import Marks
 from keyd.shell.nft import Nft, OwnerlessError
 from keyd.shell.nft_chains import Chains
-from keyd.shell.nft_rules import POLICY_CHAINS, Frame, Marks
+from keyd.shell.nft_rules import POLICY_CHAINS, Frame
 from keyd.shell.routes import Routes
+from keyd.shell.socket_devices import SocketDevices
 from keyd.shell.tun import Tun
+from keyd.socket_group import SocketGroup
+from keyd.socket_pair import SocketPair
 from pfkey.errors import ShellError
 
+LOG = logging.getLogger("keyd.shell")
+
 _LEFTOVER_WAIT_SECONDS = 3.0  # for the workers of a dead predecessor to end
+
+_Rules = dict[str, list[str]]
 
 
 class Steer:
@@ -57,19 +67,32 @@ class Steer:
         self._table = f"inet {table}"
         self._tun = Tun(device)
         self._routes = Routes(device, self.marks)
+        self._socket_devices = SocketDevices(device, self.marks)
         self._nft: Nft | None = None
         self._events: list[socket.socket] = []
         self._chains = Chains()
+        self._socket_rules: _Rules = {chain: [] for chain in nft_sockets.CHAINS}
         self._generation = 0
         self._fixed: object = None
+        self._has_nat_chain = False
+        self._legacy_nat = False
 
     @property
     def tun_fd(self) -> int:
         """The TUN device's descriptor; it stays the same even if the device is made anew."""
         return self._tun.fd
 
-    def open(self) -> list[PolicySpec]:
+    @property
+    def socket_fds(self) -> dict[int, int]:
+        """The descriptors of the devices that policies of sockets need, by door."""
+        return self._socket_devices.fds
+
+    def open(
+        self, pairs: Sequence[SocketPair] = (), groups: Sequence[SocketGroup] = ()
+    ) -> list[PolicySpec]:
         """Take the namespace: table, chains, device, rule, routes.
+
+        `pairs` and `groups` are policies of sockets, in force from the first moment.
 
         Returns the holds: what a leftover table protected or discarded. They are in force as
         drops when this returns, and there was no moment without a drop.
@@ -83,16 +106,16 @@ class Steer:
         try:
             listed = self._claim_table()
             is_leftover = any("chain" in o for o in listed)
-            found = nft_rules.holds(
+            found = holds(
                 o["rule"].get("comment", "")
                 for o in listed
                 if "rule" in o and o["rule"]["chain"] in POLICY_CHAINS
             )
             self._tun.open(_LEFTOVER_WAIT_SECONDS if is_leftover else 0.0)
-            self._events = [routes.event_socket()]
-            if not self.owned:
-                self._events.append(nft.event_socket())
+            self._events = [routes.event_socket(), nft.event_socket()]
             self._chains = self._after(found)
+            self._socket_rules = nft_sockets.rules(pairs, groups, self.marks, self._frame.device)
+            self._socket_devices.add(pairs, _LEFTOVER_WAIT_SECONDS if is_leftover else 0.0)
             self._write_table(listed)
             self._tun.start()
             self._routes.ensure(self._tun.index)
@@ -124,6 +147,29 @@ class Steer:
             self._transact(commands)
         self._chains = after
 
+    def commit_sockets(
+        self, pairs: Sequence[SocketPair], groups: Sequence[SocketGroup] = ()
+    ) -> None:
+        """Make devices and nft follow these policies of sockets; then they are in force.
+
+        Raises:
+            ShellError: something was refused. A device may be there that nothing leads to; the
+                next call makes it right.
+        """
+        self._socket_devices.add(pairs)
+        rules = nft_sockets.rules(pairs, groups, self.marks, self._frame.device)
+        commands = [
+            command
+            for chain in nft_sockets.CHAINS
+            if rules[chain] != self._socket_rules[chain]
+            for command in (f"flush chain {self._table} {chain}", *self._added(chain, rules))
+        ]
+        if commands:
+            self._transact(commands)
+            self._note_fixed()
+        self._socket_rules = rules
+        self._socket_devices.keep(pairs)
+
     def counters(self) -> dict[str, int]:
         """Packets dropped, by the names of `nft_rules.COUNTERS`."""
         listed = self._context.run_json(f"list counters table {self._table}")
@@ -140,6 +186,7 @@ class Steer:
         restored = self._ensure_table()
         restored += self._tun.ensure()
         restored += self._routes.ensure(self._tun.index)
+        restored += self._socket_devices.ensure()
         return restored
 
     def event_fds(self) -> list[int]:
@@ -173,6 +220,7 @@ class Steer:
                 if self._tun.fd >= 0:
                     self._routes.remove()
         finally:
+            self._socket_devices.close(hold=hold)
             self._tun.close()
             if context:
                 context.close()
@@ -214,19 +262,47 @@ class Steer:
             for chain, held in self._chains.by_name.items()
             for rule in held.rules
         ]
+        for chain in self._socket_rules:
+            commands += self._added(chain, self._socket_rules)
+        self._generation = nft.generation()
         self._transact(commands)
         for held in self._chains.by_name.values():
             held.handles[:] = [nft_chains.UNKNOWN] * len(held.rules)
+        self._has_nat_chain = False
+        self._follow_nat()
+        self._note_fixed()
+
+    def _added(self, chain: str, rules: _Rules) -> list[str]:
+        return [f"add rule {self._table} {chain} {rule}" for rule in rules[chain]]
+
+    def _note_fixed(self) -> None:
+        """Remember how a table that others can change looks when it is as it should be."""
         if not self.owned:
             self._fixed = _picture(self._list_table())[0]
             if nft.generation() != self._generation:
                 self._fixed = None  # somebody wrote meanwhile: `ensure` writes it again
 
     def _transact(self, commands: list[str]) -> None:
-        """Run one transaction, and of a table that others can change note the generation."""
-        before = 0 if self.owned else nft.generation()
+        """Run one transaction. Where others wrote before it, `ensure` finds another generation."""
+        before = nft.generation()
         self._context.run("\n".join(commands))
-        self._generation = before + 1
+        if before == self._generation:
+            self._generation += 1
+
+    def _follow_nat(self) -> None:
+        """Have the chain that keeps NAT away exactly while somebody has NAT."""
+        self._legacy_nat = nat.is_in_legacy()
+        chains = (o["chain"] for o in self._context.run_json("list chains") if "chain" in o)
+        wanted = self._legacy_nat or nat.is_in_nft(chains, self._frame.table)
+        if wanted == self._has_nat_chain:
+            return
+        try:
+            self._transact(nat.commands(self._frame, wanted=wanted))
+        except ShellError as error:  # of iptables-legacy, where nft has no NAT
+            LOG.warning("nat-not-kept-away reason=%s", error)
+            return
+        self._has_nat_chain = wanted
+        self._note_fixed()
 
     def _handles(self, chain: str) -> list[int]:
         return nft.rule_handles(self._frame.table, chain)
@@ -240,17 +316,17 @@ class Steer:
         return self._chains.after(policies, added, removed, self._frame.policy_rules)
 
     def _ensure_table(self) -> list[str]:
-        if self.owned:
-            return []
         generation = nft.generation()
-        if generation == self._generation:
+        if generation == self._generation and nat.is_in_legacy() == self._legacy_nat:
             return []
-        listed = self._list_table()
-        if _picture(listed) == (self._fixed, self._expected_comments()):
-            self._generation = generation
-            return []
-        self._write_table(listed)
-        return [f"nft table {self._table}"]
+        self._generation = generation
+        if not self.owned and _picture(self._list_table()) != (
+            self._fixed, self._expected_comments(),
+        ):  # fmt: skip
+            self._write_table(self._list_table())
+            return [f"nft table {self._table}"]
+        self._follow_nat()
+        return []
 
     def _expected_comments(self) -> dict[str, list[str]]:
         return {
@@ -271,6 +347,6 @@ def _picture(listed: list[dict[str, Any]]) -> tuple[object, dict[str, list[str]]
             if kind == "rule" and o["chain"] in comments:
                 comments[o["chain"]].append(o.get("comment", ""))
             else:
-                hidden = {"handle", "packets", "bytes"}
+                hidden = {"handle", "packets", "bytes", "elem"}
                 fixed.append({kind: {k: v for k, v in o.items() if k not in hidden}})
     return fixed, comments

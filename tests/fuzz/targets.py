@@ -20,7 +20,7 @@ from keyd.packet import counters, icmp
 from keyd.packet.segment import PLAIN
 from keyd.shell import channel, load, rpc
 from keyd.shell.daemon import clock, make_engine
-from keyd.shell.nft_rules import decode_comment, encode_comment
+from keyd.shell.holds import decode_comment, encode_comment
 from keyd.shell.reports import Reports
 from pfkey import hot, hot_events, policy, text
 from pfkey.base import error_reply

@@ -372,7 +372,7 @@ REFUSALS: dict[tuple[str, str], Case] = {
     ("ADD", "EEXIST"): _case(add(), then=add()),
     ("ADD", "ENOSYS"): _case(then=add(encrypt=99)),
     ("ADD", "EINVAL"): _case(then=add(spi=0)),
-    ("ADD", "EOPNOTSUPP"): _case(then=add(flags=0x400)),
+    ("ADD", "EOPNOTSUPP"): _case(then=add(flags=0x01000000)),
     ("ADD", "ENOBUFS"): _case(add(), then=add(spi=1), limits=Limits(sas=1)),
     ("DELETE", "ESRCH"): _case(then=named(MsgType.DELETE)),
     ("GET", "ESRCH"): _case(then=named(MsgType.GET)),

@@ -100,6 +100,48 @@ def test_a_bad_day_is_one_line_and_exit_1(tmp_path: Path, options: list[str], sa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_where_something_else_is_in_the_way_no_directory_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = pfkeyd("--no-dataplane", "--socket", str(tmp_path / "file/s"))
+    assert done.returncode == 1
+    assert done.stderr == f"pfkeyd: {tmp_path}/file is no directory; give another --socket PATH\n"
+
+
+def test_too_few_descriptors_are_told_before_anything_is_changed(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'ulimit -n 100; exec "$@"', "sh", *PFKEYD, "--no-dataplane", "--socket",
+         str(tmp_path / "s")], capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == (
+        "pfkeyd: the hard limit on open files is 100, and 128 are needed; ulimit -n 1024\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("options", [["--no-dataplane"], []])
+def test_without_proc_the_line_that_mounts_it_is_told(options: list[str]) -> None:
+    done = subprocess.run(
+        ["unshare", "-m", "/bin/sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh", *PFKEYD,
+         "--check", *options],
+        capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "No such file or directory; mount -t proc proc /proc\n" in done.stderr
+    assert "internal error" not in done.stderr
+
+
+def test_check_tells_that_its_answer_could_not_be_written(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*PFKEYD, "--no-dataplane", "--check", "--socket", str(tmp_path / "s")],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=30,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "pfkeyd: standard output: No space left on device\n"
+
+
 def test_check_says_what_is_missing_and_changes_nothing(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     good = pfkeyd("--no-dataplane", "-n", "--socket", path)

@@ -134,7 +134,7 @@ def test_refusals_carry_the_engines_reason(desk: Desk) -> None:
     assert [r.why for r in desk.run(FAQ_1)] == ["errno 17"] * 3
     assert [r.why for r in desk.run("spddelete 9.9.9.9 8.8.8.8 any -P in;")] == ["No entry"]
     assert [r.why for r in desk.run("get 9.9.9.9 8.8.8.8 esp 300;")] == ["errno 3"]
-    assert [r.why for r in desk.run("getspi 9.9.9.9 8.8.8.8 ipcomp 300;")] == [
+    assert [r.why for r in desk.run("getspi fe80::1 fe80::2 esp 300;")] == [
         "errno 95 (pfkeyd's log says what and why)"
     ]
     assert [r.why for r in desk.run("getspi 9.9.9.9 8.8.8.8 esp 300;" * 2)] == ["errno 2"]
