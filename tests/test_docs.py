@@ -67,9 +67,15 @@ def test_commands_of_the_readme_run_in_their_order(net: Net, tmp_path: Path) -> 
             wait(lambda: not Path(f"/proc/{pid}").exists())
 
 
-def test_make_targets_of_the_readme_exist() -> None:
-    targets = re.findall(r"`?\bmake ([a-z-]+)", README)
-    assert {"demo", "test", "setup"} <= set(targets)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def test_make_targets_and_programs_of_documents_exist(path: Path) -> None:
+    text = path.read_text()
+    for program in re.findall(r"\b(?:bench|tools)/\w+(?:\.py)?", text):
+        assert (ROOT / program).exists(), program
+    targets = re.findall(r"`make ([a-z-]+)", text)
+    if path.name == "README.md":
+        targets += re.findall(r"^make ([a-z-]+)$", text, re.M)
+        assert {"demo", "test", "setup"} <= set(targets)
     for target in set(targets):
         done = subprocess.run(
             ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False,
