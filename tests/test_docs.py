@@ -87,7 +87,7 @@ def test_make_targets_and_programs_of_documents_exist(path: Path) -> None:
 
 @cache
 def helped(*command: str) -> str:
-    argv = [BIN / command[0], *command[1:], "--help"]
+    argv = [str(BIN / command[0]), *command[1:], "--help"]
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 
 
