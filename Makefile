@@ -22,6 +22,7 @@ help:
 	@echo "make lint         ruff, formatting, strict types, import rules"
 	@echo "make fuzz         hostile octets for FUZZ_SECONDS (60; 0: for ever), then property tests"
 	@echo "                  with FUZZ_EXAMPLES (1000; 0: none); keeps what it finds as test cases"
+	@echo "make soak         kills everything in the middle of transfers, hundreds of times (SOAK_KILLS=N)"
 	@echo "make bench        what is fast and how fast; each line is JSON (BENCH=scale: that one alone)"
 	@echo "make test-lowest  the tests with the oldest libraries that pyproject.toml allows"
 	@echo "make docs         write docs/library-reference.md from the docstrings"
@@ -56,6 +57,9 @@ fuzz: setup
 	$(BIN)/python -m tests.fuzz --seconds $${FUZZ_SECONDS:-60} $(FUZZ_TARGETS)
 	@test "$${FUZZ_EXAMPLES:-1000}" = 0 || FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-1000} \
 		$(BIN)/pytest -n $(JOBS) -m "not root" tests/pfkey tests/keyd --timeout 0
+
+soak: setup
+	SOAK_KILLS=$${SOAK_KILLS:-300} $(BIN)/pytest tests/netns/test_soak.py
 
 bench: setup
 	@for b in bench/bench_$(BENCH).py; do $(BIN)/python $$b || exit 1; done

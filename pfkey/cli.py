@@ -16,7 +16,7 @@ from pfkey import doctor, monitor, pcapng, stat, streams, sysctl
 from pfkey import policy as language
 from pfkey.blocking import Client
 from pfkey.control import control_call
-from pfkey.errors import PfkeyError, PolicyError, ShellError
+from pfkey.errors import ControlError, PfkeyError, PolicyError, ShellError
 from pfkey.lab import kept, rootless
 from pfkey.lab.catalogue import DEMO, EXAMPLES
 from pfkey.lab.run import run
@@ -168,7 +168,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except PfkeyError as error:
-        print(f"pfkey {options.command}: {error}", file=sys.stderr)
+        is_said = isinstance(error, ControlError) and error.method == options.command
+        print(f"pfkey {'' if is_said else options.command + ': '}{error}", file=sys.stderr)
         return 1
     except OSError as error:  # without a file: it was what we print
         where = error.filename or "standard output"
@@ -209,7 +210,12 @@ def _stat(options: argparse.Namespace) -> int:
 
 def _monitor(options: argparse.Namespace) -> int:
     if options.pcap:
-        return _capture(options)
+        try:
+            return _capture(options)
+        except OSError as error:
+            if error.filename or str(options.pcap) == "-":
+                raise
+            raise ShellError(f"{options.pcap}: {error.strerror}") from None
     show = monitor.line if options.json else monitor.render
     try:
         with monitor.subscribe(_path(options), show_keys=options.show_keys) as control:
@@ -257,7 +263,7 @@ def _sysctl(options: argparse.Namespace) -> int:
     try:
         words = [(word, sysctl.assignment(word)) for word in options.names or [""]]
     except ValueError as error:
-        parser().error(f"sysctl: {error}: a value is a whole number")
+        parser().error(f"sysctl: {error}")
     if any((given is not None) != options.write for _, given in words):
         parser().error("sysctl: -w and NAME=VALUE go together")
     if options.raw and not {word for word, _ in words} <= set(sysctl.DUMPS):

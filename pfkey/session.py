@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, Self, TypeVar
 
 from pfkey.client import DUMPS, QUEUE_RECORDS, Conversation, Exchange, refusal
+from pfkey.dialect import LINUX, Dialect
+from pfkey.entries import SadEntry, SpdEntry
 from pfkey.errors import NoAnswerError
 from pfkey.events import Event, types_of
 from pfkey.link import ANSWER_SECONDS, Link, no_answer
@@ -20,9 +22,9 @@ AHEAD = 128  # requests sent before the first of them is answered: their answers
 _T = TypeVar("_T")
 
 
-def conversation(queue: int) -> Conversation:
+def conversation(queue: int, dialect: Dialect = LINUX) -> Conversation:
     """A conversation of this process, numbered from a random number on."""
-    return Conversation(os.getpid(), secrets.randbits(31), queue=queue)
+    return Conversation(os.getpid(), secrets.randbits(31), queue=queue, dialect=dialect)
 
 
 class Dump(Generic[_T]):
@@ -71,11 +73,17 @@ class Session(Link):
     """A socket and the conversation over it; `timeout` is the wait for an answer, in seconds."""
 
     def __init__(
-        self, link: socket.socket, *, timeout: float = ANSWER_SECONDS, queue: int = QUEUE_RECORDS
+        self,
+        link: socket.socket,
+        *,
+        timeout: float = ANSWER_SECONDS,
+        queue: int = QUEUE_RECORDS,
+        dialect: Dialect = LINUX,
     ) -> None:
         super().__init__(link)
         self.timeout = timeout
-        self._conversation = conversation(queue)
+        self.dialect = dialect
+        self._conversation = conversation(queue, dialect)
 
     @property
     def lost(self) -> int:
@@ -159,8 +167,20 @@ class Session(Link):
         exchange.check()
         return exchange.records.popleft()
 
-    def _dump(self, message: Message, decode: Callable[[bytes], _T]) -> Dump[_T]:
-        return Dump(self, self._begin(self._conversation.stamp(message)), decode)
+    def _dump(self, message: Message, decode: Callable[[bytes, Dialect], _T]) -> Dump[_T]:
+        def read(record: bytes) -> _T:
+            return decode(record, self.dialect)
+
+        return Dump(self, self._begin(self._conversation.stamp(message)), read)
+
+    def _entry(self, record: bytes) -> SadEntry:
+        return SadEntry.decode(record, self.dialect)
+
+    def _policy(self, record: bytes) -> SpdEntry:
+        return SpdEntry.decode(record, self.dialect)
+
+    def _message(self, record: bytes) -> Message:
+        return Message.decode(record, self.dialect)
 
     def event(self, timeout: float | None = None) -> Event | None:
         """The next event; None if none came within `timeout` seconds (None: wait for ever).
@@ -202,6 +222,6 @@ class Session(Link):
     def _tell(self, message: Message) -> None:
         """Send a message. AF_KEY refuses some at once."""
         try:
-            self.send(message.encode(), self.timeout)
+            self.send(self._conversation.encode(message), self.timeout)
         except OSError as error:
             raise refusal(message, error.errno or errno.EINVAL) from None

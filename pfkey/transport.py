@@ -9,11 +9,13 @@ import errno
 import os
 import shlex
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
 from pfkey.const import PF_KEY_V2
+from pfkey.dialect import DIALECTS, LINUX, Dialect
 from pfkey.errors import AbsentError, MisuseError, ShellError
 
 Transport = Literal["unix", "af_key"]
@@ -69,10 +71,40 @@ def control_path(path: Path) -> Path:
     return path.with_name(path.name + ".ctl")
 
 
-def attempt(transport: Transport, path: Path | None) -> socket.socket | None:
+def choose(dialect: str | None, transport: Transport) -> Dialect:
+    """The dialect of a name; where none is given, Linux's, or of a kernel's AF_KEY its own.
+
+    Raises:
+        MisuseError: no dialect has that name.
+    """
+    if dialect is None:
+        own = (name for name in DIALECTS if sys.platform.startswith(name))
+        dialect = next(own, LINUX.name) if transport == "af_key" else LINUX.name
+    if dialect not in DIALECTS:
+        raise MisuseError(f"no dialect {dialect!r}: it is one of {', '.join(DIALECTS)}")
+    return DIALECTS[dialect]
+
+
+def dialect_path(path: Path, dialect: Dialect) -> Path:
+    """pfkeyd's socket for a dialect: beside that for Linux's, `path`.
+
+    Raises:
+        ShellError: a path such as / names no file that something could be beside.
+    """
+    if dialect is LINUX:
+        return path
+    if not path.name:
+        raise ShellError(f"{path} is no socket", "give another --socket PATH")
+    return path.with_name(f"{path.name}.{dialect.name}")
+
+
+def attempt(
+    transport: Transport, path: Path | None, dialect: Dialect = LINUX
+) -> socket.socket | None:
     """One attempt to connect, without waiting; None: the engine has no time for us yet.
 
-    `path` None is `socket_path()`. The socket does not block.
+    `path` None is `socket_path()`; `dialect` chooses among pfkeyd's sockets. The socket does not
+    block.
 
     Raises:
         AbsentError: nobody is there, or the kernel has no AF_KEY.
@@ -85,7 +117,7 @@ def attempt(transport: Transport, path: Path | None) -> socket.socket | None:
         return open_af_key()
     if transport != "unix":
         raise MisuseError(f"no transport {transport!r}: it is unix or af_key")
-    return open_unix(socket_path() if path is None else path)
+    return open_unix(dialect_path(socket_path() if path is None else path, dialect))
 
 
 def open_unix(path: Path) -> socket.socket | None:

@@ -1,8 +1,9 @@
 """The requests of a policy, as the data path gets them (KAME; Linux's errnos)."""
 
-from errno import EINVAL, ELOOP
+from errno import EINVAL, ELOOP, EPROTONOSUPPORT
 
 from keyd.engine import unsupported
+from keyd.engine.manners import LINUX_MANNERS, Kin, Manners
 from keyd.engine.reqids import Reqids
 from keyd.model import Request
 from pfkey.const import IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP, Level, Mode, PolicyType
@@ -12,11 +13,12 @@ from pfkey.ext_x_policy import IpsecRequest, Policy
 REQUESTS_MAX = 6  # XFRM_MAX_DEPTH
 
 
-def bundle(reqids: Reqids, policy: Policy) -> tuple[Request, ...]:
+def bundle(reqids: Reqids, policy: Policy, manners: Manners = LINUX_MANNERS) -> tuple[Request, ...]:
     """The requests of a policy, checked; none unless it is of type ipsec.
 
     Raises:
-        SadbError: ELOOP for too many; EINVAL and EOPNOTSUPP for what one says.
+        SadbError: ELOOP for too many; EINVAL and EOPNOTSUPP for what one says; EPROTONOSUPPORT on
+            NetBSD and FreeBSD for another protocol.
     """
     if len(policy.requests) > REQUESTS_MAX:
         raise SadbError(ELOOP, f"{len(policy.requests)} requests, {REQUESTS_MAX} are the most")
@@ -26,10 +28,10 @@ def bundle(reqids: Reqids, policy: Policy) -> tuple[Request, ...]:
     # (test_ipsec_policy_without_requests_is_refused).
     if not policy.requests:
         raise SadbError(EINVAL, "an ipsec policy needs a request such as esp/transport//require")
-    return tuple(_request(reqids, request) for request in policy.requests)
+    return tuple(_request(reqids, request, manners) for request in policy.requests)
 
 
-def _request(reqids: Reqids, given: IpsecRequest) -> Request:
+def _request(reqids: Reqids, given: IpsecRequest, manners: Manners) -> Request:
     """One request, checked. Level default is require, which Linux means by it.
 
     Level unique without a number gets one that nobody has.
@@ -45,7 +47,8 @@ def _request(reqids: Reqids, given: IpsecRequest) -> Request:
     if given.mode == Mode.ANY or given.mode not in list(Mode):
         raise SadbError(EINVAL, f"request of mode {given.mode}: transport is 1, tunnel 2")
     if given.proto not in (IPPROTO_ESP, IPPROTO_AH, IPPROTO_COMP):
-        raise SadbError(EINVAL, f"request of protocol {given.proto}: esp is 50, ah 51, ipcomp 108")
+        errno = EPROTONOSUPPORT if manners.kin is Kin.KAME else EINVAL
+        raise SadbError(errno, f"request of protocol {given.proto}: esp is 50, ah 51, ipcomp 108")
     if given.level not in list(Level):
         raise SadbError(EINVAL, f"request of level {given.level}: use is 1, require 2, unique 3")
     unsupported.refuse(unsupported.REQUEST_MODES, given.mode)
@@ -54,11 +57,12 @@ def _request(reqids: Reqids, given: IpsecRequest) -> Request:
         raise SadbError(EINVAL, f"reqid {given.reqid} without level unique")
     level = Level.REQUIRE if given.level == Level.DEFAULT else Level(given.level)
     is_tunnel = given.mode == Mode.TUNNEL
+    most = manners.dialect.reqid_max
     for end in (given.src, given.dst):
         if is_tunnel and end:
             unsupported.refuse_address(end)
     return Request(
         proto=given.proto, mode=Mode(given.mode), level=level,
-        reqid=given.reqid or reqids.new() if is_unique else 0,
+        reqid=given.reqid or reqids.new(most) if is_unique else 0,
         src=given.src if is_tunnel else None, dst=given.dst if is_tunnel else None,
     )  # fmt: skip

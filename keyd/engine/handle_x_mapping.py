@@ -1,7 +1,7 @@
 """X_NAT_T_NEW_MAPPING (Linux): a peer behind a NAT has been given another address or port."""
 
+from keyd.engine.answers import mapping
 from keyd.engine.effects import Effect
-from keyd.engine.records import mapping_record
 from keyd.engine.sad import SaKey
 from keyd.engine.state import State
 
@@ -16,4 +16,4 @@ def new_mapping(state: State, key: SaKey, ports: tuple[int, int], address: bytes
     sa = state.sad.get(key)
     if sa is None or sa.is_larval:
         return []
-    return [*state.clients.registered(mapping_record(sa, ports, address))]
+    return [*state.clients.notice(mapping(sa, ports, address))]

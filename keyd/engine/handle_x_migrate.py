@@ -9,10 +9,10 @@ from errno import EEXIST, EINVAL, ELOOP, ENOBUFS, ENODATA
 from typing import NamedTuple
 
 from keyd.engine import unsupported
+from keyd.engine.answers import migrated
 from keyd.engine.effects import Effect, MoveSa, PoliciesChanged
 from keyd.engine.handle_x_spd import REQUESTS_MAX, policy_key
 from keyd.engine.parts import policy_of
-from keyd.engine.records import migrate_record
 from keyd.engine.sad import SaKey, SaRecord, describe
 from keyd.engine.state import Request as ClientRequest
 from keyd.engine.state import State
@@ -61,7 +61,7 @@ def migrate(state: State, request: ClientRequest) -> list[Effect]:
     before = [sa.spec for sa, _ in found]
     state.sad.move(found)
     moved = [MoveSa(old, sa.spec) for old, (sa, _) in zip(before, found, strict=True)]
-    return [change, *moved, *state.clients.all(migrate_record(message))]
+    return [change, *moved, *state.clients.all(migrated(request, fresh))]
 
 
 def _moves(requests: tuple[IpsecRequest, ...]) -> list[Move]:

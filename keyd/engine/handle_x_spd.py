@@ -5,18 +5,20 @@ the database is as it was (`Spd.revert`).
 """
 
 from dataclasses import replace
-from errno import EINVAL, ENOBUFS, EOPNOTSUPP
+from errno import EINVAL, ENOBUFS, ENOENT, EOPNOTSUPP
 
 from keyd.engine import unsupported
+from keyd.engine.answers import bare, policy_changed, policy_gone
 from keyd.engine.bundle import bundle
-from keyd.engine.effects import Effect, PoliciesChanged
-from keyd.engine.handle_flush import notice
+from keyd.engine.effects import Effect, PoliciesChanged, Send
 from keyd.engine.lifetimes import NO_LIMIT, Limit
+from keyd.engine.manners import Kin
 from keyd.engine.parts import addresses, limit, policy_of
-from keyd.engine.records import bare, policy_record
+from keyd.engine.records import policy_told
 from keyd.engine.spd import Key, PolicyRecord
 from keyd.engine.state import Request as ClientRequest
 from keyd.engine.state import State
+from keyd.engine.told import Told
 from keyd.engine.tuning import level_of_default
 from keyd.model import PolicySpec
 from pfkey.const import (
@@ -29,10 +31,10 @@ from pfkey.const import (
 )
 from pfkey.errors import SadbError
 from pfkey.message import Message
+from pfkey.policy import PRIORITY_DEF
 from pfkey.selector import Range, Selector
 
 REQUESTS_MAX = 6  # XFRM_MAX_DEPTH
-DEFLEV_DIALECTS = ("netbsd", "freebsd")
 
 
 def spd_add(state: State, request: ClientRequest) -> list[Effect]:
@@ -52,7 +54,8 @@ def spd_add(state: State, request: ClientRequest) -> list[Effect]:
     removed = (*(record.spec for record in replaced), *(() if hold is None else (hold,)))
     change = PoliciesChanged((policy.spec,), removed, request.refusal(ENOBUFS))
     state.spd.note(change, replaced)
-    return [change, *_echo(state, request, policy)]
+    told = policy_changed(request, policy, MsgType(request.message.type))
+    return [change, *state.clients.all(told, request.client)]
 
 
 def spd_delete(state: State, request: ClientRequest) -> list[Effect]:
@@ -61,7 +64,7 @@ def spd_delete(state: State, request: ClientRequest) -> list[Effect]:
     Raises:
         SadbError: EINVAL when a part is missing or the direction none; ENOENT.
     """
-    return _remove(state, request, state.spd.find(policy_key(request.message)))
+    return remove_policy(state, request, state.spd.find(policy_key(request.message)))
 
 
 def spd_delete_id(state: State, request: ClientRequest) -> list[Effect]:
@@ -70,7 +73,7 @@ def spd_delete_id(state: State, request: ClientRequest) -> list[Effect]:
     Raises:
         SadbError: EINVAL when the id names no direction; ENOENT.
     """
-    return _remove(state, request, state.spd.find_id(policy_of(request.message).id))
+    return remove_policy(state, request, state.spd.find_id(policy_of(request.message).id))
 
 
 def spd_get(state: State, request: ClientRequest) -> list[Effect]:
@@ -81,39 +84,52 @@ def spd_get(state: State, request: ClientRequest) -> list[Effect]:
     """
     message = request.message
     policy = state.spd.find_id(policy_of(message).id)
-    record = policy_record(policy, type=MsgType.X_SPDGET, seq=message.seq, pid=message.pid)
-    return [*state.clients.one(request.client, record)]
+    told = policy_told(policy, type=MsgType.X_SPDGET, seq=message.seq, pid=message.pid)
+    if told.octets(request.manners) is None:  # of a direction that its system has not
+        raise SadbError(ENOENT, f"policy {policy.spec.id} cannot be said in this dialect")
+    return [*state.clients.one(request.client, told)]
 
 
 def spd_flush(state: State, request: ClientRequest) -> list[Effect]:
     """SPDFLUSH: all policies go, and all holds."""
+    changes, was_empty = end_all_policies(state, request)
+    return [*changes, *notice(request, bare(request.message), was_empty=was_empty)]
+
+
+def end_all_policies(state: State, request: ClientRequest) -> tuple[list[Effect], bool]:
+    """End all policies and holds; also returns whether there was no policy."""
     holds = state.spd.holds
     policies = state.spd.clear()
-    echo = notice(request, bare(request.message), was_empty=not policies)
     if not policies and not holds:
-        return [*echo]
+        return [], True
     removed = (*holds, *(policy.spec for policy in policies))
     state.acquires.forget_policies(policy.spec.id for policy in policies)
     change = PoliciesChanged((), removed, request.refusal(ENOBUFS))
     state.spd.note(change, policies)
-    return [change, *echo]
+    return [change], not policies
 
 
-def _remove(state: State, request: ClientRequest, policy: PolicyRecord) -> list[Effect]:
+def notice(request: ClientRequest, told: Told, *, was_empty: bool) -> list[Send]:
+    """The echo of a flush; on Linux silent to others when nothing was there.
+
+    DEVIATION from Linux, which sends it twice to the sender when something was flushed: the second
+    copy is taken for the reply to the next command (test_flush_is_echoed_once).
+    """
+    clients = request.clients
+    if was_empty and request.manners.kin is Kin.LINUX:
+        return clients.one(request.client, told)
+    return clients.all(told)
+
+
+def remove_policy(state: State, request: ClientRequest, policy: PolicyRecord) -> list[Effect]:
+    """End a policy and tell everybody."""
     state.spd.remove(policy)
     state.acquires.forget_policies((policy.spec.id,))
     change = PoliciesChanged((), (policy.spec,), request.refusal(ENOBUFS))
     state.spd.note(change, (policy,))
-    return [change, *_echo(state, request, policy)]
-
-
-def _echo(state: State, request: ClientRequest, policy: PolicyRecord) -> list[Effect]:
-    """The whole policy, its id filled in, for everybody."""
-    message = request.message
-    record = policy_record(
-        policy, type=MsgType(message.type), seq=message.seq, pid=message.pid
-    )  # fmt: skip
-    return [*state.clients.all(record)]
+    type = MsgType.X_SPDDELETE if request.message.policy is None else MsgType(request.message.type)
+    told = policy_gone(request, policy, type)
+    return [change, *state.clients.all(told, request.client)]
 
 
 def policy_key(message: Message) -> Key:
@@ -147,10 +163,10 @@ def _spec(state: State, request: ClientRequest) -> tuple[PolicySpec, frozenset[i
     if is_ipsec:
         for end in (selector.src, selector.dst):
             unsupported.refuse_address(end.address, end.prefixlen)
-    requests = list(bundle(state.reqids, policy))
+    requests = list(bundle(state.reqids, policy, request.manners))
     by_default = []
     # Level default is what the knobs say to who has them, and require on Linux.
-    if state.clients[request.client].dialect in DEFLEV_DIALECTS:
+    if request.manners.has_deflevs:
         octets = len(selector.src.address)
         for number, given in enumerate(policy.requests):
             if given.level == Level.DEFAULT and is_ipsec:
@@ -159,7 +175,9 @@ def _spec(state: State, request: ClientRequest) -> tuple[PolicySpec, frozenset[i
                 by_default.append(number)
     spec = PolicySpec(
         id=0, dir=direction, type=PolicyType(policy.type), selector=selector,
-        requests=tuple(requests), priority=policy.priority,
+        requests=tuple(requests),
+        # NetBSD has none: as setkey on Linux says for none
+        priority=policy.priority if request.manners.dialect.has_priority else PRIORITY_DEF,
     )  # fmt: skip
     return spec, frozenset(by_default)
 

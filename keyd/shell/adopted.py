@@ -1,8 +1,9 @@
 """PF_KEY clients whose socket comes as a descriptor.
 
-    adopt        params {registered, promiscuous}, and a connected SOCK_SEQPACKET socket: serve it
-                 as a PF_KEY socket. {client, registered, promiscuous}; from now on a notification
-                 `client` of that form when it registers for more
+    adopt        params {registered, promiscuous, dialect}, and a connected SOCK_SEQPACKET socket:
+                 serve it as a PF_KEY socket in that dialect, `linux` unless it is said. {client,
+                 registered, promiscuous}; from now on a notification `client` of that form when it
+                 registers for more
 
 `pfkey run` makes a pair of sockets, gives a program one end, us the other, and keeps a copy of
 ours: so a program never reads an end when we die, and our successor adopts the same socket.
@@ -18,6 +19,7 @@ from typing import Any, Protocol, Self
 from keyd.engine.effects import ClientId
 from keyd.shell.rpc import INVALID_PARAMS, NO_ROOM, RpcError
 from pfkey.const import SaType
+from pfkey.dialect import DIALECTS, LINUX
 
 _SO_DOMAIN = 39
 _SATYPES = frozenset(SaType) - {SaType.UNSPEC}
@@ -62,7 +64,7 @@ class Told(Protocol):
 
 
 Adopt = Callable[
-    [socket.socket, Registrations, Callable[[ClientId, Registrations], None]],
+    [socket.socket, Registrations, Callable[[ClientId, Registrations], None], str],
     Awaitable[tuple[ClientId | None, Registrations]],
 ]
 
@@ -78,7 +80,10 @@ async def adopt(serve: Adopt, peer: Told, fd: int | None, params: dict[str, Any]
         peer.notify("client", has.to_json(client))
 
     had = Registrations.of(params)
-    number, has = await serve(client_socket(fd), had, tell)
+    dialect = params.get("dialect", LINUX.name)
+    if not isinstance(dialect, str) or dialect not in DIALECTS:
+        raise RpcError(INVALID_PARAMS, f"dialect must be one of {', '.join(DIALECTS)}")
+    number, has = await serve(client_socket(fd), had, tell, dialect)
     if number is None:
         raise RpcError(NO_ROOM, "too many clients")
     return has.to_json(number)

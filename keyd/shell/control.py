@@ -33,6 +33,7 @@ from keyd.shell.log import LEVELS, current_level, limited, set_level
 from keyd.shell.options import program_version
 from keyd.shell.rpc import Call, RpcError
 from keyd.shell.tap import Tap
+from pfkey.dialect import DIALECTS
 
 LOG = limited("keyd.shell.control")
 
@@ -59,14 +60,16 @@ class Peer:
         self.lost = 0
         wire.make_room(sock, _QUEUE_OCTETS)
 
-    def watch(self, direction: str, client: int, pid: int, record: bytes) -> None:
+    def watch(self, direction: str, client: int, pid: int, record: bytes, dialect: str) -> None:
         """Tell of a PF_KEY record, or count that it was lost."""
         if self.lost and not self._send("lost", {"count": self.lost}):
             self.lost = 0
-        shown = record if self.shows_keys else without_keys(record)
+        shown = record
+        if not self.shows_keys:
+            shown = without_keys(record, dialect=DIALECTS[dialect])
         params = {
             "time": time.time(), "client": client, "pid": pid, "direction": direction,
-            "hex": shown.hex(),
+            "dialect": dialect, "hex": shown.hex(),
         }  # fmt: skip
         if self._send("message", params):
             self.lost += 1

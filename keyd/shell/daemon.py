@@ -12,6 +12,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
@@ -33,7 +34,7 @@ from keyd.shell.load import Loader
 from keyd.shell.marks import PAIRS_MAX, Marks
 from keyd.shell.notify import notify
 from keyd.shell.options import Options, program_version
-from keyd.shell.paths import beside, netns_cookie, remove_socket
+from keyd.shell.paths import OTHER_DIALECTS, beside, netns_cookie, remove_socket
 from keyd.shell.plane import Plane
 from keyd.shell.reports import Reports
 from keyd.shell.serve import CLIENTS, Server
@@ -46,6 +47,7 @@ from pfkey.errors import ShellError
 from pfkey.transport import netns_inode
 
 LOG = logging.getLogger("keyd.shell")
+Admit = Callable[[socket.socket], object]
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 
@@ -168,16 +170,23 @@ class Daemon:
         )  # fmt: skip
         await loader.load()
         _settle()
-        ctl = beside(self._path, "ctl")
+        # the first socket comes last: who waits for it finds all
+        doors: dict[Path, tuple[Admit, Admit | None]] = {
+            beside(self._path, "ctl"): (control.admit, control.admit_stranger),
+            **{
+                beside(self._path, name): (partial(server.admit, dialect=name), None)
+                for name in OTHER_DIALECTS
+            },
+            self._path: (server.admit, None),
+        }
         with ExitStack() as stack:
             listeners = []
-            for path in (ctl, self._path):
-                listeners.append(listen(path, self._gid, for_all=path == ctl))
+            for path, (_, admit_stranger) in doors.items():
+                listeners.append(listen(path, self._gid, for_all=admit_stranger is not None))
                 stack.callback(remove_socket, path)
                 stack.callback(listeners[-1].close)
-            admits = ((control.admit, control.admit_stranger), (server.admit, None))
-            for listener, admit in zip(listeners, admits, strict=True):
-                nursery.start_soon(accept_all, listener, self._gid, *admit)
+            for listener, admits in zip(listeners, doors.values(), strict=True):
+                nursery.start_soon(accept_all, listener, self._gid, *admits)
             self._is_serving = True
             LOG.info(
                 "ready socket=%s pid=%d dataplane=%s version=%s", self._path, os.getpid(),
@@ -218,7 +227,7 @@ class Daemon:
             return await sockets.group(fd, params)
 
         return {
-            "adopt": (partial(adopt, server.adopt), ("registered", "promiscuous")),
+            "adopt": (partial(adopt, server.adopt), ("registered", "promiscuous", "dialect")),
             "set_policy": (set_policy, ("policies", "uid", "keep")),
             "get_policy": (of(sockets.get), ("direction",)),
             "set_mark": (of(sockets.mark), ("mark",)),

@@ -57,7 +57,8 @@ def parse(path: Path) -> list[Statement]:
     """
     try:
         with open(path, "rb", opener=_opened) as file:
-            mode = os.fstat(file.fileno()).st_mode
+            found = os.fstat(file.fileno())
+            mode = found.st_mode
             octets = file.read(_OCTETS_MAX + 1) if stat.S_ISREG(mode) else None
     except OSError as error:
         raise FaultsError(path, [f"{path}: {error.strerror}"]) from None
@@ -69,6 +70,8 @@ def parse(path: Path) -> list[Statement]:
         raise FaultsError(path, [f"{path}: not a text"])
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         LOG.warning("load-mode file=%s mode=%04o remedy=chmod 600", path, mode & 0o7777)
+    if found.st_uid not in (0, os.geteuid()):
+        LOG.warning("load-owner file=%s uid=%d remedy=chown root", path, found.st_uid)
     text = octets.decode("utf-8-sig", "surrogateescape")
     statements, faults = grammar.parse(text, str(path), SystemNames())
     if faults:

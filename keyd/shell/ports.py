@@ -11,8 +11,8 @@ from keyd.model import Need, PolicySpec, SaSpec, Settings
 class KeyEngine(Protocol):
     """`keyd.engine.Engine`, as the shell uses it. All calls come from the trio thread."""
 
-    def connect(self, client: ClientId) -> None:
-        """A client is there."""
+    def connect(self, client: ClientId, dialect: str = "linux") -> None:
+        """A client is there, which speaks like a program of this system."""
 
     def disconnect(self, client: ClientId) -> list[Effect]:
         """A client is gone."""

@@ -31,6 +31,7 @@ from keyd.shell.log import limited
 from keyd.shell.ports import KeyEngine
 from keyd.shell.tap import Tap
 from pfkey.const import MsgType
+from pfkey.dialect import LINUX, OPENBSD
 
 LOG = limited("keyd.shell.serve")
 
@@ -40,7 +41,7 @@ _FIRST_RECORDS = 32  # of a dump, queued before its request is taken
 _TURN_RECORDS = 16  # of a dump, before others get their turn
 _TOGETHER = 64  # changes of policies of one client that nft is given at once
 _AHEAD = 2 * _TOGETHER  # and that wait for it
-_ABOUT_POLICIES = frozenset(
+_ABOUT_POLICIES = frozenset(  # OpenBSD has no such messages
     {MsgType.X_SPDADD, MsgType.X_SPDUPDATE, MsgType.X_SPDSETIDX, MsgType.X_SPDDELETE,
      MsgType.X_SPDDELETE2, MsgType.X_SPDFLUSH}
 )  # fmt: skip
@@ -51,9 +52,10 @@ Told = Callable[[ClientId, Registrations], None]
 class Client:
     """One connection: its queue and its dumps."""
 
-    def __init__(self, sock: socket.socket, number: ClientId, tap: Tap) -> None:
+    def __init__(self, sock: socket.socket, number: ClientId, tap: Tap, dialect: str) -> None:
         self.sock = sock
         self.number = number
+        self.dialect = dialect
         self.pid, self.uid, _ = wire.credentials(sock)
         self.dropped = 0
         self.dumps: deque[Iterator[bytes]] = deque()
@@ -69,8 +71,12 @@ class Client:
         if wire.send(self.sock, record):
             self.dropped += 1
             return False
-        self._tap.passed("out", self.number, self.pid, record)
+        self.passed("out", record)
         return True
+
+    def passed(self, direction: str, record: bytes) -> None:
+        """Show a record to who looks on."""
+        self._tap.passed(direction, self.number, self.pid, record, self.dialect)
 
     def pump(self, records: int) -> bool | None:
         """Send up to that many records of the first dump.
@@ -92,7 +98,7 @@ class Client:
             if error:  # nobody will ever read it
                 self.dumps.clear()
                 return True
-            self._tap.passed("out", self.number, self.pid, record)
+            self.passed("out", record)
         return False
 
 
@@ -121,27 +127,30 @@ class Server:
         self._reader = wire.Reader()
         self._numbers = itertools.count(1)
 
-    def admit(self, sock: socket.socket) -> Client | None:
-        """Begin to serve a connection, or close it when there are too many."""
+    def admit(self, sock: socket.socket, dialect: str = LINUX.name) -> Client | None:
+        """Begin to serve a connection in a dialect, or close it when there are too many."""
         if len(self.clients) >= self._most:
             LOG.warning("client-refused reason=too-many clients=%d", len(self.clients))
             sock.close()
             return None
-        client = Client(sock, ClientId(next(self._numbers)), self._tap)
+        client = Client(sock, ClientId(next(self._numbers)), self._tap, dialect)
         self.clients[client.number] = client
-        self._engine.connect(client.number)
-        LOG.debug("client-connected client=%d pid=%d uid=%d", client.number, client.pid, client.uid)
+        self._engine.connect(client.number, dialect)
+        LOG.debug(
+            "client-connected client=%d pid=%d uid=%d dialect=%s", client.number, client.pid,
+            client.uid, dialect,
+        )  # fmt: skip
         self._nursery.start_soon(self._serve, client)
         return client
 
     async def adopt(
-        self, sock: socket.socket, had: Registrations, told: Told
+        self, sock: socket.socket, had: Registrations, told: Told, dialect: str = LINUX.name
     ) -> tuple[ClientId | None, Registrations]:
         """Serve a socket that was handed to us, with what its client registered for before.
 
         `told` hears of each change of that, before the request is consumed. No number: too many.
         """
-        client = self.admit(sock)
+        client = self.admit(sock, dialect)
         if client is None:
             return None, had
         effects = self._engine.restore(
@@ -202,7 +211,9 @@ class Server:
                 continue
             if record is None:
                 return
-            is_change = len(record) > 1 and record[1] in _ABOUT_POLICIES
+            is_change = (
+                client.dialect != OPENBSD.name and len(record) > 1 and record[1] in _ABOUT_POLICIES
+            )
             while changes and changes[0].is_set():
                 changes.popleft()
             if changes and not is_change:
@@ -212,7 +223,7 @@ class Server:
             elif len(changes) >= _AHEAD:
                 self._applier.commit_now()
                 await changes.popleft().wait()
-            self._tap.passed("in", client.number, client.pid, record)
+            client.passed("in", record)
             before = self._registrations(client) if client.told else None
             effects = self._engine.receive(client.number, record, self._clock())
             self._called()

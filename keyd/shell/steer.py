@@ -37,8 +37,6 @@ LOG = logging.getLogger("keyd.shell")
 
 _LEFTOVER_WAIT_SECONDS = 3.0  # for the workers of a dead predecessor to end
 
-_Rules = dict[str, list[str]]
-
 
 class Steer:
     """All that this process adds to a network namespace, besides its sockets.
@@ -71,7 +69,7 @@ class Steer:
         self._nft: Nft | None = None
         self._events: list[socket.socket] = []
         self._chains = Chains()
-        self._socket_rules: _Rules = {chain: [] for chain in nft_sockets.CHAINS}
+        self._socket_rules = nft_sockets.rules((), (), self.marks, device)
         self._generation = 0
         self._fixed: object = None
         self._has_nat_chain = False
@@ -162,7 +160,7 @@ class Steer:
             command
             for chain in nft_sockets.CHAINS
             if rules[chain] != self._socket_rules[chain]
-            for command in (f"flush chain {self._table} {chain}", *self._added(chain, rules))
+            for command in (f"flush chain {self._table} {chain}", *self._added(chain, rules[chain]))
         ]
         if commands:
             self._transact(commands)
@@ -257,13 +255,10 @@ class Steer:
             f"delete chain {self._table} {o['chain']['name']}" for o in listed if "chain" in o
         ]
         commands += self._frame.skeleton()
-        commands += [
-            f"add rule {self._table} {chain} {rule}"
-            for chain, held in self._chains.by_name.items()
-            for rule in held.rules
-        ]
-        for chain in self._socket_rules:
-            commands += self._added(chain, self._socket_rules)
+        for chain, held in self._chains.by_name.items():
+            commands += self._added(chain, held.rules)
+        for chain, rules in self._socket_rules.items():
+            commands += self._added(chain, rules)
         self._generation = nft.generation()
         self._transact(commands)
         for held in self._chains.by_name.values():
@@ -272,8 +267,8 @@ class Steer:
         self._follow_nat()
         self._note_fixed()
 
-    def _added(self, chain: str, rules: _Rules) -> list[str]:
-        return [f"add rule {self._table} {chain} {rule}" for rule in rules[chain]]
+    def _added(self, chain: str, rules: Sequence[str]) -> list[str]:
+        return [f"add rule {self._table} {chain} {rule}" for rule in rules]
 
     def _note_fixed(self) -> None:
         """Remember how a table that others can change looks when it is as it should be."""

@@ -1,6 +1,7 @@
 """Policies of single sockets with real packets: what the wire sees, who gets what, who wins."""
 
 import os
+import re
 import signal
 import socket
 import struct
@@ -36,6 +37,7 @@ from tests.support.wire import checksum
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
+GUIDE = Path(__file__).parents[2] / "docs" / "run.md"
 AH_KEYS = f"""
 add {A} {B} ah 0x700 -r 32 -A hmac-sha1 "0123456789abcdef0123";
 add {B} {A} ah 0x701 -r 32 -A hmac-sha1 "0123456789abcdef0123";
@@ -98,6 +100,16 @@ def test_tcp_is_protected_from_its_first_segment_to_its_last(two: Two) -> None:
     accepted.close()
     client.close()
     two.wire(ESP)
+
+
+def test_a_python_program_does_it_as_the_guide_says(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PFKEY_SOCKET", str(two.da.socket))
+    (shown,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.S)
+    sock = two.open(two.a)
+    exec(shown, {"sock": sock})  # noqa: S102 -- our own page
+    assert (get_policy(sock, Dir.OUT), get_policy(sock, Dir.IN)) == (OUT, IN)
 
 
 @both

@@ -9,6 +9,7 @@ from typing import Self
 
 from pfkey import set_policy
 from pfkey.lab.hosts import Host, Net
+from pfkey.setkey.main import main as setkey
 from tests.support.sites import join_both, side
 from tests.support.system import AUTHENTIC_KEYS, ENDS, A, B, Daemon, until
 from tests.support.wire import Tap, in_host
@@ -33,6 +34,7 @@ class Two:
         self.a_dev, self.b_dev = "tob", "toa"
         join_both(net, self.a, side(ENDS, 0), self.b, side(ENDS, 1))
         self.da, self.db = Daemon(self.a, tmp), Daemon(self.b, tmp)
+        self._file = tmp / "setkey.conf"
         self.sockets: list[socket.socket] = []
         self._before: dict[str, dict[str, int]] = {}
 
@@ -59,8 +61,9 @@ class Two:
         return commands.replace(A, self.at_a).replace(B, self.at_b)
 
     def load(self, daemon: Daemon, commands: str) -> None:
-        """Commands for one of them."""
-        daemon.setkey(self.text(commands))
+        """Commands for one of them, by setkey without a process of its own: tests do it often."""
+        self._file.write_text(self.text(commands))
+        assert setkey(["--socket", str(daemon.socket), "-f", str(self._file)]) == 0
 
     def close(self) -> None:
         """The sockets of a test."""

@@ -42,7 +42,8 @@ def test_a_second_instance_is_refused_with_the_first_ones_pid(tmp_path: Path) ->
 def test_a_stop_by_signal_leaves_no_file(tmp_path: Path, number: signal.Signals) -> None:
     with Process(tmp_path) as running:
         before = {p.name for p in tmp_path.iterdir()}
-        assert before == {"s", "s.ctl", "s.lock", "log"}
+        others = {"s.netbsd", "s.freebsd", "s.openbsd"}
+        assert before == {"s", "s.ctl", "s.lock", "log", *others}
         with connect(running.socket) as client:
             running.signal(number)
             assert running.wait() == 0
@@ -255,6 +256,33 @@ def test_what_the_machine_lacks_is_said_with_its_remedy(monkeypatch: pytest.Monk
     with pytest.raises(ShellError, match="tun: /dev/net/tun is missing; modprobe tun"):
         preflight.require(dataplane=True)
     preflight.require(dataplane=False)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("hide", "said"),
+    [
+        ("mount -t tmpfs none /dev/net", "pfkeyd: tun: /dev/net/tun is missing; "),
+        ("mount --bind /dev/null /dev/net/tun", "pfkeyd: tun: /dev/net/tun is not the device "),
+        (
+            "for f in $(ldconfig -p | sed -n 's/.*libnftables.so.1 .*=> //p'); do"
+            " mount --bind /dev/null $(readlink -f $f); done",
+            "pfkeyd: nftables: libnftables.so.1 is missing; apt-get install libnftables1\n",
+        ),
+        ("mount -t tmpfs -o ro none /run", "pfkeyd: /run/pfkey: Read-only file system; give "),
+        ("mount -t tmpfs -o nr_inodes=1 none /run", "pfkeyd: /run/pfkey: No space left on device"),
+    ],
+    ids=["no tun", "a false tun", "no nft", "run read-only", "run full"],
+)
+def test_what_is_really_missing_is_one_line_and_exit_1(hide: str, said: str) -> None:
+    done = subprocess.run(
+        ["unshare", "-mn", "/bin/sh", "-c", f'set -e; {hide}; exec "$@"', "sh", *PFKEYD,
+         "--no-load"], capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith(said), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "; " in done.stderr, "no remedy"
 
 
 @pytest.mark.root
