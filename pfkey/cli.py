@@ -261,17 +261,14 @@ def _capture(options: argparse.Namespace) -> int:
         )
         out: BinaryIO = sys.stdout.buffer
         if str(options.pcap) != "-":
-            fd = os.open(options.pcap, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            out = stack.enter_context(os.fdopen(fd, "wb"))
+            out = stack.enter_context(capture.private(options.pcap))
         out.write(pcapng.head(f"pfkey {_version()}"))
         out.flush()
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             for event in monitor.events(control, missing):
                 out.write(monitor.packet(event, show_keys=options.show_keys, lost=lost))
                 out.flush()
                 lost = 0
-        except KeyboardInterrupt:
-            return 0
     return 0
 
 
