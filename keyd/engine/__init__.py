@@ -133,6 +133,7 @@ class Engine:
         except SadbError as error:
             copies = self._copies(client, record, is_sound=False)
             return self._refuse(client, record, copies, error)
+        self._state.clients[client].knows_own |= message.uses_own
         copies = self._copies(client, record, is_sound=True)
         request = Request(
             client=client, message=message, now=now, clients=self._state.clients,

@@ -29,6 +29,7 @@ class Client:
     registered: set[int] = field(default_factory=set)
     is_promiscuous: bool = False
     is_dumping: bool = False
+    knows_own: bool = False  # it has used an extension of our own
 
 
 class Clients:

@@ -7,9 +7,10 @@ from errno import EINVAL
 
 from keyd.engine import unsupported
 from keyd.engine.effects import Effect
+from keyd.engine.encapsulation import encapsulation
 from keyd.engine.keying import keying
 from keyd.engine.life import begin
-from keyd.engine.parts import addresses, check_identities, limit, sa_mode, sa_proto
+from keyd.engine.parts import addresses, check_identities, limit, sa_mode, sa_proto, window
 from keyd.engine.sad import SaRecord
 from keyd.engine.state import Request, State
 from keyd.engine.variants import check_flags
@@ -55,7 +56,9 @@ def requested_sa(state: State, request: Request) -> SaRecord:
     mode = sa_mode(message)
     hard = limit(message.hard)
     chosen = keying(message, state.usable)
-    check_flags(message.sa.flags, proto, chosen, message.sa.replay)
+    replay_packets = window(message, message.sa)
+    check_flags(message.sa.flags, proto, chosen, replay_packets)
+    udp = encapsulation(message, proto, len(dst.address))
     spec = SaSpec(
         slot=-1, proto=proto, spi=message.sa.spi, src=src.address, dst=dst.address, mode=mode,
         reqid=0 if message.sa2 is None else message.sa2.reqid,
@@ -63,7 +66,8 @@ def requested_sa(state: State, request: Request) -> SaRecord:
         encrypt=chosen.encrypt, encrypt_key=chosen.encrypt_key,
         # DEVIATION from Linux, which cuts windows to 32 packets: iked asks for 64, and gets
         # them (test_replay_window_is_kept_as_asked).
-        replay_packets=message.sa.replay, flags=message.sa.flags,
+        replay_packets=replay_packets, flags=message.sa.flags,
         hard_bytes=hard.octets, hard_packets=hard.allocations,
+        encap=udp.encap, sport=udp.sport, dport=udp.dport, oa_src=udp.oa_src, oa_dst=udp.oa_dst,
     )  # fmt: skip
     return SaRecord(spec, hard, limit(message.soft), request.now.mono, request.now.wall)

@@ -39,8 +39,9 @@ def dump(state: State, request: Request) -> list[Effect]:
     ]
     if not sas:
         raise SadbError(ENOENT, "no SA to dump", "3.1.10")
-    private, public = (sa_dump(state, sas, message.pid, keys=keys) for keys in (True, False))
-    return _paced(state, request, private, public)
+    own = state.clients[request.client].knows_own
+    private = sa_dump(state, sas, message.pid, keys=True, own=own)
+    return _paced(state, request, private, sa_dump(state, sas, message.pid, keys=False))
 
 
 def spd_dump(state: State, request: Request) -> list[Effect]:

@@ -17,7 +17,8 @@ def get(state: State, request: Request) -> list[Effect]:
     sa = state.sad.find(sa_key(message))
     used = state.usage_of(sa)
     type, seq, pid = MsgType.GET, message.seq, message.pid
-    private = sa_record(sa, used, type=type, seq=seq, pid=pid)
+    own = state.clients[request.client].knows_own
+    private = sa_record(sa, used, type=type, seq=seq, pid=pid, own=own)
     if not state.clients.has_promiscuous:
         return [*state.clients.one(request.client, private)]
     public = sa_record(sa, used, type=type, seq=seq, pid=pid, keys=False)

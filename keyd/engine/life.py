@@ -36,7 +36,8 @@ def echo(state: State, request: Request, sa: SaRecord) -> list[Effect]:
     used, message = state.usage_of(sa), request.message
     type, seq, pid = MsgType(message.type), message.seq, message.pid
     idents = identities(message)
-    private = sa_record(sa, used, type=type, seq=seq, pid=pid, more=idents)
+    own = state.clients[request.client].knows_own
+    private = sa_record(sa, used, type=type, seq=seq, pid=pid, own=own, more=idents)
     if len(state.clients) == 1:
         return [*state.clients.all(private)]
     public = sa_record(sa, used, type=type, seq=seq, pid=pid, keys=False, more=idents)

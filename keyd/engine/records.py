@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
+from keyd.engine import encapsulation
 from keyd.engine.lifetimes import NO_LIMIT
 from keyd.engine.sad import SaRecord
 from keyd.engine.spd import PolicyRecord
@@ -23,6 +24,7 @@ from pfkey.ext_address import Address
 from pfkey.ext_sa import Sa
 from pfkey.ext_x_natt import NatTPort
 from pfkey.ext_x_policy import IpsecRequest
+from pfkey.ext_x_word import Word
 from pfkey.hot_events import Acquire
 from pfkey.hot_parts import Place
 from pfkey.message import Extension, Message
@@ -31,6 +33,7 @@ from pfkey.selector import Range
 _Record = TypeVar("_Record")
 
 REFERENCES = 1  # Linux counts who holds a policy; setkey prints the count
+WINDOW_SAID = 255  # the most that sadb_sa_replay can say
 # CYCSEQ is not shown: setkey sets it by default and Linux ignores it
 SHOWN_FLAGS = KNOWN & ~SaFlag.CYCSEQ
 MODE_SHOWN = {Mode.ANY: Mode.TRANSPORT}
@@ -43,11 +46,14 @@ def bare(request: Message) -> bytes:
 
 def sa_record(
     sa: SaRecord, used: Usage, *, type: MsgType, seq: int = 0, pid: int = 0, keys: bool = True,
-    more: Iterable[Extension] = (),
+    own: bool = False, more: Iterable[Extension] = (),
 ) -> bytes:  # fmt: skip
-    """All that is known of an SA; without `keys` for other clients' eyes. `more` comes last."""
+    """All that is known of an SA; without `keys` for other clients' eyes. `more` comes last.
+
+    `own`: for a client that knows of our own extensions.
+    """
     record = _sa(sa, used, type, seq, pid, keys)
-    extensions = tuple(more)
+    extensions = (*encapsulation.extensions(sa.spec), *_window(sa, own=own), *more)
     if not extensions:
         return record.encode()
     whole = record.message()
@@ -57,11 +63,12 @@ def sa_record(
 def expire_record(sa: SaRecord, used: Usage, *, is_hard: bool) -> bytes:
     """An SA without keys, and of its limits only the kind that was reached."""
     whole = _sa(sa, used, MsgType.EXPIRE, 0, 0, keys=False).message()
+    udp = encapsulation.extensions(sa.spec)
     left_out = ExtType.LIFETIME_SOFT if is_hard else ExtType.LIFETIME_HARD
     return Message(
         type=whole.type,
         satype=whole.satype,
-        extensions=tuple(e for e in whole.extensions if e.exttype != left_out),
+        extensions=(*(e for e in whole.extensions if e.exttype != left_out), *udp),
     ).encode()
 
 
@@ -120,10 +127,14 @@ def policy_record(policy: PolicyRecord, *, type: MsgType, seq: int = 0, pid: int
     ).encode()  # fmt: skip
 
 
-def sa_dump(state: State, sas: list[SaRecord], pid: int, *, keys: bool) -> Iterator[bytes]:
+def sa_dump(
+    state: State, sas: list[SaRecord], pid: int, *, keys: bool, own: bool = False
+) -> Iterator[bytes]:
     """The records of a DUMP, encoded as they are asked for."""
+    type = MsgType.DUMP
     for seq, sa in _numbered(sas):
-        yield sa_record(sa, state.usage_of(sa), type=MsgType.DUMP, seq=seq, pid=pid, keys=keys)
+        used = state.usage_of(sa)
+        yield sa_record(sa, used, type=type, seq=seq, pid=pid, keys=keys, own=own)
 
 
 def policy_dump(policies: list[PolicyRecord], pid: int) -> Iterator[bytes]:
@@ -149,13 +160,21 @@ def _sa(
     return hot.SaRecord(
         satype=sa.satype, spi=spec.spi, src=Place(spec.src, 8 * len(spec.src)),
         dst=Place(spec.dst, 8 * len(spec.dst)), type=type, seq=seq, pid=pid,
-        replay=spec.replay_packets, state=sa.state, auth=spec.auth, encrypt=spec.encrypt,
-        flags=spec.flags & SHOWN_FLAGS, hard=sa.hard, soft=sa.soft, current=current,
+        replay=min(spec.replay_packets, WINDOW_SAID), state=sa.state, auth=spec.auth,
+        encrypt=spec.encrypt, flags=spec.flags & SHOWN_FLAGS, hard=sa.hard, soft=sa.soft,
+        current=current,
         auth_bits=8 * len(spec.auth_key), auth_key=spec.auth_key if has_auth else None,
         encrypt_bits=8 * len(spec.encrypt_key),
         encrypt_key=spec.encrypt_key if has_encrypt else None,
         mode=MODE_SHOWN.get(spec.mode, spec.mode), reqid=spec.reqid,
     )  # fmt: skip
+
+
+def _window(sa: SaRecord, *, own: bool) -> tuple[Extension, ...]:
+    packets = sa.spec.replay_packets
+    if not own or packets <= WINDOW_SAID:
+        return ()
+    return (Word(exttype=ExtType.X_REPLAY_WINDOW, value=packets),)
 
 
 def _whole(exttype: ExtType, address: bytes) -> Address:

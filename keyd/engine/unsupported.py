@@ -32,15 +32,14 @@ SA_MODES: dict[int, str] = {
 REQUEST_MODES: dict[int, str] = {
     Mode.BEET: "BEET requests are not done",
 }
-# What an extension stands for, where its name alone does not tell what is refused.
-MEANINGS: dict[ExtType, str] = {ExtType.X_NAT_T_TYPE: ": ESP in UDP (esp-udp, RFC 3948)"}
 
 _MAPPED = bytes(10) + b"\xff\xff"
 _ADDRESSES = {ExtType.ADDRESS_SRC, ExtType.ADDRESS_DST}
 _SA = {ExtType.SA, ExtType.X_SA2} | _ADDRESSES
 _ADD = _SA | {
     ExtType.LIFETIME_HARD, ExtType.LIFETIME_SOFT, ExtType.KEY_AUTH, ExtType.KEY_ENCRYPT,
-    ExtType.IDENTITY_SRC, ExtType.IDENTITY_DST,
+    ExtType.IDENTITY_SRC, ExtType.IDENTITY_DST, ExtType.X_REPLAY_WINDOW,
+    ExtType.X_NAT_T_TYPE, ExtType.X_NAT_T_SPORT, ExtType.X_NAT_T_DPORT, ExtType.X_NAT_T_OA,
 }  # fmt: skip
 _BY_ID = _ADDRESSES | {ExtType.X_POLICY, ExtType.X_SA2}
 _SPD = _BY_ID | {ExtType.LIFETIME_HARD, ExtType.LIFETIME_SOFT}
@@ -50,10 +49,11 @@ EXTENSIONS: dict[int, set[ExtType]] = {
     MsgType.ADD: _ADD,
     MsgType.UPDATE: _ADD,
     MsgType.DELETE: _SA,
-    MsgType.GET: _SA,
+    MsgType.GET: _SA | {ExtType.X_REPLAY_WINDOW},
     MsgType.REGISTER: set(),
     MsgType.FLUSH: set(),
-    MsgType.DUMP: {ExtType.X_FILTER},
+    # our own extension, of whatever value, says that its sender knows of it
+    MsgType.DUMP: {ExtType.X_FILTER, ExtType.X_REPLAY_WINDOW},
     MsgType.X_SPDADD: _SPD,
     MsgType.X_SPDUPDATE: _SPD,
     MsgType.X_SPDSETIDX: _SPD,
@@ -107,4 +107,4 @@ def refuse_message(message: Message) -> None:
         if extension.exttype in LINUX.extensions and extension.exttype not in allowed:
             kind = ExtType(extension.exttype)
             where = f"extension {kind.name} in {MsgType(message.type).name}"
-            raise SadbError(EOPNOTSUPP, f"{where} is not done{MEANINGS.get(kind, '')}")
+            raise SadbError(EOPNOTSUPP, f"{where} is not done")

@@ -12,6 +12,7 @@ that the first match decides as in the SPD. The table's base chains lead there:
     transit  → policy_out   (packets to be forwarded, before routing; those from the TUN as well)
     leaving  → the same again for those that were not routed into the TUN; policy_own
                for broadcast and multicast
+    natt       gives ESP in UDP to the data path and IKE to its daemon (`keyd.shell.nft_natt`)
     forward  → policy_fwd   (forwarded packets; empty, and so without effect, without fwd policies)
     guard      drops what bears the protect mark and leaves by another device than the TUN
 
@@ -28,10 +29,12 @@ let packets pass leave to those that follow what they cannot be sure of.
 import base64
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 
 from keyd.model import PolicySpec, Request
+from keyd.shell import nft_natt
+from keyd.shell.marks import Marks
 from pfkey.const import IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP, UNSPEC_PROTO, Dir, Mode, PolicyType
 from pfkey.const import Level as RequestLevel
 from pfkey.selector import Range, Selector
@@ -55,7 +58,6 @@ COUNTERS = (
 )
 COMMENT_LIMIT = 128  # octets that nft takes
 
-_PROTECT, _BYPASS = 0x4B, 0x4C
 _TCP, _UDP, _ICMP, _ICMPV6, _MH = 6, 17, 1, 58, 135
 _WITH_PORTS = (_TCP, _UDP, 33, 132, 136)  # and DCCP, SCTP, UDP-Lite
 _TYPE_AND_CODE = {
@@ -77,37 +79,6 @@ _REFUSED_IN = "refused_in"  # the chain that drops and counts clear packets unde
 _POLICY, _DEFAULT = "p1:", "d1:"  # comments on rules begin so
 
 
-@dataclass(frozen=True, slots=True)
-class Marks:
-    """The two marks in the bits of the packet mark that are ours."""
-
-    mask: int = 0xFF000000
-
-    def __post_init__(self) -> None:
-        bits = self.mask >> self._shift if self.mask else 0
-        if not 0 < self.mask <= 0xFFFFFFFF or bits & (bits + 1) or bits < 0x7F:
-            raise ValueError(f"mark mask {self.mask:#x}: 7 or more adjacent bits are needed")
-
-    @property
-    def _shift(self) -> int:
-        return (self.mask & -self.mask).bit_length() - 1
-
-    @property
-    def protect(self) -> int:
-        """Leads to the TUN."""
-        return _PROTECT << self._shift
-
-    @property
-    def bypass(self) -> int:
-        """On what the data path itself sends."""
-        return _BYPASS << self._shift
-
-    @property
-    def others(self) -> int:
-        """The bits that are not ours."""
-        return ~self.mask & 0xFFFFFFFF
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
     """What the fixed part of the table depends on.
@@ -116,14 +87,15 @@ class Frame:
     that nobody else's bypass mark counts, and ours need not stand. `fragment_key`, of 32 bits and
     just as random, changes the identification of IPv6 fragments that come out of the TUN: a tail
     in clear that claims to be ESP must be let in, and without knowing the key it cannot join a
-    head that was protected.
+    head that was protected. `natt_port` is the sink of `keyd.shell.nft_natt`.
     """
 
     table: str = TABLE
     device: str = "pfkey0"
-    marks: Marks = Marks()
+    marks: Marks = field(default_factory=Marks)
     bypass_uid: int
     fragment_key: int
+    natt_port: int = 0
 
     def skeleton(self) -> list[str]:
         """Commands that fill an empty table with counters, chains and fixed rules."""
@@ -170,6 +142,7 @@ class Frame:
                 f"{from_tun} ip6 nexthdr != 44 exthdr frag exists counter name in_discard drop",
                 f"{from_tun} accept",
                 *(f"{sealed} fib daddr type local accept" for sealed in _SEALED),
+                *nft_natt.accepts(),
                 _NEIGHBOUR_DISCOVERY,
                 "goto policy_in",
             ),
@@ -186,6 +159,10 @@ class Frame:
                 f"fib daddr type {_UNSTEERED} goto policy_own",
                 "goto policy_out",
             ),
+            "natt": (
+                f"type filter hook input priority {PRIORITY_LATE}",
+                *nft_natt.redirects(self.natt_port),
+            ),
             "forward": (
                 "type filter hook forward priority -1",
                 f"{from_tun} accept",
@@ -193,6 +170,8 @@ class Frame:
             ),
         }
         commands = [f"add counter {t} {name}" for name in COUNTERS]
+        for name, type in nft_natt.SETS.items():
+            commands += (f"add set {t} {name} {{ type {type}; }}", f"flush set {t} {name}")
         commands += [f"add chain {t} {name}" for name in (*POLICY_CHAINS, _REFUSED_IN)]
         commands.append(f'add rule {t} {_REFUSED_IN} iifname "lo" counter name in_own drop')
         commands.append(f"add rule {t} {_REFUSED_IN} counter name in_polvio drop")

@@ -16,7 +16,7 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from keyd.shell.nft_rules import Marks
+from keyd.shell.marks import Marks
 from pfkey.doctor import has_ipv6
 from pfkey.errors import ShellError
 

@@ -16,13 +16,17 @@ import secrets
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from keyd.model import PolicySpec
-from keyd.shell import nft, nft_rules, routes
+from keyd.shell import nft, nft_natt, nft_rules, routes
+from keyd.shell.marks import Marks
 from keyd.shell.nft import Nft, OwnerlessError
-from keyd.shell.nft_rules import POLICY_CHAINS, Frame, Marks
+from keyd.shell.nft_natt import Element
+from keyd.shell.nft_rules import POLICY_CHAINS, Frame
 from keyd.shell.routes import Routes
+from keyd.shell.sink import open_sink
 from keyd.shell.tun import Tun
 from pfkey.errors import ShellError
 
@@ -62,6 +66,8 @@ class Steer:
         self._events: list[socket.socket] = []
         self._policies: dict[int, tuple[PolicySpec, _Rules]] = {}
         self._rules: _Rules = {chain: [] for chain in POLICY_CHAINS}
+        self._natt: frozenset[Element] = frozenset()
+        self._sink: socket.socket | None = None
         self._generation = 0
         self._fixed: object = None
 
@@ -69,6 +75,11 @@ class Steer:
     def tun_fd(self) -> int:
         """The TUN device's descriptor; it stays the same even if the device is made anew."""
         return self._tun.fd
+
+    @property
+    def natt_port(self) -> int:
+        """To which port ESP in UDP is sent."""
+        return self._frame.natt_port
 
     def open(self) -> list[PolicySpec]:
         """Take the namespace: table, chains, device, rule, routes.
@@ -83,6 +94,8 @@ class Steer:
         self._nft = Nft()
         is_leftover = True
         try:
+            self._sink = open_sink()
+            self._frame = replace(self._frame, natt_port=self._sink.getsockname()[1])
             listed = self._claim_table()
             is_leftover = any("chain" in o for o in listed)
             found = nft_rules.holds(
@@ -126,6 +139,27 @@ class Steer:
             self._transact(commands)
         self._policies, self._rules = known, rules
 
+    def natt(self, elements: frozenset[Element]) -> None:
+        """Make these what is ESP in UDP; in force when this returns.
+
+        Raises:
+            ShellError: nft refused, and nothing has changed.
+        """
+        commands = self._elements("delete", self._natt - elements)
+        commands += self._elements("add", elements - self._natt)
+        if commands:
+            self._transact(commands)
+        self._natt = elements
+
+    def _elements(self, verb: str, elements: frozenset[Element]) -> list[str]:
+        found: dict[str, list[str]] = {}
+        for name, element in sorted(elements):
+            found.setdefault(name, []).append(element)
+        return [
+            f"{verb} element {self._table} {name} {{ {', '.join(some)} }}"
+            for name, some in found.items()
+        ]
+
     def counters(self) -> dict[str, int]:
         """Packets dropped, by the names of `nft_rules.COUNTERS`."""
         listed = self._context.run_json(f"list counters table {self._table}")
@@ -167,6 +201,8 @@ class Steer:
         for link in self._events:
             link.close()
         self._events = []
+        if self._sink is not None:
+            self._sink.close()
         context, self._nft = self._nft, None
         try:
             if context and not hold:
@@ -216,6 +252,7 @@ class Steer:
             for chain, rules in self._rules.items()
             for rule in rules
         ]
+        commands += self._elements("add", self._natt)
         self._transact(commands)
         if not self.owned:
             self._fixed = _picture(self._list_table())[0]
@@ -256,7 +293,8 @@ class Steer:
         if generation == self._generation:
             return []
         listed = self._list_table()
-        if _picture(listed) == (self._fixed, self._expected_comments()):
+        expected = (self._fixed, self._expected_comments(), self._expected_elements())
+        if _picture(listed) == expected:
             self._generation = generation
             return []
         self._write_table(listed)
@@ -267,6 +305,10 @@ class Steer:
             chain: [rule.partition(' comment "')[2].rstrip('"') for rule in rules]
             for chain, rules in self._rules.items()
         }
+
+    def _expected_elements(self) -> dict[str, int]:
+        names = [name for name, _ in self._natt]
+        return {name: names.count(name) for name in nft_natt.SETS}
 
     def _render(
         self, policies: Sequence[PolicySpec]
@@ -284,18 +326,24 @@ class Steer:
         return known, chains
 
 
-def _picture(listed: list[dict[str, Any]]) -> tuple[object, dict[str, list[str]]]:
+def _picture(
+    listed: list[dict[str, Any]],
+) -> tuple[object, dict[str, list[str]], dict[str, int]]:
     """What others may have changed in a plain table: its fixed part, and the policies' rules.
 
-    The latter by their number and comments: enough to see a flush, a deletion, an insertion.
+    The latter by their number and comments, and elements of sets by their number: enough to see
+    a flush, a deletion, an insertion.
     """
     fixed: list[dict[str, Any]] = []
+    sizes: dict[str, int] = {}
     comments: dict[str, list[str]] = {chain: [] for chain in POLICY_CHAINS}
     for entry in listed:
         for kind, o in entry.items():
             if kind == "rule" and o["chain"] in comments:
                 comments[o["chain"]].append(o.get("comment", ""))
             else:
-                hidden = {"handle", "packets", "bytes"}
+                hidden = {"handle", "packets", "bytes", "elem"}
+                if kind == "set":
+                    sizes[o["name"]] = len(o.get("elem", ()))
                 fixed.append({kind: {k: v for k, v in o.items() if k not in hidden}})
-    return fixed, comments
+    return fixed, comments, sizes

@@ -45,6 +45,7 @@ READS_MAX = 16  # frames per wake-up before the channel gets its turn
 OPENED_MAX = 64  # packets per wake-up before what was opened is written
 SEALED_MAX = 64  # packets before what was sealed is sent
 IDS_MAX = 8192  # in one record
+KEEPALIVE_SECONDS = 5.0  # between two looks at which NATs are to be kept waiting
 _TUN_READ = 10 + 65536
 _PROTOS = (IPPROTO_ESP, IPPROTO_AH, IPPROTO_COMP)
 _LOGS_PER_SECOND = 5
@@ -192,9 +193,11 @@ class OutWorker(Worker):
         super().__init__("out", given)
         self._ways = {v: Way(given, v) for v in raw.FAMILIES if f"esp_out{v}" in given}
         self._pipeline = Outbound(self.counters, self.links.mtu, os.urandom, self.links.is_local)
+        self._kept = 0.0
         self.poll.register(self.tun, select.EPOLLIN)
         for way in self._ways.values():
-            self.poll.register(way.icmp.fileno(), way.events)
+            for descriptor, mask in way.events.items():
+                self.poll.register(descriptor, mask)
 
     def install(self, spec: SaSpec, part: memoryview, since: tuple[int, int, int]) -> None:
         """Put an SA into the pipeline."""
@@ -222,23 +225,37 @@ class OutWorker(Worker):
         pipeline = self._pipeline
         waiting = pipeline.waiting
         while True:
-            events = dict(self.poll.poll(_sooner(waiting.patience, pipeline.used.patience)))
+            patience = (waiting.patience, pipeline.used.patience, self._keepalives)
+            events = dict(self.poll.poll(_sooner(*patience)))
             frames = self._read() if self.tun in events else []
             if not self.obey():
                 return
             now_us = time.time_ns() // 1000
             for way in self._ways.values():
-                for error in way.errors() if way.icmp.fileno() in events else ():
+                for error in way.errors(events):
                     pipeline.icmp_error(error.type, error.code, error.mtu, error.quoted, now_us)
             self.guarded(self._resume, b"", now_us)
             for octets in frames:
                 self.guarded(pipeline.process, octets, now_us)
                 if len(pipeline.batch.sealed) + len(pipeline.batch.sealed6) >= SEALED_MAX:
                     self._flush()
+            if self._keepalives(now_us / 1e6) == 0:
+                self._kept = now_us / 1e6
+                self.guarded(self._keep, b"", now_us)
             self._flush()
             for need, packets in waiting.needs.take(now_us / 1e6).items():
                 self.channel.post({"op": "need", "need": need.to_json(), "packets": packets})
             self.tell_used(pipeline.used, now_us)
+
+    def _keepalives(self, now: float) -> float | None:
+        """In how many seconds to see whether a NAT waits; None: there is none."""
+        if not self._pipeline.has_mappings:
+            return None
+        passed = now - self._kept
+        return max(0.0, KEEPALIVE_SECONDS - passed) if passed >= 0 else 0.0
+
+    def _keep(self, _: bytes, now_us: int) -> None:
+        self._pipeline.keepalives(now_us)
 
     def _resume(self, _: bytes, now_us: int) -> None:
         self._pipeline.resume(now_us)
@@ -299,7 +316,7 @@ class InWorker(Worker):
         sockets = [
             socket.socket(fileno=descriptor)
             for name, descriptor in given.items()
-            if name.startswith(("esp_in", "ah", "comp"))
+            if name.startswith(("esp_in", "ah", "comp", "bare", "udp"))
         ]
         self._receivers: list[Receiver | Receiver6] = [
             Receiver(s) if s.family == socket.AF_INET else Receiver6(s) for s in sockets
@@ -345,6 +362,8 @@ class InWorker(Worker):
                 if not packets or opened >= OPENED_MAX:
                     break
             self.tell_used(used, now_us)
+            for mapping in self._pipeline.mappings():
+                self.channel.post({"op": "mapping", **mapping.to_json()})
             for segments, buffers in self._pipeline.flush():
                 if segments > 1:
                     self.counters[count.COALESCED_WRITES] += 1

@@ -40,6 +40,7 @@ TCP_WHY = (
 _SPI = re.compile(r"0[xX][0-9a-fA-F]+|[0-9]+")
 _HEX = re.compile(r"0[xX]([0-9a-fA-F]+)")
 _U64 = 2**64 - 1
+WINDOW_MAX = 4096  # packets; beyond 255 in an extension of pfkeyd's own
 
 
 def satype(cursor: Cursor) -> tuple[Token, int]:
@@ -166,7 +167,7 @@ def _plain(cursor: Cursor, option: str, values: dict[str, Any]) -> bool:
         values["reqid"] = cursor.number("a request number")
     elif option == "-r":
         cursor.take()
-        values["replay"] = cursor.number("the size of the replay window", 0xFF)
+        values["replay"] = cursor.number("the size of the replay window", WINDOW_MAX)
     elif option == "-ctx":
         cursor.take()
         values["context"] = cursor.context()

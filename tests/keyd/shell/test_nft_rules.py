@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyd.model import PolicySpec, Request
+from keyd.shell.marks import Marks
 from keyd.shell.nft_rules import (
     COMMENT_LIMIT,
     Frame,
-    Marks,
     decode_comment,
     encode_comment,
     holds,
