@@ -129,6 +129,11 @@ class SaSpec:
     oa_dst: bytes = b""
     via: bytes = b""
 
+    def take_place(self, slot: int, order: int) -> None:
+        """Give it both numbers, once, before anybody has it: a copy of it takes long."""
+        object.__setattr__(self, "slot", slot)
+        object.__setattr__(self, "order", order)
+
     def __repr__(self) -> str:
         return (
             f"SaSpec(slot={self.slot}, proto={self.proto}, spi={self.spi:#010x}, "

@@ -13,14 +13,16 @@ from types import FrameType
 from typing import BinaryIO, Never
 
 from pfkey import doctor, monitor, pcapng, stat, streams, sysctl
+from pfkey import policy as language
 from pfkey.blocking import Client
 from pfkey.control import control_call
-from pfkey.errors import PfkeyError, ShellError
+from pfkey.errors import ControlError, PfkeyError, PolicyError, ShellError
 from pfkey.lab import kept, rootless
 from pfkey.lab.catalogue import DEMO, EXAMPLES
 from pfkey.lab.run import run
 from pfkey.lab.story import Story
 from pfkey.message import Message
+from pfkey.run import launch
 from pfkey.setkey.main import main as setkey
 from pfkey.transport import socket_path
 
@@ -34,14 +36,32 @@ examples:
   pfkey monitor --pcap FILE    the same into a file that Wireshark opens
   pfkey sysctl net.key         the knobs below a name; -w NAME=VALUE turns one
   pfkey doctor                 what this machine lacks, and the line that mends it
+  pfkey run -- iked -d         a program written for AF_KEY, unmodified
   pfkey setkey -D              setkey, where another package owns that name
 
 exit codes: 0 done, 1 refused or failed, 2 wrong usage"""
+
+_RUN_EXAMPLES = """\
+examples:
+  pfkey run -- iked -d         OpenIKED, as Debian built it
+  pfkey run -- sh              a shell whose programs all have PF_KEY
+  pfkey run --policy 'out ipsec esp/transport//require' -- curl http://10.1.1.2/
+
+exit codes: the program's; 1 refused or failed, 2 wrong usage, 126 the program cannot be run,
+127 there is none of that name"""
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Never:
         self.exit(2, f"{self.prog}: {message}\ntry: {self.prog} --help\n")
+
+
+def _policy(text: str) -> str:
+    try:
+        language.parse(text)
+    except PolicyError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _version() -> str:
@@ -101,6 +121,21 @@ def parser() -> argparse.ArgumentParser:
     one = command("doctor", "what this machine can do, what is missing, what mends it")
     one.add_argument("--json", action="store_true", help="as JSON")
 
+    one = commands.add_parser(
+        "run", help="run a program written for AF_KEY on a kernel that has none",
+        description="Run a program, and all that it starts, with PF_KEY sockets that pfkeyd serves."
+        " Nothing else changes for it: it keeps this process's id, terminal and exit status.",
+        epilog=_RUN_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )  # fmt: skip
+    one.add_argument("--policy", metavar="POLICY", action="append", default=[], dest="policies",
+                     type=_policy,
+                     help="a policy for all its sockets, such as 'out ipsec"
+                     " esp/transport//require'; once for each direction")  # fmt: skip
+    _socket(one)
+    one.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND ...",
+                     help="the program and its arguments")  # fmt: skip
+
     commands.add_parser("setkey", help="the command setkey, with its own options", add_help=False)
     return top
 
@@ -133,7 +168,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except PfkeyError as error:
-        print(f"pfkey {options.command}: {error}", file=sys.stderr)
+        is_said = isinstance(error, ControlError) and error.method == options.command
+        print(f"pfkey {'' if is_said else options.command + ': '}{error}", file=sys.stderr)
         return 1
     except OSError as error:  # without a file: it was what we print
         where = error.filename or "standard output"
@@ -153,6 +189,8 @@ def _run(options: argparse.Namespace, words: Sequence[str]) -> int:
             return _monitor(options)
         case "sysctl":
             return _sysctl(options)
+        case "run":
+            return _supervised(options)
         case _:
             return _doctor(options)
 
@@ -172,7 +210,12 @@ def _stat(options: argparse.Namespace) -> int:
 
 def _monitor(options: argparse.Namespace) -> int:
     if options.pcap:
-        return _capture(options)
+        try:
+            return _capture(options)
+        except OSError as error:
+            if error.filename or str(options.pcap) == "-":
+                raise
+            raise ShellError(f"{options.pcap}: {error.strerror}") from None
     show = monitor.line if options.json else monitor.render
     try:
         with monitor.subscribe(_path(options), show_keys=options.show_keys) as control:
@@ -220,7 +263,7 @@ def _sysctl(options: argparse.Namespace) -> int:
     try:
         words = [(word, sysctl.assignment(word)) for word in options.names or [""]]
     except ValueError as error:
-        parser().error(f"sysctl: {error}: a value is a whole number")
+        parser().error(f"sysctl: {error}")
     if any((given is not None) != options.write for _, given in words):
         parser().error("sysctl: -w and NAME=VALUE go together")
     if options.raw and not {word for word, _ in words} <= set(sysctl.DUMPS):
@@ -250,6 +293,15 @@ def _dump(options: argparse.Namespace, name: str) -> str:
     with Client(_path(options)) as engine:
         exchange = engine.request(Message(type=sysctl.DUMPS[name], pid=os.getpid()))
     return b"".join(exchange.records).hex()
+
+
+def _supervised(options: argparse.Namespace) -> Never:
+    words = options.words[1:] if options.words[:1] == ["--"] else options.words
+    if not words:
+        parser().error("run needs the COMMAND to run")
+    usual = socket_path({name: os.environ[name] for name in os.environ if name != "PFKEY_SOCKET"})
+    path = _path(options)
+    launch.run(words, path, is_default=path == usual, policies=options.policies)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from typing import Self
 from pfkey import hot
 from pfkey.addresses import address_extension, pair, prefix, render_address
 from pfkey.const import UNSPEC_PROTO, ExtType, Mode, SaState, SaType
+from pfkey.dialect import LINUX, Dialect
 from pfkey.errors import WireError
 from pfkey.ext_key import Key
 from pfkey.ext_lifetime import Lifetime
@@ -24,6 +25,7 @@ from pfkey.ext_x_sa2 import Sa2
 from pfkey.ext_x_word import Word
 from pfkey.hot_parts import Place
 from pfkey.message import Extension, Message
+from pfkey.neutral import understood
 
 UDP_ENCAP_ESPINUDP = 2
 NATT_PORT = 4500
@@ -139,15 +141,15 @@ class SadEntry:
     octets: bytes | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def decode(cls, octets: bytes) -> Self:
+    def decode(cls, octets: bytes, dialect: Dialect = LINUX) -> Self:
         """Read a message that describes an SA: GETSPI, ADD, UPDATE, DELETE, GET, DUMP, EXPIRE.
 
         Raises:
             WireError: that is no message, or it lacks the SA or an address.
         """
-        quick = hot.SaRecord.decode(octets)
+        quick = hot.SaRecord.decode(octets, dialect)
         if quick is None:
-            return cls.of(Message.decode(octets), octets)
+            return cls.of(understood(Message.decode(octets, dialect)), octets)
         src, dst = quick.src, quick.dst
         return cls(
             satype=quick.satype, src=render_address(src.address), dst=render_address(dst.address),
@@ -277,15 +279,15 @@ class SpdEntry:
         return self.policy.id
 
     @classmethod
-    def decode(cls, octets: bytes) -> Self:
+    def decode(cls, octets: bytes, dialect: Dialect = LINUX) -> Self:
         """Read a message that describes a policy.
 
         Raises:
             WireError: that is no message, or it lacks the policy.
         """
-        quick = hot.PolicyRecord.decode(octets)
+        quick = hot.PolicyRecord.decode(octets, dialect)
         if quick is None:
-            return cls.of(Message.decode(octets), octets)
+            return cls.of(understood(Message.decode(octets, dialect)), octets)
         src, dst = quick.src, quick.dst
         return cls(
             src=_place(src), dst=_place(dst), proto=dst.proto, src_port=src.port,

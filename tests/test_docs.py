@@ -133,8 +133,7 @@ def test_every_point_of_the_faq_names_its_tests() -> None:
     rows = re.findall(r"^\| (\d+) \| .* \| (.*) \|$", (ROOT / "docs" / "faq.md").read_text(), re.M)
     points = {int(number): re.findall(r"tests/[\w/]+\.py::\w+", tests) for number, tests in rows}
     about_ike = {4, 5, 6, 7, 20, 93}
-    of_other_programs = {23}  # sockets with policies of their own
-    wanted = {*range(1, 63), *range(82, 97)} - about_ike - of_other_programs
+    wanted = {*range(1, 63), *range(82, 97)} - about_ike
     assert set(points) == wanted
     assert {number for number, tests in points.items() if not tests} == {17, 18, 56}
 

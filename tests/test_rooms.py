@@ -22,7 +22,12 @@ SHELL = (
     "keyd/shell/", "pfkey/lab/", "pfkey/libipsec/", "pfkey/aio/", "pfkey/__init__.py",
     "pfkey/transport.py", "pfkey/link.py", "pfkey/session.py", "pfkey/blocking.py",
     "pfkey/control.py", "pfkey/cli.py", "pfkey/monitor.py", "pfkey/stat.py", "pfkey/doctor.py",
-    "pfkey/setkey/main.py", "pfkey/setkey/resolve.py", "pfkey/streams.py",
+    "pfkey/setkey/main.py", "pfkey/setkey/resolve.py", "pfkey/streams.py", "pfkey/sockets.py",
+    "pfkey/start.py", "keyd/start.py",
+    *(f"pfkey/run/{name}.py" for name in (
+        "caller", "daemons", "group", "held", "keysocket", "launch", "link", "memory", "notify",
+        "probe", "socketoptions", "supervisor", "watch",
+    )),
 )  # fmt: skip
 NOT_IN_A_CORE = {"trio", "socket", "time", "random", "os", "subprocess", "select", "threading"}
 MAY_IMPORT = {

@@ -76,7 +76,7 @@ def _original(message: Message, exttypes: tuple[ExtType, ...], octets: int) -> b
 
 
 def extensions(spec: SaSpec) -> tuple[Extension, ...]:
-    """What records of an SA say about it, in Linux's order."""
+    """What records of an SA say about it, as far as a system has words for it, in its order."""
     if not spec.encap:
         return ()
     found: tuple[Extension, ...] = (
@@ -85,13 +85,14 @@ def extensions(spec: SaSpec) -> tuple[Extension, ...]:
         NatTPort(exttype=ExtType.X_NAT_T_DPORT, port=spec.dport),
     )
     bits = 8 * len(spec.src)
-    if spec.oa_src and spec.oa_dst:
-        return (
-            *found,
-            Address(exttype=ExtType.X_NAT_T_OAI, address=spec.oa_src, prefixlen=bits),
-            Address(exttype=ExtType.X_NAT_T_OAR, address=spec.oa_dst, prefixlen=bits),
-        )
-    if spec.oa_src:
-        original = Address(exttype=ExtType.X_NAT_T_OA, address=spec.oa_src, prefixlen=bits)
-        return (*found, original)
-    return found
+    known = (
+        (ExtType.X_NAT_T_OA, spec.oa_src),
+        (ExtType.X_NAT_T_OAI, spec.oa_src),
+        (ExtType.X_NAT_T_OAR, spec.oa_dst),
+    )
+    originals = (
+        Address(exttype=exttype, address=address, prefixlen=bits)
+        for exttype, address in known
+        if address
+    )
+    return (*found, *originals)

@@ -1,6 +1,6 @@
 """SADB_ADD (RFC 2367 section 3.1.3): a new SA, at once MATURE.
 
-The state that the request names is ignored, as on Linux: setkey says LARVAL, the RFC MATURE.
+The state that the request names is ignored but on OpenBSD: setkey says LARVAL, the RFC MATURE.
 """
 
 from errno import EINVAL
@@ -10,12 +10,13 @@ from keyd.engine.effects import Effect
 from keyd.engine.encapsulation import encapsulation
 from keyd.engine.keying import keying
 from keyd.engine.life import begin
+from keyd.engine.manners import Kin
 from keyd.engine.parts import addresses, check_identities, limit, sa_mode, sa_proto, window
 from keyd.engine.sad import SaRecord
 from keyd.engine.state import Request, State
 from keyd.engine.variants import check_flags
 from keyd.model import SaSpec
-from pfkey.const import IPPROTO_COMP
+from pfkey.const import IPPROTO_COMP, SaState
 from pfkey.errors import SadbError
 
 CPI_MAX = 0xFFFF
@@ -29,6 +30,9 @@ def add(state: State, request: Request) -> list[Effect]:
             one, which UPDATE is for, or DELETE before this; EINVAL, ENOSYS
             and EOPNOTSUPP for what the request says; ENOBUFS when the database is full.
     """
+    sa = request.message.sa
+    if request.manners.kin is Kin.OPENBSD and sa is not None and sa.state != SaState.MATURE:
+        raise SadbError(EINVAL, f"state {sa.state}: only mature SAs (1) are added")
     return begin(state, request, requested_sa(state, request))
 
 
@@ -49,8 +53,10 @@ def requested_sa(state: State, request: Request) -> SaRecord:
     check_identities(message, may_differ=bool(state.sysctl["net.key.allow_different_idtype"]))
     if (message.hard is None) != (message.soft is None):
         raise SadbError(EINVAL, "give LIFETIME_HARD and LIFETIME_SOFT both, or none", "3.1.3")
-    if message.sa.spi == 0:
-        raise SadbError(EINVAL, "SPI 0 is for local use (RFC 4303 section 2.1)")
+    if message.sa.spi < request.manners.spi_min:
+        least = request.manners.spi_min
+        why = f"SPI {message.sa.spi:#x}: 0 is for local use, the least is {least:#x}"
+        raise SadbError(EINVAL, f"{why} (RFC 4303 section 2.1)")
     if proto == IPPROTO_COMP and message.sa.spi > CPI_MAX:
         raise SadbError(EINVAL, f"CPI {message.sa.spi:#x} exceeds 16 bits (RFC 3173 section 3.3)")
     mode = sa_mode(message)

@@ -13,12 +13,15 @@ from errno import EINVAL, EOPNOTSUPP
 from keyd.engine.effects import Effect, InstallSa
 from keyd.engine.handle_add import requested_sa
 from keyd.engine.life import begin, echo, end
+from keyd.engine.manners import Kin
+from keyd.engine.parts import sa_key
 from keyd.engine.records import SHOWN_FLAGS
 from keyd.engine.sad import SaRecord
 from keyd.engine.state import Request, State
 from keyd.model import SaSpec
-from pfkey.const import Mode, SaState
+from pfkey.const import ExtType, Mode, SaState, SaType
 from pfkey.errors import SadbError
+from pfkey.ext_key import Key
 
 
 def update(state: State, request: Request) -> list[Effect]:
@@ -31,7 +34,7 @@ def update(state: State, request: Request) -> list[Effect]:
         SadbError: ESRCH when there is no such SA; EINVAL when another process reserved it;
             EOPNOTSUPP when more than that differs; EINVAL and ENOSYS as ADD.
     """
-    wanted = requested_sa(state, request)
+    wanted = requested_sa(state, _with_keys(state, request))
     sa = state.sad.find(wanted.key)
     if sa.is_larval:
         return _mature(state, request, sa, wanted)
@@ -56,6 +59,26 @@ def update(state: State, request: Request) -> list[Effect]:
     state.schedule.add(sa, request.now)
     state.schedule.compact(len(state.sad))
     return [InstallSa(sa.spec), *echo(state, request, sa)]
+
+
+def _with_keys(state: State, request: Request) -> Request:
+    """On OpenBSD an UPDATE of lifetimes has no keys: they stay."""
+    message = request.message
+    has_keys = message.key_auth is not None or message.key_encrypt is not None
+    if request.manners.kin is not Kin.OPENBSD or message.sa is None or has_keys:
+        return request
+    sa = state.sad.get(sa_key(message))
+    if sa is None or sa.is_larval:
+        return request
+    kept = tuple(
+        Key(exttype=exttype, bits=8 * len(key), key=key)
+        for exttype, number, key in (
+            (ExtType.KEY_AUTH, sa.spec.auth, sa.spec.auth_key),
+            (ExtType.KEY_ENCRYPT, sa.spec.encrypt, sa.spec.encrypt_key),
+        )
+        if number and message.satype != SaType.X_IPCOMP
+    )
+    return replace(request, message=replace(message, extensions=(*message.extensions, *kept)))
 
 
 def _mature(state: State, request: Request, larval: SaRecord, wanted: SaRecord) -> list[Effect]:

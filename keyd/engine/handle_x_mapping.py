@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from keyd.engine.answers import mapping
 from keyd.engine.effects import Effect, InstallSa
-from keyd.engine.records import mapping_record
 from keyd.engine.sad import SaKey, SaRecord
 from keyd.engine.state import State
 
@@ -22,7 +22,7 @@ def new_mapping(state: State, key: SaKey, ports: tuple[int, int], address: bytes
     sa = state.sad.get(key)
     if sa is None or sa.is_larval or not sa.spec.encap:
         return []
-    notice = mapping_record(sa, ports, address)
+    notice = mapping(sa, ports, address)
     changes: list[Effect] = []
     if address == sa.spec.src:
         sa.spec = replace(sa.spec, sport=ports[1])
@@ -32,7 +32,7 @@ def new_mapping(state: State, key: SaKey, ports: tuple[int, int], address: bytes
             via = b"" if address == other.spec.dst else address
             other.spec = replace(other.spec, dport=ports[1], via=via)
             changes.append(InstallSa(other.spec))
-    return [*changes, *state.clients.registered(notice)]
+    return [*changes, *state.clients.notice(notice)]
 
 
 def _leads_back(sa: SaRecord, other: SaRecord, port: int) -> bool:

@@ -4,7 +4,7 @@ An SA of IPComp has no keys, and names its algorithm where others name a cipher 
 """
 
 import logging
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from errno import EINVAL, ENOSYS
 
@@ -84,18 +84,21 @@ def _compression(sa: Sa, message: Message, usable: Container[tuple[str, int]]) -
     return Keying(auth=0, encrypt=sa.encrypt, auth_key=b"", encrypt_key=b"")
 
 
-def warnings(sa: SaSpec, name: str, warned: set[str]) -> list[Log]:
-    """What the operator should know of a new SA; each weak algorithm once."""
+def warnings(sa: SaSpec, name: Callable[[], str], warned: set[str]) -> list[Log]:
+    """What the operator should know of a new SA; each weak algorithm once.
+
+    `name` is what people call it, made where it is needed.
+    """
     if sa.proto == IPPROTO_COMP:
         return []
     auth = by_number(Kind.AUTH, sa.auth)
     encrypt = by_number(Kind.ENCRYPT, sa.encrypt)
     logs = []
     if (auth is None or auth.icv == 0) and not (encrypt is not None and encrypt.is_aead):
-        text = f"{name} has no authenticator: anyone can change its packets; add -A hmac-sha256"
+        text = f"{name()} has no authenticator: anyone can change its packets; add -A hmac-sha256"
         logs.append(Log(logging.WARNING, text))
     if weak := weakness(sa.encrypt, sa.encrypt_key):
-        logs.append(Log(logging.WARNING, f"{name}: {weak}"))
+        logs.append(Log(logging.WARNING, f"{name()}: {weak}"))
     for row in (auth, encrypt):
         if row is None or row.standing not in WEAK or row.max_bits == 0 or row.name in warned:
             continue

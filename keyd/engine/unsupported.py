@@ -9,12 +9,12 @@ DEVIATION from Linux, which skips extensions that a handler does not use, and un
 
 from errno import EINVAL, EOPNOTSUPP
 
+from keyd.engine.manners import LINUX_MANNERS, Kin, Manners
 from pfkey.const import (
     ExtType,
     Mode,
     MsgType,
 )
-from pfkey.dialect import LINUX
 from pfkey.errors import SadbError
 from pfkey.message import Message
 
@@ -25,6 +25,7 @@ MESSAGES: dict[int, tuple[int, str]] = {
     MsgType.X_SPDACQUIRE: (EOPNOTSUPP, "X_SPDACQUIRE is obsolete"),
     MsgType.X_SPDEXPIRE: (EOPNOTSUPP, "X_SPDEXPIRE goes from the engine to clients"),
     MsgType.X_NAT_T_NEW_MAPPING: (EOPNOTSUPP, "NEW_MAPPING goes from the engine to clients"),
+    MsgType.X_GRPSPIS: (EOPNOTSUPP, "bundles of SAs are not done: a policy names its steps"),
 }
 SA_MODES: dict[int, str] = {
     Mode.BEET: "BEET SAs are not done",
@@ -41,11 +42,14 @@ _ADD = _SA | {
     ExtType.IDENTITY_SRC, ExtType.IDENTITY_DST, ExtType.X_REPLAY_WINDOW,
     ExtType.X_NAT_T_TYPE, ExtType.X_NAT_T_SPORT, ExtType.X_NAT_T_DPORT, ExtType.X_NAT_T_OA,
 }  # fmt: skip
+_ORIGINALS = frozenset((ExtType.X_NAT_T_OAI, ExtType.X_NAT_T_OAR))
+# racoon says so in GETSPI, where it changes nothing, as on Linux
+_UDP = {ExtType.X_NAT_T_TYPE, ExtType.X_NAT_T_SPORT, ExtType.X_NAT_T_DPORT}
 _BY_ID = _ADDRESSES | {ExtType.X_POLICY, ExtType.X_SA2}
 _SPD = _BY_ID | {ExtType.LIFETIME_HARD, ExtType.LIFETIME_SOFT}
 # What a request of each type may carry; a known extension that is not here is refused.
 EXTENSIONS: dict[int, set[ExtType]] = {
-    MsgType.GETSPI: _SA | {ExtType.SPIRANGE},
+    MsgType.GETSPI: _SA | {ExtType.SPIRANGE} | _UDP,
     MsgType.ADD: _ADD,
     MsgType.UPDATE: _ADD,
     MsgType.DELETE: _SA,
@@ -96,15 +100,18 @@ def refuse_address(address: bytes, prefixlen: int = 128) -> None:
         raise SadbError(EINVAL, "::ffff:0:0/96 stands for IPv4: write the IPv4 address")
 
 
-def refuse_message(message: Message) -> None:
+def refuse_message(message: Message, manners: Manners = LINUX_MANNERS) -> None:
     """Refuse a message by its type, or by an extension that its type makes no use of."""
     if message.type in MESSAGES:
         raise SadbError(*MESSAGES[message.type])
-    allowed = EXTENSIONS.get(message.type)
+    allowed = manners.takes.get(message.type) or EXTENSIONS.get(message.type)
     if allowed is None:
         return
+    if manners.kin is Kin.KAME and message.type in (MsgType.ADD, MsgType.UPDATE):
+        allowed = allowed | _ORIGINALS
+    known = manners.dialect.extensions
     for extension in message.extensions:
-        if extension.exttype in LINUX.extensions and extension.exttype not in allowed:
+        if extension.exttype in known and extension.exttype not in allowed:
             kind = ExtType(extension.exttype)
             where = f"extension {kind.name} in {MsgType(message.type).name}"
             raise SadbError(EOPNOTSUPP, f"{where} is not done")

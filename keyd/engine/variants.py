@@ -18,6 +18,7 @@ PADS = int(KameFlag.RANDOM_PAD | KameFlag.ZERO_PAD)
 KNOWN = 0
 for _flag in (*SaFlag, *KameFlag):
     KNOWN |= int(_flag)
+_QUIET = int(SaFlag.CYCSEQ)  # no rule here is about it
 # DERIV and IV4B are of DES alone; esp-old knew DES and, for tests, NULL
 _OLD_CIPHERS = ("des-cbc", "null")
 
@@ -29,6 +30,8 @@ def check_flags(flags: int, proto: int, keys: Keying, replay_packets: int) -> No
         SadbError: EINVAL for flags that do not go together or not with the SA; EOPNOTSUPP for
             flags that are unknown.
     """
+    if not flags & ~_QUIET:
+        return
     if flags & ~KNOWN:
         raise SadbError(EOPNOTSUPP, f"SA flags {flags & ~KNOWN:#x} are unknown")
     encrypt = by_number(Kind.ENCRYPT, keys.encrypt) if proto == IPPROTO_ESP else None

@@ -18,14 +18,16 @@ from keyd.packet import counters as count
 from keyd.packet import datagram, tunnel
 from keyd.packet.association import InSa
 from keyd.packet.classify import Classifier
-from keyd.packet.coalesce import Coalescer, Frame
+from keyd.packet.coalesce import Frame
 from keyd.packet.datagram import Head
 from keyd.packet.drop import Drop
+from keyd.packet.entrances import Entrances
 from keyd.packet.natt import Mapping
 from keyd.packet.opener import PROTOS, Opener
 from keyd.packet.peeled import Peeled, as_asked, is_authentic
 from keyd.packet.used import Used
-from pfkey.const import UNSPEC_PROTO, Dir, PolicyType
+from keyd.socket_pair import SocketPair
+from pfkey.const import IPPROTO_AH, IPPROTO_ESP, UNSPEC_PROTO, Dir, PolicyType
 
 FLOWS_MAX = 8192
 # protocols that are believed of an SA without authenticator and without a policy
@@ -50,7 +52,7 @@ class Inbound:
         self._flows: dict[tuple[bytes, ...], tuple[int, tuple[int, ...]]] = {}
         self.used = Used()
         self._believed: dict[int, frozenset[int]] = {}
-        self._coalescer = Coalescer()
+        self.entrances = Entrances()
 
     # ---------------------------------------------------------------- databases
 
@@ -77,6 +79,16 @@ class Inbound:
         self._opener.tune(settings)
         self._forget()
 
+    def open_door(self, door: int, pair: SocketPair | None) -> None:
+        """There is another TUN device, see `keyd.doors`."""
+        self.entrances.open(door, pair)
+        self._forget()
+
+    def close_door(self, door: int) -> None:
+        """There is one less."""
+        self.entrances.close(door)
+        self._forget()
+
     def _forget(self) -> None:
         self._flows.clear()
         self._believed.clear()
@@ -98,10 +110,13 @@ class Inbound:
         if head.is_fragment:
             flow += b"f"
         verdict = self._allowed(packet, head, flow, layers)
-        if verdict == _ALLOWED:
-            self._coalescer.add(packet, flow, is_authentic(layers))
+        if verdict == _REFUSED:
+            self._counters[drops[Drop.PDROPS]] += 1
+        elif verdict >= 0:
+            self._counters[verdict] += 1
         else:
-            self._counters[drops[Drop.PDROPS] if verdict == _REFUSED else verdict] += 1
+            door = _ANY_DOOR - verdict
+            self.entrances.add(door, packet, flow, is_authentic=is_authentic(layers))
 
     def mappings(self) -> list[Mapping]:
         """What NATs have changed since the last call."""
@@ -118,7 +133,7 @@ class Inbound:
         return known
 
     def _allowed(self, packet: bytes, head: Head, flow: bytes, layers: list[Peeled]) -> int:
-        """The counter of a refusal, _REFUSED, or _ALLOWED; remembered per flow and SAs."""
+        """The counter of a refusal, _REFUSED, or _ANY_DOOR less a door; remembered."""
         counters = self._counters
         counters[count.SPDCACHELOOKUP] += 1
         key = (flow, *(b"%d%d" % (layer.is_tunnel, layer.sa.spec.slot) for layer in layers))
@@ -146,10 +161,27 @@ class Inbound:
         if has_tunnel and not self._is_local(head.dst):
             verdicts.append(self._judge_by(self._forwarded, head, layers, named))
         refusals = [verdict for verdict in verdicts if verdict not in (_NAMED, _NAMELESS)]
-        if refusals:
-            return refusals[0]
         # transport mode asks for no policy; out of a tunnel comes only what one names
-        return _REFUSED if has_tunnel and _NAMED not in verdicts else _ALLOWED
+        if refusals or (has_tunnel and _NAMED not in verdicts):
+            refusal = refusals[0] if refusals else _REFUSED
+            return self._for_a_socket(head, layers, refusal, is_spd_silent=not refusals)
+        protos = {layer.sa.spec.proto for layer in layers}
+        return _ANY_DOOR - self.entrances.of_spd(
+            has_esp=IPPROTO_ESP in protos, has_ah=IPPROTO_AH in protos
+        )
+
+    def _for_a_socket(
+        self, head: Head, layers: list[Peeled], refusal: int, *, is_spd_silent: bool
+    ) -> int:
+        """What the SPD refuses may be what a socket's policy asks for; no fragments, though."""
+        if refusal not in (_REFUSED, count.IN_POLVIO) or head.is_fragment:
+            return refusal
+        if not self._is_local(head.dst):
+            return refusal
+        door = self.entrances.of_socket(
+            lambda policy: as_asked(policy, layers[::-1]), is_spd_silent=is_spd_silent
+        )
+        return refusal if door is None else _ANY_DOOR - door
 
     def _judge_by(
         self, policies: Classifier, head: Head, layers: list[Peeled], named: list[int]
@@ -169,8 +201,8 @@ class Inbound:
 
     def flush(self) -> list[tuple[int, Frame]]:
         """(segments in it, buffers for one writev) for each frame of this batch."""
-        return self._coalescer.flush()
+        return [(segments, frame) for _, segments, frame in self.entrances.flush()]
 
 
-# verdicts beside the counters' indexes
-_ALLOWED, _NAMED, _NAMELESS, _REFUSED = -1, -2, -3, -4
+# verdicts beside the counters' indexes; from the last one downwards they mean doors
+_NAMED, _NAMELESS, _REFUSED, _ANY_DOOR = -2, -3, -4, -100

@@ -48,6 +48,7 @@ class Outbound:
         link_mtu: the MTU of the link towards a packed destination address.
         random: so many unforeseeable octets.
         is_local: whether a packed address is one of this host's own.
+        policy: what decides of every packet; None: those of `update_policies`.
     """
 
     def __init__(
@@ -56,7 +57,9 @@ class Outbound:
         link_mtu: Callable[[bytes], int],
         random: Callable[[int], bytes],
         is_local: Callable[[bytes], bool],
+        policy: PolicySpec | None = None,
     ) -> None:
+        self._policy = policy
         self._counters = counters
         self._link_mtu = link_mtu
         self._is_local = is_local
@@ -76,12 +79,22 @@ class Outbound:
 
     # ---------------------------------------------------------------- databases
 
+    def share(self, main: "Outbound") -> None:
+        """Use another's SAs and what is known of their ways, and add to its batch."""
+        self._sad, self._paths, self._troubles = main._sad, main._paths, main._troubles
+        self._protector, self.batch = main._protector, main.batch
+
+    def stir(self, src: bytes, dst: bytes) -> None:
+        """The SAs between these addresses are others."""
+        self._flows.clear()
+        self.waiting.stir((src, dst))
+
     def install(self, sa: OutSa) -> None:
         """Put in an SA, or replace the one with its slot."""
         self.remove(sa.spec.slot)
         self._sad.install(sa)
         self._keepalives.insert(sa)
-        self.waiting.stir((sa.spec.src, sa.spec.dst))
+        self.stir(sa.spec.src, sa.spec.dst)
 
     def remove(self, slot: int) -> None:
         """Take out the SA with this slot, if it is there."""
@@ -191,7 +204,7 @@ class Outbound:
             return Flow(drop=count.TUN_SHORT)
         src, dst = head.src, head.dst
         ports = (0, 0) if head.is_fragment else head.ports
-        policy = self._policies.match(src, dst, head.proto, *ports)
+        policy = self._policy or self._policies.match(src, dst, head.proto, *ports)
         if head.is_fragment and self._policies.is_vague(src, dst, head.proto, policy):
             return Flow(joins=True)  # only the whole shows which policy is meant
         if policy is None or policy.type in (PolicyType.NONE, PolicyType.BYPASS):

@@ -79,13 +79,24 @@ class Applier:
         self._wake = trio.Event()
         self._behind: list[tuple[Sequence[Effect], trio.Event]] = []
         self._is_behind = trio.Event()
+        self._is_flushing = False
         self.committed = Committed(engine.policies())
 
     async def obey(self, effects: Sequence[Effect]) -> None:
         """Return when all of them have been obeyed; without a checkpoint if nothing waits."""
-        done = self._begin(effects, None)
+        done = self.begin(effects)
         if done is not None:
             await done.wait()
+
+    def begin(self, effects: Sequence[Effect], *, is_behind: bool = False) -> trio.Event | None:
+        """Obey; the event that tells when all is done, None when it is.
+
+        `is_behind`: only after the changes of policies that wait already. For lists of replies
+        and of such changes alone: what others cause meanwhile must not depend on them.
+        """
+        if is_behind and not any(isinstance(effect, PoliciesChanged) for effect in effects):
+            effects = [PoliciesChanged(), *effects]
+        return self._begin(effects, None)
 
     def _begin(
         self, effects: Sequence[Effect], done: trio.Event | None, *, is_told: bool = False
@@ -103,7 +114,8 @@ class Applier:
                     return None
                 self._wake.set()
                 return done
-            if is_told and isinstance(effect, Send | Dump) and self._data_path.is_behind:
+            is_late = self._is_flushing or self._data_path.is_behind
+            if is_told and is_late and isinstance(effect, Send | Dump):
                 done = trio.Event() if done is None else done
                 self._behind.append((effects[number:], done))
                 self._is_behind.set()
@@ -154,7 +166,9 @@ class Applier:
             await self._is_behind.wait()
             self._is_behind = trio.Event()
             waiting, self._behind = self._behind, []
+            self._is_flushing = True  # replies of one client keep their order
             await self._data_path.flush()
+            self._is_flushing = False
             for rest, done in waiting:
                 self._begin(rest, done)
 

@@ -45,6 +45,17 @@ def elements(sa: SaSpec) -> tuple[Element, ...]:
     return tuple(found)
 
 
+def changes(table: str, before: frozenset[Element], after: frozenset[Element]) -> list[str]:
+    """Commands that make the sets' elements these."""
+    commands = []
+    for verb, some in (("delete", before - after), ("add", after - before)):
+        for name in SETS:
+            found = sorted(what for of, what in some if of == name)
+            if found:
+                commands.append(f"{verb} element {table} {name} {{ {', '.join(found)} }}")
+    return commands
+
+
 def accepts() -> list[str]:
     """Rules for what comes in, before policies are asked."""
     rules = [

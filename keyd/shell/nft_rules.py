@@ -3,7 +3,8 @@
 A policy becomes one rule, or a few, in the `policy_*` chain of its direction, in match order, so
 that the first match decides as in the SPD. The table's base chains lead there:
 
-    cut        keeps connection tracking from joining the fragments that the data path sends
+    cut        keeps connection tracking from joining the fragments that the data path sends, and
+               from what it sends in clear
     output   → policy_out   (packets to others)   protect mark, pass, or drop
              → policy_own   (packets that routing never gives to a TUN: to this host's own
                              addresses, and to broadcast and multicast ones)
@@ -26,17 +27,16 @@ takes non-first fragments, outbound all, so that the data path can put them toge
 let packets pass leave to those that follow what they cannot be sure of.
 """
 
-import base64
-import struct
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import ip_network
 
-from keyd.model import PolicySpec, Request
-from keyd.shell import nft_natt
+from keyd import doors
+from keyd.model import PolicySpec
+from keyd.shell import nft_natt, nft_sockets
+from keyd.shell.holds import encode_comment
 from keyd.shell.marks import Marks
-from pfkey.const import IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP, UNSPEC_PROTO, Dir, Mode, PolicyType
-from pfkey.const import Level as RequestLevel
+from keyd.shell.nft_sockets import UNSTEERED
+from pfkey.const import IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP, UNSPEC_PROTO, Dir, PolicyType
 from pfkey.selector import Range, Selector
 
 TABLE = "pfkey"
@@ -56,7 +56,6 @@ COUNTERS = (
     "fwd_discard",
     "hold_dropped",  # what a policy selects that a crashed predecessor left behind
 )
-COMMENT_LIMIT = 128  # octets that nft takes
 
 _TCP, _UDP, _ICMP, _ICMPV6, _MH = 6, 17, 1, 58, 135
 _WITH_PORTS = (_TCP, _UDP, 33, 132, 136)  # and DCCP, SCTP, UDP-Lite
@@ -72,11 +71,8 @@ _NEIGHBOUR_DISCOVERY = (
 )
 # nft takes IPv6 tails of AH for extension headers and tells no protocol; the header itself does
 _SEALED = (f"meta l4proto {_IPSEC}", f"frag nexthdr {IPPROTO_AH}")
-_UNSTEERED = "{ local, broadcast, anycast, multicast }"
 _PRIVATE_UID = 0x38000000  # users from here on are nobody's, see `keyd.shell.plane_real`
-_REQUESTS_KEPT = 6
 _REFUSED_IN = "refused_in"  # the chain that drops and counts clear packets under `require`
-_POLICY, _DEFAULT = "p1:", "d1:"  # comments on rules begin so
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,25 +93,49 @@ class Frame:
     fragment_key: int
     natt_port: int = 0
 
+    @property
+    def is_protect(self) -> str:
+        """What selects packets that lead to the TUN."""
+        return f"meta mark & {self.marks.mask:#010x} == {self.marks.protect:#010x}"
+
+    @property
+    def is_bypass(self) -> str:
+        """What selects packets with the mark of the data path."""
+        return f"meta mark & {self.marks.mask:#010x} == {self.marks.bypass:#010x}"
+
+    @property
+    def is_ours(self) -> str:
+        """What selects packets that the data path itself sends."""
+        is_private = self.bypass_uid >= _PRIVATE_UID
+        return f"{'' if is_private else self.is_bypass + ' '}meta skuid {self.bypass_uid}"
+
     def skeleton(self) -> list[str]:
         """Commands that fill an empty table with counters, chains and fixed rules."""
         m, t = self.marks, f"inet {self.table}"
-        is_bypass = f"meta mark & {m.mask:#010x} == {m.bypass:#010x}"
-        is_protect = f"meta mark & {m.mask:#010x} == {m.protect:#010x}"
-        from_tun = f'iifname "{self.device}"'
+        is_bypass, is_protect, is_ours = self.is_bypass, self.is_protect, self.is_ours
+        entrances = (doors.device(self.device, door) for door in doors.ALL)
+        from_tun = f"iifname {{ {', '.join(entrances)} }}"
         strip = f"meta mark set meta mark & {m.others:#010x}"
-        is_private = self.bypass_uid >= _PRIVATE_UID
-        is_ours = f"{'' if is_private else is_bypass + ' '}meta skuid {self.bypass_uid}"
         exempt = (*(f"{is_bypass} {sealed} accept" for sealed in _SEALED), f"{is_ours} accept")
+        sockets = nft_sockets.Hooks(m)
         decision = (
             _NEIGHBOUR_DISCOVERY,
-            f"fib daddr type {_UNSTEERED} goto policy_own",
-            "goto policy_out",
+            *sockets.out,
+            f"fib daddr type {UNSTEERED} goto own",
+            "jump policy_out",
+            *sockets.out_after,
         )
+        fixed = {
+            **nft_sockets.FIXED,
+            "own": ("jump policy_own", *sockets.out_after),
+            _REFUSED_IN: ('iifname "lo" counter name in_own drop', "counter name in_polvio drop"),
+        }
         chains = {
             "cut": (  # IPv4's sockets say it themselves (IP_NODEFRAG)
                 f"type filter hook output priority {PRIORITY_EARLY}",
                 f"{is_ours} exthdr frag exists notrack",
+                # what goes out in clear was tracked on its way into the TUN
+                f"{is_ours} meta l4proto != {_IPSEC} notrack",
             ),
             "output": (
                 f"type route hook output priority {PRIORITY_STEER}",
@@ -124,39 +144,45 @@ class Frame:
                 *exempt,
                 f"{is_bypass} {strip}",
                 f"{is_protect} {strip}",
+                *sockets.strip,
                 *decision,
             ),
             "late": (
                 f"type route hook output priority {PRIORITY_LATE}",
                 f"{is_protect} accept",
+                *sockets.steered,
                 *exempt,
                 *decision,
             ),
             "guard": (
                 f"type filter hook postrouting priority {PRIORITY_GUARD}",
                 f'{is_protect} oifname != "{self.device}" counter name out_guard drop',
+                "jump guard_sockets",
             ),
             "inbound": (
                 f"type filter hook prerouting priority {PRIORITY_EARLY}",
                 f"{from_tun} ip6 nexthdr 44 @nh,352,32 set @nh,352,32 ^ {self.fragment_key:#010x}",
                 f"{from_tun} ip6 nexthdr != 44 exthdr frag exists counter name in_discard drop",
+                "jump sealed_sockets",
                 f"{from_tun} accept",
                 *(f"{sealed} fib daddr type local accept" for sealed in _SEALED),
                 *nft_natt.accepts(),
                 _NEIGHBOUR_DISCOVERY,
-                "goto policy_in",
+                "jump socket_in",
+                "jump policy_in",
+                "jump socket_in_after",
             ),
             "transit": (
                 f"type filter hook prerouting priority {PRIORITY_LATE}",
                 f"{is_protect} {strip}",
-                f"fib daddr type {_UNSTEERED} accept",
+                f"fib daddr type {UNSTEERED} accept",
                 "goto policy_out",
             ),
             "leaving": (
                 f"type filter hook forward priority {PRIORITY_LATE}",
                 f"{is_protect} accept",
                 f'oifname "{self.device}" accept',
-                f"fib daddr type {_UNSTEERED} goto policy_own",
+                f"fib daddr type {UNSTEERED} goto policy_own",
                 "goto policy_out",
             ),
             "natt": (
@@ -172,9 +198,10 @@ class Frame:
         commands = [f"add counter {t} {name}" for name in COUNTERS]
         for name, type in nft_natt.SETS.items():
             commands += (f"add set {t} {name} {{ type {type}; }}", f"flush set {t} {name}")
-        commands += [f"add chain {t} {name}" for name in (*POLICY_CHAINS, _REFUSED_IN)]
-        commands.append(f'add rule {t} {_REFUSED_IN} iifname "lo" counter name in_own drop')
-        commands.append(f"add rule {t} {_REFUSED_IN} counter name in_polvio drop")
+        commands += [f"add set {t} {what}" for what in nft_sockets.SETS]
+        named = (*POLICY_CHAINS, *nft_sockets.CHAINS, *fixed)
+        commands += [f"add chain {t} {name}" for name in named]
+        commands += [f"add rule {t} {name} {rule}" for name, all in fixed.items() for rule in all]
         for name, (hook, *rules) in chains.items():
             commands.append(f"add chain {t} {name} {{ {hook}; policy accept; }}")
             commands += [f"add rule {t} {name} {rule}" for rule in rules]
@@ -303,70 +330,3 @@ def _selection(selector: Selector) -> _Selection | None:
 
 def _network(end: Range) -> str:
     return str(ip_network((end.address, end.prefixlen), strict=False))
-
-
-def encode_comment(spec: PolicySpec) -> str:
-    """What a successor needs to hold this policy's place, in at most 128 octets.
-
-    Of long bundles, the requests that matter most are kept: those that demand something.
-    """
-    s = spec.selector
-    requests = spec.requests
-    if len(requests) > _REQUESTS_KEPT:
-        requests = tuple(sorted(requests, key=lambda r: -r.level))[:_REQUESTS_KEPT]
-    octets = struct.pack(">BBIB", spec.dir << 4 | spec.type, len(s.src.address),
-                         spec.priority & 0xFFFFFFFF, s.proto)  # fmt: skip
-    for end in (s.src, s.dst):
-        octets += end.address + struct.pack(">BH", end.prefixlen, end.port)
-    for r in requests:
-        octets += struct.pack(">BBI", r.proto, r.mode << 4 | r.level, r.reqid & 0xFFFFFFFF)
-    return (_DEFAULT if spec.is_default else _POLICY) + base64.b64encode(octets).decode()
-
-
-def decode_comment(text: str) -> PolicySpec | None:
-    """The policy that `encode_comment` wrote, as a hold with id 0; None for other comments.
-
-    Tunnel end points are not kept: a hold drops and never seals. What a knob put behind all others
-    is no hold: it stays there.
-    """
-    if not text.startswith((_POLICY, _DEFAULT)):
-        return None
-    is_default = text.startswith(_DEFAULT)
-    try:
-        octets = base64.b64decode(text[3:], validate=True)
-        what, width, priority, proto = struct.unpack_from(">BBIB", octets)
-        at, ends = 7, []
-        for _ in range(2):
-            prefixlen, port = struct.unpack_from(">BH", octets, at + width)
-            ends.append(Range(octets[at : at + width], prefixlen, port))
-            at += width + 3
-        requests = tuple(
-            Request(proto=p, mode=Mode(how >> 4), level=RequestLevel(how & 15), reqid=reqid)
-            for p, how, reqid in struct.iter_unpack(">BBI", octets[at:])
-        )
-        if width not in (4, 16) or max(e.prefixlen for e in ends) > 8 * width:
-            return None
-        return PolicySpec(
-            id=0, dir=Dir(what >> 4), type=PolicyType(what & 15), priority=priority,
-            selector=Selector(ends[0], ends[1], proto), requests=requests,
-            is_hold=not is_default, is_default=is_default,
-        )  # fmt: skip
-    except (ValueError, struct.error):
-        return None
-
-
-def holds(comments: Iterable[str]) -> list[PolicySpec]:
-    """The holds that a leftover table's comments ask for, in match order, ids -1, -2, …
-
-    Policies that let packets pass are not held, nor inbound ones that demanded nothing.
-    """
-    found: dict[object, PolicySpec] = {}
-    for text in comments:
-        spec = decode_comment(text)
-        if spec is None or (spec.key, spec.is_default) in found:
-            continue
-        is_protecting = spec.type == PolicyType.IPSEC and (spec.dir == Dir.OUT or spec.is_required)
-        if is_protecting or spec.type == PolicyType.DISCARD:
-            number = len(found)
-            found[spec.key, spec.is_default] = replace(spec, id=-1 - number, order=number)
-    return list(found.values())

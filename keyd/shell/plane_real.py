@@ -30,6 +30,8 @@ from keyd.shell.spawn import Role, Worker
 from keyd.shell.state import StateFile
 from keyd.shell.steer import Steer
 from keyd.shell.workers import OneWorker, Snapshot, Workers
+from keyd.socket_group import SocketGroup
+from keyd.socket_pair import SocketPair
 from pfkey.errors import ShellError
 
 LOG = logging.getLogger("keyd.shell")
@@ -100,10 +102,12 @@ class RealPlane:
 
         return await trio.to_thread.run_sync(raised, limiter=self._one)
 
-    async def open(self) -> list[PolicySpec]:
+    async def open(
+        self, pairs: Sequence[SocketPair] = (), groups: Sequence[SocketGroup] = ()
+    ) -> list[PolicySpec]:
         """Table, guard, routes and device; then the state file and the raw sockets."""
         self._mine = NamespaceLock()
-        holds = await self._in_thread(self._steer.open)
+        holds = await self._in_thread(lambda: self._steer.open(pairs, groups))
         try:
             self._state = await self._in_thread(self._open_state)
             self._raw = await self._in_thread(self._open_sockets)
@@ -113,6 +117,7 @@ class RealPlane:
             raise
         self._natt = NattSets(self._commit_natt)
         self._workers = Workers(self._state, self._worker, self._natt)
+        self._workers.follow(pairs, self._steer.socket_fds)
         return holds
 
     def _open_state(self) -> StateFile:
@@ -184,6 +189,13 @@ class RealPlane:
             "owned_table": self._steer.owned,
             "workers": self._opened.status() if self._workers else [],
         }
+
+    async def commit_sockets(
+        self, pairs: Sequence[SocketPair], groups: Sequence[SocketGroup]
+    ) -> None:
+        """Devices and nft, then the workers."""
+        await self._in_thread(lambda: self._steer.commit_sockets(pairs, groups))
+        self._opened.follow(pairs, self._steer.socket_fds)
 
     async def _commit(self, step: Step) -> None:
         began = time.monotonic()

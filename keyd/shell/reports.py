@@ -42,7 +42,7 @@ class Reports:
                 self._engine.used(map(int, record["policies"]), self._clock())
                 return
             told = self._told(record)
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
             LOG.error("bad-report error=%s", type(error).__name__)
             return
         try:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pfkey.algorithms import Algorithm, Kind, bits_ok, by_name, lengths_text
-from pfkey.const import KameFlag, Mode, MsgType, SaFlag, SaType
+from pfkey.const import WINDOW_MAX, KameFlag, Mode, MsgType, SaFlag, SaType
 from pfkey.setkey.cursor import Cursor, octets, parse_number
 from pfkey.setkey.lexer import QUOTED, WORD, Token
 from pfkey.setkey.statements import DeleteAll, Host, Limits, SaStatement
@@ -40,7 +40,6 @@ TCP_WHY = (
 _SPI = re.compile(r"0[xX][0-9a-fA-F]+|[0-9]+")
 _HEX = re.compile(r"0[xX]([0-9a-fA-F]+)")
 _U64 = 2**64 - 1
-WINDOW_MAX = 4096  # packets; beyond 255 in an extension of pfkeyd's own
 
 
 def satype(cursor: Cursor) -> tuple[Token, int]:
@@ -193,7 +192,8 @@ def _algorithm(
         return KameFlag.RAWCPI
     wants = {"-E": SaType.ESP, "-C": SaType.X_IPCOMP}.get(option)
     if option not in ("-E", "-A", "-C"):
-        cursor.unexpected("an option such as -E, -A, -m, -u or ;")
+        is_piece = option[:1] != "-" and not {"encrypt_key", "auth_key"}.isdisjoint(values)
+        cursor.unexpected("an option such as -E, -A, -m, -u or ;", is_secret=is_piece)
     if (wants is not None and wants != number) or (option == "-A" and number == SaType.X_IPCOMP):
         raise cursor.fail(f"syntax error: {option} does not go with {proto.text}")
     cursor.take()
@@ -235,7 +235,7 @@ def _key(cursor: Cursor, row: Algorithm, offered: Offered | None) -> bytes | Non
         return None
     found = _HEX.fullmatch(token.text)
     if token.kind != QUOTED and found is None:
-        cursor.unexpected('a key, "text" or 0xHEX,')
+        cursor.unexpected('a key, "text" or 0xHEX,', is_secret=token.text[:1] != "-")
     cursor.take()
     if found is None:
         key = octets(token.text[1:-1])

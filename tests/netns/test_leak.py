@@ -113,8 +113,11 @@ class Site:
         argv = ("ping", "-c1", "-W1", self.dst)
         return self.sender.run(*argv, check=False).returncode == 0
 
-    def verdict(self, tap: Tap, after: str = "") -> None:
-        """Nothing of what was sent has been on the wire in clear."""
+    def verdict(self, tap: Tap, after: str = "", *, has_address: bool = True) -> None:
+        """Nothing of what was sent has been on the wire in clear.
+
+        A host without its address sends from another, or from none, which no policy selects.
+        """
         allowed = {ESP}
         if self.outer != (self.src, self.dst):
             assert tap.protocols(self.src, self.dst) == {}, after
@@ -122,7 +125,8 @@ class Site:
             # "protocol unreachable" to ESP
             allowed |= {1, 58}
         assert set(tap.protocols(*self.outer)) <= allowed, (after, tap.protocols(*self.outer))
-        assert not [packet for packet in tap.packets if traffic.MARKER in packet], after
+        seen = tap.packets if has_address else tap.between(self.src, self.dst)
+        assert not [packet for packet in seen if traffic.MARKER in packet], after
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[Tap]:
@@ -340,11 +344,92 @@ def test_foreign_hands_open_nothing_and_what_they_took_is_put_back(site: Site) -
     with site.watched() as tap:
         for hand in HANDS:
             for _ in range(2):
+                said = site.daemon.log.count("restored what=")
                 hand(site.host)
-                time.sleep(0.1)
+                if hand not in (_nft_flush, _nft_delete):  # nobody can take an owned table
+                    until(lambda said=said: site.daemon.log.count("restored what=") > said, 10,  # type: ignore[misc]
+                          f"{hand.__name__} is in the log")  # fmt: skip
                 until(site.works, 10, f"what {hand.__name__} took is back")
             site.verdict(tap, hand.__name__)
             tap.forget()
+
+
+@contextlib.contextmanager
+def _lasting(host: Host, device: str) -> Iterator[None]:
+    """Addresses and routes of a device come back as they were."""
+    kept = [
+        (version, what, host.ip(f"-{version}", "-o", *what.split(), "show", "dev", device))
+        for version in (4, 6) for what in ("addr", "route")
+    ]  # fmt: skip
+    yield
+    host.ip("link", "set", device, "up")
+    for version, what, lines in kept:
+        for line in sorted(lines.splitlines(), key=lambda line: " via " in line):
+            words = line.replace("\\", " ").split()
+            if what == "addr" and "link" not in words:
+                how = ("nodad",) if version == 6 else ()
+                host.ip("addr", "replace", words[3], "dev", device, *how)
+            elif what == "route" and words[0] not in ("fe80::/64", "multicast", "anycast"):
+                kept_words = [w for w in words if w not in ("pref", "medium", "linkdown")]
+                host.ip(f"-{version}", "route", "replace", *kept_words, "dev", device)
+
+
+def _link_down(host: Host, device: str, _: str) -> None:
+    host.ip("link", "set", device, "down")
+
+
+def _link_renamed(host: Host, device: str, _: str) -> None:
+    host.ip("link", "set", device, "down")
+    host.ip("link", "set", device, "name", "elsewhere")
+    host.ip("link", "set", "elsewhere", "up")
+    host.ip("link", "set", "elsewhere", "down")
+    host.ip("link", "set", "elsewhere", "name", device)
+
+
+def _addresses_gone(host: Host, device: str, _: str) -> None:
+    host.ip("addr", "flush", "dev", device)
+
+
+def _address_new(host: Host, device: str, _: str) -> None:
+    for address in ("172.31.1.1/32", "2001:db8:31::1/128"):
+        host.run("ip", "addr", "add", address, "dev", device, check=False)
+        host.run("ip", "addr", "del", address, "dev", device, check=False)
+
+
+def _route_elsewhere(host: Host, _: str, dst: str) -> None:
+    host.ip("link", "add", "aside", "type", "veth", "peer", "name", "beyond")
+    host.ip("link", "set", "aside", "up")
+    host.ip("route", "replace", dst, "dev", "aside")
+    host.ip("link", "del", "aside")
+
+
+def _routes_gone(host: Host, device: str, _: str) -> None:
+    for version in ("-4", "-6"):
+        host.run("ip", version, "route", "flush", "dev", device, check=False)
+
+
+def _unreachable(host: Host, _: str, dst: str) -> None:
+    host.ip("route", "add", "unreachable", dst, "metric", "1")
+    host.ip("route", "del", "unreachable", dst, "metric", "1")
+
+
+CHANGES: list[Callable[[Host, str, str], None]] = [
+    _link_down, _link_renamed, _addresses_gone, _address_new, _route_elsewhere, _routes_gone,
+    _unreachable,
+]  # fmt: skip
+
+
+def test_changes_of_links_addresses_and_routes_open_nothing(site: Site) -> None:
+    """On the host with the policies, of the device towards the wire."""
+    wire = next(d for d in ("tor", "tob") if f" {d}@" in site.host.ip("-o", "link"))
+    with site.watched() as tap:
+        for change in CHANGES:
+            with _lasting(site.host, wire):
+                change(site.host, wire, site.dst)
+            until(site.works, 10, f"traffic flows again after {change.__name__}")
+            site.verdict(tap, change.__name__, has_address=change is not _addresses_gone)
+            tap.forget()
+    assert site.daemon.counter("pfkey", "internal") == 0
 
 
 LOOKS = (

@@ -130,6 +130,11 @@ class Tap:
         self._take()
         return self._packets[:]
 
+    def drop(self, packets: int) -> None:
+        """Forget the first so many, which somebody has looked at."""
+        with self._taking:
+            del self._packets[:packets]
+
     def forget(self) -> None:
         """Start anew: with nothing that has arrived before."""
         self._take()

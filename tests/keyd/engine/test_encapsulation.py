@@ -5,11 +5,12 @@ from errno import EINVAL, EOPNOTSUPP
 
 import pytest
 
-from keyd.engine.effects import InstallSa
-from keyd.engine.encapsulation import encapsulation, extensions
+from keyd.engine.effects import Dump, InstallSa
+from keyd.engine.encapsulation import encapsulation
 from keyd.engine.sad import SaKey
 from keyd.model import SaSpec
 from pfkey.const import ExtType, MsgType, SaType
+from pfkey.dialect import NETBSD
 from pfkey.ext_address import Address
 from pfkey.ext_x_natt import NatTPort, NatTType
 from pfkey.ext_x_word import Word
@@ -72,8 +73,26 @@ def test_the_two_original_addresses_of_the_bsds_are_of_source_and_destination() 
     both = (original(ExtType.X_NAT_T_OAI, HERE), original(ExtType.X_NAT_T_OAR))
     found = encapsulation(add(*ports(), *both), 50, 4)
     assert (found.oa_src, found.oa_dst) == (HERE, ELSEWHERE)
-    spec = replace(installed(Desk(A), add(*ports())), oa_src=HERE, oa_dst=ELSEWHERE)
-    assert extensions(spec) == (*ports(), *both)
+    desk = Desk(A)
+    desk.engine.connect(B, "netbsd")
+    effects = desk.engine.receive(B, add(*ports(), *both).encode(NETBSD), desk.now)
+    (spec,) = [e.sa for e in effects if isinstance(e, InstallSa)]
+    assert (spec.oa_src, spec.oa_dst) == (HERE, ELSEWHERE)
+    effects = desk.engine.receive(B, message(MsgType.DUMP).encode(NETBSD), desk.now)
+    (record,) = [record for e in effects if isinstance(e, Dump) for record in e.records]
+    shown = Message.decode(record, NETBSD).extensions[-5:]
+    assert [e.exttype for e in shown] == [e.exttype for e in (*ports(), *both)]
+    assert shown[:3] == ports()
+    assert [getattr(e, "address", b"") for e in shown[3:]] == [HERE, ELSEWHERE]
+
+
+def test_getspi_may_say_it_and_it_changes_nothing() -> None:
+    """racoon does."""
+    plain, udp = (
+        Desk(A).reply(message(MsgType.GETSPI, src(), dst(), *more, satype=SaType.ESP))
+        for more in ((), ports())
+    )
+    assert plain == udp
 
 
 @pytest.mark.parametrize(
@@ -164,5 +183,6 @@ def test_a_window_beyond_255_is_told_to_those_who_know_of_it_alone() -> None:
     assert desk.ask(named(MsgType.GET), B)[B][0].ext(ExtType.X_REPLAY_WINDOW) == window(4096)
 
 
-def test_4096_packets_are_the_most() -> None:
-    assert Desk(A).errno(add(window(4097))) == EINVAL
+def test_32768_packets_are_the_most() -> None:
+    assert Desk(A).errno(add(window(32768))) == 0
+    assert Desk(A).errno(add(window(32769))) == EOPNOTSUPP

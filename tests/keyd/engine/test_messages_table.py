@@ -16,7 +16,7 @@ from keyd.engine.sad import SaKey
 from keyd.engine.unsupported import EXTENSIONS, MESSAGES
 from keyd.model import Need
 from pfkey.const import ExtType, Level, Mode, MsgType, PolicyType, SaType
-from pfkey.dialect import LINUX
+from pfkey.dialect import DIALECTS, LINUX
 from pfkey.ext_ident import Ident
 from pfkey.ext_key import Key
 from pfkey.ext_lifetime import Lifetime
@@ -168,8 +168,10 @@ def cells(column: str) -> list[Any]:
 
 def test_the_engine_knows_every_message_of_the_table() -> None:
     known = set(HANDLERS) | set(MESSAGES)
-    assert {MsgType[name] for name in TABLE} == known
-    assert known == set(LINUX.messages.named.values()) - {MsgType.RESERVED}
+    linux = set(LINUX.messages.named.values()) - {MsgType.RESERVED}
+    assert {MsgType[name] for name in TABLE} == linux
+    named = {number for one in DIALECTS.values() for number in one.messages.named.values()}
+    assert known == named - {MsgType.RESERVED}
     assert not set(HANDLERS) & set(MESSAGES)
     assert set(SAMPLES) == set(LINUX.extensions.named.values())
 

@@ -121,6 +121,17 @@ def test_a_file_that_others_may_read_is_told(conf: Path, caplog: pytest.LogCaptu
     assert record.getMessage() == f"load-mode file={conf} mode=0640 remedy=chmod 600"
 
 
+@pytest.mark.root
+def test_a_file_that_another_user_may_change_is_told(
+    conf: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.chown(conf, 65534, -1)
+    with caplog.at_level(logging.WARNING, "keyd.shell"):
+        assert faults(conf) == ()
+    (record,) = caplog.records
+    assert record.getMessage() == f"load-owner file={conf} uid=65534 remedy=chown root"
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, len(GOOD)), st.binary(max_size=6)), max_size=4))
 def test_any_octets_are_good_or_told_without_the_key(

@@ -64,7 +64,7 @@ def steer(host: Host) -> Iterator[Steer]:
 
 def test_the_table_is_owned_here(steer: Steer) -> None:
     assert steer.owned
-    assert len(steer.event_fds()) == 1
+    assert len(steer.event_fds()) == 2
 
 
 def test_all_counters_exist_from_the_start(host: Host, steer: Steer) -> None:

@@ -149,6 +149,19 @@ async def test_a_worker_is_ready_soon(rig: Rig) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("octets", [b"\xff", b"[]", b"[" * 100_000], ids=["no", "list", "deep"])
+async def test_a_worker_that_talks_nonsense_is_ended(rig: Rig, octets: bytes) -> None:
+    worker = rig.worker("in")
+    with socket.socket(fileno=os.dup(worker._theirs.fileno())) as its:
+        await worker.start()
+        with trio.fail_after(10):
+            its.setblocking(True)
+            its.send(octets)
+            assert await worker.wait() == -signal.SIGKILL
+    worker.close()
+
+
+@pytest.mark.slow
 async def test_a_worker_that_cannot_start_says_so(rig: Rig) -> None:
     worker = rig.worker("out")
     worker._descriptors["state"] = rig.tun.fileno()  # nothing that can be mapped

@@ -1,5 +1,6 @@
 """setkey and the key engine, without a socket between them: the words and what comes back."""
 
+from collections.abc import Iterable, Iterator
 from datetime import UTC
 
 import pytest
@@ -49,10 +50,13 @@ class Desk:
         assert exchange.is_done
         return exchange
 
+    def requests(self, messages: Iterable[Message]) -> Iterator[Exchange]:
+        return map(self.request, messages)
+
     def run(self, text: str) -> list[Refusal]:
         found, faults = grammar.parse(text, "x", None, self.runner.offered())
         assert not faults, faults
-        return [refusal for statement in found for refusal in self.runner.carry_out(statement)]
+        return [refusal for _, refusal in self.runner.carry_out_all(found)]
 
 
 @pytest.fixture
