@@ -16,6 +16,7 @@ from pfkey import doctor, monitor, pcapng, stat, streams, sysctl
 from pfkey import policy as language
 from pfkey.blocking import Client
 from pfkey.control import control_call
+from pfkey.dialect import DIALECTS, LINUX
 from pfkey.errors import ControlError, PfkeyError, PolicyError, ShellError
 from pfkey.lab import kept, rootless
 from pfkey.lab.catalogue import DEMO, EXAMPLES
@@ -132,6 +133,8 @@ def parser() -> argparse.ArgumentParser:
                      type=_policy,
                      help="a policy for all its sockets, such as 'out ipsec"
                      " esp/transport//require'; once for each direction")  # fmt: skip
+    one.add_argument("--dialect", choices=sorted(DIALECTS), default=LINUX.name,
+                     help="the system whose PF_KEY it was built for; else linux")  # fmt: skip
     _socket(one)
     one.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND ...",
                      help="the program and its arguments")  # fmt: skip
@@ -301,7 +304,10 @@ def _supervised(options: argparse.Namespace) -> Never:
         parser().error("run needs the COMMAND to run")
     usual = socket_path({name: os.environ[name] for name in os.environ if name != "PFKEY_SOCKET"})
     path = _path(options)
-    launch.run(words, path, is_default=path == usual, policies=options.policies)
+    launch.run(
+        words, path, is_default=path == usual, policies=options.policies,
+        dialect=DIALECTS[options.dialect],
+    )  # fmt: skip
 
 
 def _doctor(options: argparse.Namespace) -> int:
