@@ -9,7 +9,7 @@ from keyd.engine import unsupported
 from keyd.engine.effects import Effect
 from keyd.engine.keying import keying
 from keyd.engine.life import begin
-from keyd.engine.manners import Kin
+from keyd.engine.manners import OPENBSD_MANNERS
 from keyd.engine.parts import addresses, check_identities, limit, sa_mode, sa_proto
 from keyd.engine.sad import SaRecord
 from keyd.engine.state import Request, State
@@ -31,7 +31,8 @@ def add(state: State, request: Request) -> list[Effect]:
             and EOPNOTSUPP for what the request says; ENOBUFS when the database is full.
     """
     sa = request.message.sa
-    if request.manners.kin is Kin.OPENBSD and sa is not None and sa.state != SaState.MATURE:
+    is_openbsd = request.manners is OPENBSD_MANNERS
+    if is_openbsd and sa is not None and sa.state != SaState.MATURE:
         raise SadbError(EINVAL, f"state {sa.state}: only mature SAs (1) are added")
     return begin(state, request, requested_sa(state, request))
 
