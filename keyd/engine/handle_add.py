@@ -56,8 +56,8 @@ def requested_sa(state: State, request: Request) -> SaRecord:
     if message.sa.replay > WINDOW_MAX:
         why = f"a window of {message.sa.replay} packets: {WINDOW_MAX} are the most"
         raise SadbError(EOPNOTSUPP, why)
-    if message.sa.spi < request.manners.spi_min:
-        least = request.manners.spi_min
+    least = 1 if proto == IPPROTO_COMP else request.manners.spi_min
+    if message.sa.spi < least:
         why = f"SPI {message.sa.spi:#x}: 0 is for local use, the least is {least:#x}"
         raise SadbError(EINVAL, f"{why} (RFC 4303 section 2.1)")
     if proto == IPPROTO_COMP and message.sa.spi > CPI_MAX:
