@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, Never
 
-from pfkey import doctor, monitor, pcapng, stat, streams, sysctl
+from pfkey import capture, doctor, monitor, pcapng, stat, streams, sysctl
 from pfkey import policy as language
 from pfkey.blocking import Client
 from pfkey.control import control_call
@@ -34,6 +34,7 @@ examples:
   pfkey stat -s                the counters that are not zero
   pfkey monitor                PF_KEY messages as they pass
   pfkey monitor --pcap FILE    the same into a file that Wireshark opens
+  pfkey capture FILE           packets, inside and sealed, each with the other's number
   pfkey sysctl net.key         the knobs below a name; -w NAME=VALUE turns one
   pfkey doctor                 what this machine lacks, and the line that mends it
   pfkey run -- iked -d         a program written for AF_KEY, unmodified
@@ -108,6 +109,13 @@ def parser() -> argparse.ArgumentParser:
                       help="write them to a pcapng file (-: to standard output)")  # fmt: skip
     _socket(one)
 
+    one = command("capture", "packets, inside and sealed, into a pcapng file; for root")
+    one.add_argument("file", metavar="FILE", type=_file, help="the file (-: standard output)")
+    one.add_argument("--secrets", action="store_true",
+                     help="write the keys to FILE.esp_sa, in Wireshark's form")  # fmt: skip
+    one.add_argument("--count", metavar="N", type=_count, help="end after N packets")
+    _socket(one)
+
     one = command("sysctl", "read and turn pfkeyd's knobs, under NetBSD's names")
     one.add_argument("names", nargs="*", metavar="NAME[=VALUE]",
                      help="a knob, or all below a name; none: all")  # fmt: skip
@@ -151,6 +159,12 @@ def _file(text: str) -> Path:
     return Path(text)
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError("a number from 1 on is needed")
+    return int(text)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -187,6 +201,8 @@ def _run(options: argparse.Namespace, words: Sequence[str]) -> int:
             return _stat(options)
         case "monitor":
             return _monitor(options)
+        case "capture":
+            return _packets(options)
         case "sysctl":
             return _sysctl(options)
         case "run":
@@ -245,17 +261,36 @@ def _capture(options: argparse.Namespace) -> int:
         )
         out: BinaryIO = sys.stdout.buffer
         if str(options.pcap) != "-":
-            fd = os.open(options.pcap, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            out = stack.enter_context(os.fdopen(fd, "wb"))
+            out = stack.enter_context(capture.private(options.pcap))
         out.write(pcapng.head(f"pfkey {_version()}"))
         out.flush()
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             for event in monitor.events(control, missing):
                 out.write(monitor.packet(event, show_keys=options.show_keys, lost=lost))
                 out.flush()
                 lost = 0
-        except KeyboardInterrupt:
-            return 0
+    return 0
+
+
+def _packets(options: argparse.Namespace) -> int:
+    """Capture packets until interrupted, or as many as were asked for."""
+    is_piped = str(options.file) == "-"
+    if is_piped and options.secrets:
+        parser().error("capture: --secrets needs the name of a FILE")
+    secrets = options.file.with_name(f"{options.file.name}.esp_sa") if options.secrets else None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.ExitStack() as stack:
+        out: BinaryIO = sys.stdout.buffer
+        tap = stack.enter_context(contextlib.closing(capture.tap()))
+        if not is_piped:
+            out = stack.enter_context(capture.private(options.file))
+        made = capture.Capture(_path(options), tap, out, f"pfkey {_version()}", secrets)
+        stack.callback(made.close)
+        print("pfkey capture: an interrupt ends it", file=sys.stderr, flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            made.run(options.count)
+    if made.lost:
+        print(f"pfkey capture: {made.lost} packets passed too fast", file=sys.stderr)
     return 0
 
 
