@@ -101,6 +101,7 @@ class SaSpec:
 
     `encap` is 2, UDP_ENCAP_ESPINUDP, for ESP in UDP (RFC 3948) between the ports `sport` and
     `dport`; `oa_src` and `oa_dst` are its addresses before a NAT changed them, empty for unknown.
+    `via` is where the peer of an outbound one is now, if that is another address than `dst`.
     """
 
     slot: int
@@ -126,6 +127,7 @@ class SaSpec:
     dport: int = 0
     oa_src: bytes = b""
     oa_dst: bytes = b""
+    via: bytes = b""
 
     def take_place(self, slot: int, order: int) -> None:
         """Give it both numbers, once, before anybody has it: a copy of it takes long."""
@@ -149,6 +151,7 @@ class SaSpec:
             "dying": self.is_dying, "hard_bytes": self.hard_bytes,
             "hard_packets": self.hard_packets, "encap": self.encap, "sport": self.sport,
             "dport": self.dport, "oa_src": self.oa_src.hex(), "oa_dst": self.oa_dst.hex(),
+            "via": self.via.hex(),
         }  # fmt: skip
 
     @classmethod
@@ -163,6 +166,7 @@ class SaSpec:
             is_dying=o["dying"], hard_bytes=o["hard_bytes"], hard_packets=o["hard_packets"],
             encap=o["encap"], sport=o["sport"], dport=o["dport"],
             oa_src=bytes.fromhex(o["oa_src"]), oa_dst=bytes.fromhex(o["oa_dst"]),
+            via=bytes.fromhex(o["via"]),
         )  # fmt: skip
 
 

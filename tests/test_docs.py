@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pfkey.cli import parser
+from pfkey.arguments import parser
 from pfkey.control import control_call
 from pfkey.errors import PfkeyError
 from pfkey.lab.hosts import Host, Net

@@ -38,7 +38,7 @@ from keyd.engine.handle_x_spd import spd_add, spd_delete, spd_delete_id, spd_flu
 from keyd.engine.handle_x_spdexpire import spd_expire
 from keyd.engine.lifetimes import Schedule
 from keyd.engine.load import Draft, Loading
-from keyd.engine.manners import LINUX_MANNERS, Manners
+from keyd.engine.manners import Kin, Manners
 from keyd.engine.proposal import Proposals
 from keyd.engine.refusal import copy_of_request, refusal
 from keyd.engine.reqids import Reqids
@@ -147,13 +147,15 @@ class Engine:
         except SadbError as error:
             copies = self._copies(client, record, base, None)
             return self._refuse(client, record, base, copies, error, is_sound=False)
+        if message.uses_own:
+            manners = self._state.clients.knows_own(client)
         copies = self._copies(client, record, base, message)
         request = Request(
             client=client, message=message, now=now, clients=self._state.clients,
             octets=record, manners=manners, copies=copies,
         )  # fmt: skip
         try:
-            if manners is not LINUX_MANNERS:
+            if manners.kin is not Kin.LINUX:
                 manners.check(message)
             unsupported.refuse_message(message, manners)
             refuse_if_off(self._state, message.type)
@@ -347,7 +349,7 @@ def _decode(record: bytes, base: Header, manners: Manners) -> Message:
     Raises:
         WireError: it is no sound message.
     """
-    if manners is LINUX_MANNERS:
+    if manners.kin is Kin.LINUX:
         return Message.decode(record)
     if base.type == MsgType.X_PROMISC and len(record) > HEADER_OCTETS:  # a message in a message
         return Message(type=base.type, satype=base.satype, seq=base.seq, pid=base.pid)

@@ -8,6 +8,7 @@ keys. A request of another dialect is repeated as near as the hearer's can say i
 from collections.abc import Sequence
 from dataclasses import replace
 
+from keyd.engine.manners import Kin, Manners
 from keyd.engine.records import (
     flow_message,
     policy_current,
@@ -57,13 +58,16 @@ def sa_changed(state: State, request: Request, sa: SaRecord, more: Sequence[Exte
     used = state.usage_of(sa)
     type, seq, pid = MsgType(message.type), message.seq, message.pid
 
-    def linux(dialect: Dialect, keys: bool) -> bytes:
-        return sa_record(sa, used, type=type, seq=seq, pid=pid, keys=keys, more=more)
+    others = {Kin.KAME: _parts(message, _KAME_SA), Kin.OPENBSD: _repeated(message)}
 
-    return told_by_kin(
-        type, sa.satype, linux=linux, kame=_parts(message, _KAME_SA), openbsd=_repeated(message),
-        has_keys=True,
-    )  # fmt: skip
+    def build(manners: Manners, *, keys: bool) -> bytes | None:
+        if manners.kin is not Kin.LINUX:
+            return others[manners.kin](manners.dialect, keys)
+        return sa_record(
+            sa, used, type=type, seq=seq, pid=pid, keys=keys, more=more, manners=manners
+        )  # fmt: skip
+
+    return Told(type, sa.satype, build, has_keys=True)
 
 
 def sa_gone(state: State, request: Request, sa: SaRecord) -> Told:
@@ -257,10 +261,11 @@ def _parts(message: Message, order: Sequence[ExtType]) -> Builder:
 
 
 def _repeated(message: Message) -> Builder:
-    """All of a request but its keys."""
+    """All of a request but its keys, and what is of our own."""
+    left_out = (*_KEYS, ExtType.X_REPLAY_WINDOW)
 
     def build(dialect: Dialect, keys: bool) -> bytes:
-        found = tuple(one for one in message.extensions if one.exttype not in _KEYS)
+        found = tuple(one for one in message.extensions if one.exttype not in left_out)
         return _said(replace(message, extensions=found), dialect)
 
     return build

@@ -103,6 +103,12 @@ class Clients:
         if self._clients.pop(client, None) is not None:
             self._count()
 
+    def knows_own(self, client: ClientId) -> Manners:
+        """A client has used an extension of our own, and is told such from now on."""
+        known = self._clients[client]
+        known.manners = known.manners.twin()
+        return known.manners
+
     def set_promiscuous(self, client: ClientId, *, is_on: bool) -> None:
         """Show a client everything from now on, or no longer."""
         self._clients[client].is_promiscuous = is_on
@@ -121,8 +127,9 @@ class Clients:
             SadbError: EINVAL for no SA type; EEXIST for a second time.
         """
         manners = self._clients[client].manners
-        is_one = satype <= SATYPE_MAX or manners is not LINUX_MANNERS
-        if not is_one or (manners is not LINUX_MANNERS and satype not in manners.dialect.satypes):
+        is_linux = manners.kin is Kin.LINUX
+        is_one = satype <= SATYPE_MAX or not is_linux
+        if not is_one or (not is_linux and satype not in manners.dialect.satypes):
             raise SadbError(EINVAL, f"satype {satype} is none", "3.1.7")
         if satype == SaType.UNSPEC:
             return False

@@ -8,7 +8,7 @@ from errno import EINVAL
 
 from keyd.engine.answers import bare
 from keyd.engine.effects import Effect
-from keyd.engine.manners import LINUX_MANNERS
+from keyd.engine.manners import Kin
 from keyd.engine.refusal import copy_of_request
 from keyd.engine.state import Request, State
 from pfkey.const import HEADER_OCTETS
@@ -26,7 +26,7 @@ def promisc(state: State, request: Request) -> list[Effect]:
     octets, manners = request.octets, request.manners
     if len(octets) > HEADER_OCTETS:
         message = request.message
-        if manners is not LINUX_MANNERS:
+        if manners.kin is not Kin.LINUX:
             octets = octets[HEADER_OCTETS:]
             message = understood(Message.decode(octets, manners.dialect))
         told = copy_of_request(octets, message, message.type, manners)

@@ -6,7 +6,7 @@ which says where each column comes from.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from errno import (
     EBUSY,
@@ -74,6 +74,7 @@ class Manners:
         deletes_all: DELETE without an SPI ends all SAs between two addresses.
         has_deflevs: level `default` means what knobs say (net.inet.ipsec.esp_trans_deflev, ...).
         spi_min: SPIs below are refused for AH and ESP.
+        knows_own: it is told by extensions of our own what its dialect cannot say.
         takes: what requests may carry beside what Linux takes, by message type.
     """
 
@@ -94,10 +95,15 @@ class Manners:
     deletes_all: bool = False
     has_deflevs: bool = False
     spi_min: int = 1
+    knows_own: bool = False
     takes: Mapping[int, frozenset[ExtType]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"<manners of {self.dialect.name}>"
+
+    def twin(self) -> "Manners":
+        """The same system's, for clients that have used an extension of our own."""
+        return self if self.knows_own else _TWINS[self.dialect.name]
 
     def errno(self, type: int, errno: int) -> int:
         """What this system says for a refusal of the engine's."""
@@ -207,4 +213,7 @@ OPENBSD_MANNERS = Manners(
 MANNERS: Mapping[str, Manners] = {
     row.dialect.name: row
     for row in (LINUX_MANNERS, NETBSD_MANNERS, FREEBSD_MANNERS, OPENBSD_MANNERS)
+}
+_TWINS: Mapping[str, Manners] = {
+    name: replace(row, knows_own=True) for name, row in MANNERS.items()
 }

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from keyd.engine import encapsulation
 from keyd.engine.flows import flow_of
 from keyd.engine.lifetimes import NO_LIMIT
 from keyd.engine.manners import LINUX_MANNERS, Count, Kin, Manners
@@ -34,8 +35,10 @@ from pfkey.const import (
 from pfkey.dialect import FREEBSD, LINUX, Dialect
 from pfkey.ext_ident import Ident
 from pfkey.ext_lifetime import Lifetime
+from pfkey.ext_x_natt import NatTType
 from pfkey.ext_x_policy import IpsecRequest
 from pfkey.ext_x_sa2 import Sa2
+from pfkey.ext_x_word import Word
 from pfkey.hot_events import Acquire, Expire
 from pfkey.hot_parts import Limits, Place
 from pfkey.message import Extension, Message
@@ -57,11 +60,11 @@ def sa_record(
     """All that is known of an SA; without `keys` for other clients' eyes. `more` comes last."""
     record = _sa(sa, used, type, seq, pid, keys, manners)
     dialect = manners.dialect
-    if not more and (manners is LINUX_MANNERS or not _has_last_use(used, manners)):
+    extensions = (*_udp(sa, dialect), *_window(sa, manners), *more)
+    if not extensions and not _has_last_use(used, manners):
         return record.encode(dialect)
-    extensions = tuple(more)
     whole = record.message(dialect)
-    found = (*whole.extensions, *extensions)
+    found = (*_without_type_0(whole.extensions), *extensions)
     if _has_last_use(used, manners):
         last = Lifetime(exttype=ExtType.X_LIFETIME_LASTUSE, usetime=int(used.last_use))
         after = dialect.exttype(last.exttype)
@@ -104,13 +107,18 @@ def expire_told(state: State, sa: SaRecord, used: Usage, *, is_hard: bool) -> To
         if manners.kin is Kin.OPENBSD:
             seq = state.acquires.next_seq()
         r = _sa(sa, used, MsgType.EXPIRE, seq, 0, keys=False, manners=manners)
-        return Expire(
+        record = Expire(
             satype=r.satype, spi=r.spi, src=r.src, dst=r.dst,
             fired=ExtType.LIFETIME_HARD if is_hard else ExtType.LIFETIME_SOFT,
             limits=r.hard if is_hard else r.soft, current=r.current, seq=seq, replay=r.replay,
             state=r.state, auth=r.auth, encrypt=r.encrypt, flags=r.flags, mode=r.mode,
             reqid=r.reqid,
-        ).encode(manners.dialect)  # fmt: skip
+        )  # fmt: skip
+        udp = _udp(sa, manners.dialect)
+        if not udp or manners.kin is not Kin.LINUX:
+            return record.encode(manners.dialect)
+        whole = record.message()
+        return replace(whole, extensions=(*whole.extensions, *udp)).encode()
 
     return Told(MsgType.EXPIRE, sa.satype, build)
 
@@ -261,7 +269,7 @@ def _sa(
     used_at = used.first_use
     bits, proto = 8 * len(spec.src), 0
     mode, flags, replay = spec.mode, spec.flags, spec.replay_packets
-    if manners is LINUX_MANNERS:
+    if manners.kin is Kin.LINUX:
         mode, flags = MODE_SHOWN.get(mode, mode), flags & SHOWN_FLAGS
         replay = min(replay, LINUX_WINDOW_MAX)
     else:
@@ -277,6 +285,27 @@ def _sa(
         auth_key=spec.auth_key if has_auth else None, encrypt_bits=8 * len(spec.encrypt_key),
         encrypt_key=spec.encrypt_key if has_encrypt else None, mode=mode, reqid=spec.reqid,
     )  # fmt: skip
+
+
+def _udp(sa: SaRecord, dialect: Dialect) -> tuple[Extension, ...]:
+    """What a system's records say about ESP in UDP; OpenBSD says the peer's port alone."""
+    if not sa.spec.encap:
+        return ()
+    known = encapsulation.extensions(sa.spec)
+    return tuple(one for one in known if one.exttype in dialect.extensions)
+
+
+def _without_type_0(extensions: tuple[Extension, ...]) -> list[Extension]:
+    """NetBSD says of an SA that is not in UDP that it is not."""
+    return [one for one in extensions if not (isinstance(one, NatTType) and one.type == 0)]
+
+
+def _window(sa: SaRecord, manners: Manners) -> tuple[Extension, ...]:
+    packets, dialect = sa.spec.replay_packets, manners.dialect
+    is_said = packets <= dialect.window_max or ExtType.X_SA_REPLAY in dialect.extensions
+    if is_said or not manners.knows_own:
+        return ()
+    return (Word(exttype=ExtType.X_REPLAY_WINDOW, value=packets),)
 
 
 def _place(ends: Range, proto: int) -> Place:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from keyd.engine.manners import LINUX_MANNERS, Kin, Manners
+from keyd.engine.manners import Kin, Manners
 from pfkey.dialect import Dialect
 from pfkey.errors import WireError
 from pfkey.message import Message
@@ -61,7 +61,7 @@ def told_by_kin(
     """What systems of one kin word alike; None: they do not tell it."""
 
     def build(manners: Manners, *, keys: bool) -> bytes | None:
-        if manners is LINUX_MANNERS:
+        if manners.kin is Kin.LINUX:
             return linux(manners.dialect, keys)
         builder = kame if manners.kin is Kin.KAME else openbsd
         return None if builder is None else builder(manners.dialect, keys)

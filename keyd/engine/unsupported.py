@@ -9,7 +9,7 @@ DEVIATION from Linux, which skips extensions that a handler does not use, and un
 
 from errno import EINVAL, EOPNOTSUPP
 
-from keyd.engine.manners import LINUX_MANNERS, Manners
+from keyd.engine.manners import LINUX_MANNERS, Kin, Manners
 from pfkey.const import (
     ExtType,
     Mode,
@@ -33,28 +33,31 @@ SA_MODES: dict[int, str] = {
 REQUEST_MODES: dict[int, str] = {
     Mode.BEET: "BEET requests are not done",
 }
-# What an extension stands for, where its name alone does not tell what is refused.
-MEANINGS: dict[ExtType, str] = {ExtType.X_NAT_T_TYPE: ": ESP in UDP (esp-udp, RFC 3948)"}
 
 _MAPPED = bytes(10) + b"\xff\xff"
 _ADDRESSES = {ExtType.ADDRESS_SRC, ExtType.ADDRESS_DST}
 _SA = {ExtType.SA, ExtType.X_SA2} | _ADDRESSES
 _ADD = _SA | {
     ExtType.LIFETIME_HARD, ExtType.LIFETIME_SOFT, ExtType.KEY_AUTH, ExtType.KEY_ENCRYPT,
-    ExtType.IDENTITY_SRC, ExtType.IDENTITY_DST,
+    ExtType.IDENTITY_SRC, ExtType.IDENTITY_DST, ExtType.X_REPLAY_WINDOW,
+    ExtType.X_NAT_T_TYPE, ExtType.X_NAT_T_SPORT, ExtType.X_NAT_T_DPORT, ExtType.X_NAT_T_OA,
 }  # fmt: skip
+_ORIGINALS = frozenset((ExtType.X_NAT_T_OAI, ExtType.X_NAT_T_OAR))
+# racoon says so in GETSPI, where it changes nothing, as on Linux
+_UDP = {ExtType.X_NAT_T_TYPE, ExtType.X_NAT_T_SPORT, ExtType.X_NAT_T_DPORT}
 _BY_ID = _ADDRESSES | {ExtType.X_POLICY, ExtType.X_SA2}
 _SPD = _BY_ID | {ExtType.LIFETIME_HARD, ExtType.LIFETIME_SOFT}
 # What a request of each type may carry; a known extension that is not here is refused.
 EXTENSIONS: dict[int, set[ExtType]] = {
-    MsgType.GETSPI: _SA | {ExtType.SPIRANGE},
+    MsgType.GETSPI: _SA | {ExtType.SPIRANGE} | _UDP,
     MsgType.ADD: _ADD,
     MsgType.UPDATE: _ADD,
     MsgType.DELETE: _SA,
-    MsgType.GET: _SA,
+    MsgType.GET: _SA | {ExtType.X_REPLAY_WINDOW},
     MsgType.REGISTER: set(),
     MsgType.FLUSH: set(),
-    MsgType.DUMP: {ExtType.X_FILTER},
+    # our own extension, of whatever value, says that its sender knows of it
+    MsgType.DUMP: {ExtType.X_FILTER, ExtType.X_REPLAY_WINDOW},
     MsgType.X_SPDADD: _SPD,
     MsgType.X_SPDUPDATE: _SPD,
     MsgType.X_SPDSETIDX: _SPD,
@@ -104,9 +107,11 @@ def refuse_message(message: Message, manners: Manners = LINUX_MANNERS) -> None:
     allowed = manners.takes.get(message.type) or EXTENSIONS.get(message.type)
     if allowed is None:
         return
+    if manners.kin is Kin.KAME and message.type in (MsgType.ADD, MsgType.UPDATE):
+        allowed = allowed | _ORIGINALS
     known = manners.dialect.extensions
     for extension in message.extensions:
         if extension.exttype in known and extension.exttype not in allowed:
             kind = ExtType(extension.exttype)
             where = f"extension {kind.name} in {MsgType(message.type).name}"
-            raise SadbError(EOPNOTSUPP, f"{where} is not done{MEANINGS.get(kind, '')}")
+            raise SadbError(EOPNOTSUPP, f"{where} is not done")

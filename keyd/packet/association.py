@@ -218,7 +218,7 @@ class InSa(_Sa):
         if (src, sport) == self._peer:
             return None
         before, self._peer = self._peer, (src, sport)
-        return Mapping(self.spec.slot, *before, src, sport)
+        return Mapping(self.spec.dst, self.spec.spi, *before, src, sport)
 
     def note(self, seq: int, octets: int, now_us: int) -> None:
         """An authentic packet: move the window, count it."""

@@ -14,6 +14,9 @@ class Keepalives:
         self._sas: dict[int, OutSa] = {}
         self._sent: dict[_Ends, int] = {}
 
+    def __len__(self) -> int:
+        return len(self._sas)
+
     def insert(self, sa: OutSa) -> None:
         """Put one in, if it is of UDP at all."""
         if sa.is_encapsulated:
@@ -28,7 +31,7 @@ class Keepalives:
         last: dict[_Ends, int] = {}
         for sa in self._sas.values():
             spec = sa.spec
-            ends = (spec.src, spec.dst, spec.sport, spec.dport)
+            ends = (spec.src, spec.via or spec.dst, spec.sport, spec.dport)
             last[ends] = max(last.get(ends, 0), sa.last_use_us)
         # a mapping that is new here gets its first one when it has been idle from now on
         sent = {ends: self._sent.get(ends, now_us) for ends in last}

@@ -9,7 +9,7 @@ checksum was made with addresses that a NAT has changed since (`mended`, section
 """
 
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from keyd.packet import datagram, ip, ip6
 from keyd.packet.checksum import finish, partial, pseudo
@@ -55,11 +55,19 @@ class Encapsulated(NamedTuple):
 class Mapping(NamedTuple):
     """A NAT has given a peer another address or port; told by an authentic packet."""
 
-    slot: int
+    dst: bytes  # with the SPI, the name of the inbound SA
+    spi: int
     src: bytes  # the peer as the SA has it, or as it was told last
     sport: int
     new_src: bytes
     new_sport: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the worker's channel."""
+        return {
+            "dst": self.dst.hex(), "spi": self.spi, "old_port": self.sport,
+            "address": self.new_src.hex(), "port": self.new_sport,
+        }  # fmt: skip
 
 
 def encapsulated(header: bytes, esp: Octets, sport: int, dport: int) -> bytes:

@@ -307,6 +307,7 @@ class Opener:
         spec, head = opened.layers[0].sa.spec, opened.head
         if any(layer.is_tunnel for layer in opened.layers):
             return opened
-        known = spec.oa_src or spec.oa_dst
-        original = (spec.oa_src or head.src) + (spec.oa_dst or head.dst) if known else b""
+        # one alone, as Linux has it, does not say whether the other changed as well
+        is_known = spec.oa_src and spec.oa_dst
+        original = spec.oa_src + spec.oa_dst if is_known else b""
         return opened._replace(packet=natt.mended(opened.packet, head, original))

@@ -246,6 +246,11 @@ class Outbound:
             return Flow(drop=count.OUT_NOSA)
         return Flow(drop=count.OUT_NOSA, needs=lacking, joins=not is_tunnel)
 
+    @property
+    def has_mappings(self) -> bool:
+        """Whether there is anything for `keepalives` to do, now or later."""
+        return bool(self._keepalives)
+
     def keepalives(self, now_us: int) -> None:
         """Add what keeps NATs' mappings alive to `batch`; to be called every few seconds."""
         for packet in self._keepalives.due(now_us):

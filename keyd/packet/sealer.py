@@ -7,7 +7,7 @@ anything is sealed.
 from collections.abc import Callable
 
 from keyd.packet import counters as count
-from keyd.packet import ip, ip6, natt
+from keyd.packet import datagram, ip, ip6, natt
 from keyd.packet.ah import AhSa
 from keyd.packet.association import OutSa
 from keyd.packet.drop import Drop
@@ -63,6 +63,8 @@ class Sealer:
         self._counters[count.OBYTES] += total
         if sa.is_encapsulated:
             spec = sa.spec
+            if spec.via:
+                header = datagram.readdressed(header, spec.via)
             datagrams = [natt.encapsulated(header, one, spec.sport, spec.dport) for one in sealed]
             return Stream(header, natt.UDP, datagrams)
         return Stream(header, IPPROTO_ESP, sealed)

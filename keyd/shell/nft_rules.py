@@ -13,6 +13,7 @@ that the first match decides as in the SPD. The table's base chains lead there:
     transit  → policy_out   (packets to be forwarded, before routing; those from the TUN as well)
     leaving  → the same again for those that were not routed into the TUN; policy_own
                for broadcast and multicast
+    natt       gives ESP in UDP to the data path and IKE to its daemon (`keyd.shell.nft_natt`)
     forward  → policy_fwd   (forwarded packets; empty, and so without effect, without fwd policies)
     guard      drops what bears the protect mark and leaves by another device than the TUN
 
@@ -31,7 +32,7 @@ from ipaddress import ip_network
 
 from keyd import doors
 from keyd.model import PolicySpec
-from keyd.shell import nft_sockets
+from keyd.shell import nft_natt, nft_sockets
 from keyd.shell.holds import encode_comment
 from keyd.shell.marks import Marks
 from keyd.shell.nft_sockets import UNSTEERED
@@ -82,7 +83,7 @@ class Frame:
     that nobody else's bypass mark counts, and ours need not stand. `fragment_key`, of 32 bits and
     just as random, changes the identification of IPv6 fragments that come out of the TUN: a tail
     in clear that claims to be ESP must be let in, and without knowing the key it cannot join a
-    head that was protected.
+    head that was protected. `natt_port` is the sink of `keyd.shell.nft_natt`.
     """
 
     table: str = TABLE
@@ -90,6 +91,7 @@ class Frame:
     marks: Marks = field(default_factory=Marks)
     bypass_uid: int
     fragment_key: int
+    natt_port: int = 0
 
     @property
     def is_protect(self) -> str:
@@ -164,6 +166,7 @@ class Frame:
                 "jump sealed_sockets",
                 f"{from_tun} accept",
                 *(f"{sealed} fib daddr type local accept" for sealed in _SEALED),
+                *nft_natt.accepts(),
                 _NEIGHBOUR_DISCOVERY,
                 "jump socket_in",
                 "jump policy_in",
@@ -182,6 +185,10 @@ class Frame:
                 f"fib daddr type {UNSTEERED} goto policy_own",
                 "goto policy_out",
             ),
+            "natt": (
+                f"type filter hook input priority {PRIORITY_LATE}",
+                *nft_natt.redirects(self.natt_port),
+            ),
             "forward": (
                 "type filter hook forward priority -1",
                 f"{from_tun} accept",
@@ -189,6 +196,8 @@ class Frame:
             ),
         }
         commands = [f"add counter {t} {name}" for name in COUNTERS]
+        for name, type in nft_natt.SETS.items():
+            commands += (f"add set {t} {name} {{ type {type}; }}", f"flush set {t} {name}")
         commands += [f"add set {t} {what}" for what in nft_sockets.SETS]
         named = (*POLICY_CHAINS, *nft_sockets.CHAINS, *fixed)
         commands += [f"add chain {t} {name}" for name in named]

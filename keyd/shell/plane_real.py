@@ -18,6 +18,8 @@ from keyd.shell.applier import Commit
 from keyd.shell.committed import Step
 from keyd.shell.leftover import forget_foreign, mark
 from keyd.shell.lock import NamespaceLock
+from keyd.shell.natt import NattSets
+from keyd.shell.nft_natt import Element
 from keyd.shell.options import Options
 from keyd.shell.paths import beside, netns_cookie
 from keyd.shell.plane import Counters, Report
@@ -73,6 +75,7 @@ class RealPlane:
         self._one = trio.CapacityLimiter(1)
         self._state: StateFile | None = None
         self._workers: Workers | None = None
+        self._natt: NattSets | None = None
         self._committed: Sequence[PolicySpec] = ()
         self._report: Report | None = None
 
@@ -112,7 +115,8 @@ class RealPlane:
             with trio.CancelScope(shield=True):  # what a predecessor held stays held
                 await self._in_thread(lambda: self._steer.close(bool(holds)))
             raise
-        self._workers = Workers(self._state, self._worker)
+        self._natt = NattSets(self._commit_natt)
+        self._workers = Workers(self._state, self._worker, self._natt)
         self._workers.follow(pairs, self._steer.socket_fds)
         return holds
 
@@ -148,6 +152,8 @@ class RealPlane:
         for fd in self._steer.event_fds():
             nursery.start_soon(self._watch, fd)
         nursery.start_soon(self._watch_own)
+        if self._natt is not None:
+            nursery.start_soon(self._natt.run)
 
     async def close(self, *, hold: bool) -> None:
         """Undo the steering, and keep the state file if any SA ever was."""
@@ -200,6 +206,9 @@ class RealPlane:
             len(step.removed), 1000 * (time.monotonic() - began),
         )  # fmt: skip
 
+    async def _commit_natt(self, elements: frozenset[Element]) -> None:
+        await self._in_thread(lambda: self._steer.natt(elements))
+
     async def _watch(self, fd: int) -> None:
         """Put back what others take, until cancelled."""
         failed = ""
@@ -250,7 +259,9 @@ def real_plane(options: Options, path: Path) -> RealPlane:
         mark_mask=options.mark_mask, bypass_uid=uid, owned=False if options.plain_table else None
     )
     return RealPlane(
-        steer, beside(path, "state"), lambda: open_raw(mark=steer.marks.bypass, bypass_uid=uid)
+        steer,
+        beside(path, "state"),
+        lambda: open_raw(mark=steer.marks.bypass, bypass_uid=uid, natt_port=steer.natt_port),
     )
 
 

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from keyd.engine.effects import ClientId, Effect, Now, PoliciesChanged
 from keyd.engine.load import Draft, Loading
+from keyd.engine.sad import SaKey
 from keyd.model import Need, PolicySpec, SaSpec, Settings
 
 
@@ -22,6 +23,9 @@ class KeyEngine(Protocol):
 
     def need(self, wanted: Need, packets: int, now: Now) -> list[Effect]:
         """Packets lack an SA."""
+
+    def new_mapping(self, key: SaKey, ports: tuple[int, int], address: bytes) -> list[Effect]:
+        """The peer of an SA of ESP in UDP has moved."""
 
     def used(self, ids: Iterable[int], now: Now) -> None:
         """Policies had packets."""

@@ -17,16 +17,19 @@ import secrets
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from keyd.model import PolicySpec
-from keyd.shell import nat, nft, nft_chains, nft_rules, nft_sockets, routes
+from keyd.shell import nat, nft, nft_chains, nft_natt, nft_rules, nft_sockets, routes
 from keyd.shell.holds import holds
 from keyd.shell.marks import Marks
 from keyd.shell.nft import Nft, OwnerlessError
 from keyd.shell.nft_chains import Chains
+from keyd.shell.nft_natt import Element
 from keyd.shell.nft_rules import POLICY_CHAINS, Frame
 from keyd.shell.routes import Routes
+from keyd.shell.sink import open_sink
 from keyd.shell.socket_devices import SocketDevices
 from keyd.shell.tun import Tun
 from keyd.socket_group import SocketGroup
@@ -70,6 +73,8 @@ class Steer:
         self._events: list[socket.socket] = []
         self._chains = Chains()
         self._socket_rules = nft_sockets.rules((), (), self.marks, device)
+        self._natt: frozenset[Element] = frozenset()
+        self._sink: socket.socket | None = None
         self._generation = 0
         self._fixed: object = None
         self._has_nat_chain = False
@@ -84,6 +89,11 @@ class Steer:
     def socket_fds(self) -> dict[int, int]:
         """The descriptors of the devices that policies of sockets need, by door."""
         return self._socket_devices.fds
+
+    @property
+    def natt_port(self) -> int:
+        """To which port ESP in UDP is sent."""
+        return self._frame.natt_port
 
     def open(
         self, pairs: Sequence[SocketPair] = (), groups: Sequence[SocketGroup] = ()
@@ -102,6 +112,8 @@ class Steer:
         self._nft = Nft()
         is_leftover = True
         try:
+            self._sink = open_sink()
+            self._frame = replace(self._frame, natt_port=self._sink.getsockname()[1])
             listed = self._claim_table()
             is_leftover = any("chain" in o for o in listed)
             found = holds(
@@ -168,6 +180,17 @@ class Steer:
         self._socket_rules = rules
         self._socket_devices.keep(pairs)
 
+    def natt(self, elements: frozenset[Element]) -> None:
+        """Make these what is ESP in UDP; in force when this returns.
+
+        Raises:
+            ShellError: nft refused, and nothing has changed.
+        """
+        commands = nft_natt.changes(self._table, self._natt, elements)
+        if commands:
+            self._transact(commands)
+        self._natt = elements
+
     def counters(self) -> dict[str, int]:
         """Packets dropped, by the names of `nft_rules.COUNTERS`."""
         listed = self._context.run_json(f"list counters table {self._table}")
@@ -210,6 +233,8 @@ class Steer:
         for link in self._events:
             link.close()
         self._events = []
+        if self._sink is not None:
+            self._sink.close()
         context, self._nft = self._nft, None
         try:
             if context and not hold:
@@ -259,6 +284,7 @@ class Steer:
             commands += self._added(chain, held.rules)
         for chain, rules in self._socket_rules.items():
             commands += self._added(chain, rules)
+        commands += nft_natt.changes(self._table, frozenset(), self._natt)
         self._generation = nft.generation()
         self._transact(commands)
         for held in self._chains.by_name.values():
@@ -316,7 +342,7 @@ class Steer:
             return []
         self._generation = generation
         if not self.owned and _picture(self._list_table()) != (
-            self._fixed, self._expected_comments(),
+            self._fixed, self._expected_comments(), self._expected_elements(),
         ):  # fmt: skip
             self._write_table(self._list_table())
             return [f"nft table {self._table}"]
@@ -329,13 +355,21 @@ class Steer:
             for chain, held in self._chains.by_name.items()
         }
 
+    def _expected_elements(self) -> dict[str, int]:
+        names = [name for name, _ in self._natt]
+        return {name: names.count(name) for name in nft_natt.SETS}
 
-def _picture(listed: list[dict[str, Any]]) -> tuple[object, dict[str, list[str]]]:
+
+def _picture(
+    listed: list[dict[str, Any]],
+) -> tuple[object, dict[str, list[str]], dict[str, int]]:
     """What others may have changed in a plain table: its fixed part, and the policies' rules.
 
-    The latter by their number and comments: enough to see a flush, a deletion, an insertion.
+    The latter by their number and comments, and elements of sets by their number: enough to see
+    a flush, a deletion, an insertion.
     """
     fixed: list[dict[str, Any]] = []
+    sizes: dict[str, int] = {}
     comments: dict[str, list[str]] = {chain: [] for chain in POLICY_CHAINS}
     for entry in listed:
         for kind, o in entry.items():
@@ -343,5 +377,7 @@ def _picture(listed: list[dict[str, Any]]) -> tuple[object, dict[str, list[str]]
                 comments[o["chain"]].append(o.get("comment", ""))
             else:
                 hidden = {"handle", "packets", "bytes", "elem"}
+                if kind == "set" and o["name"] in nft_natt.SETS:
+                    sizes[o["name"]] = len(o.get("elem", ()))
                 fixed.append({kind: {k: v for k, v in o.items() if k not in hidden}})
-    return fixed, comments
+    return fixed, comments, sizes

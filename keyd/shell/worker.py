@@ -41,6 +41,7 @@ from pfkey import crypto
 
 OPENED_MAX = 64  # packets per wake-up before what was opened is written
 SEALED_MAX = 64  # packets before what was sealed is sent
+KEEPALIVE_SECONDS = 5.0  # between two looks at which NATs are to be kept waiting
 _NO_WAY = frozenset((errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL))
 
 
@@ -54,8 +55,10 @@ class OutWorker(Worker):
         self._ways = {v: Way(given, v) for v in raw.FAMILIES if f"esp_out{v}" in given}
         self._branches = Branches(self._pipeline)
         self._readers = Readers(self.tun, self._branches, self.poll)
+        self._kept = 0.0
         for way in self._ways.values():
-            self.poll.register(way.icmp.fileno(), way.events)
+            for descriptor, mask in way.events.items():
+                self.poll.register(descriptor, mask)
 
     def _pipeline(self, policy: PolicySpec | None) -> Outbound:
         return Outbound(self.counters, self.links.mtu, os.urandom, self.links.is_local, policy)
@@ -93,24 +96,38 @@ class OutWorker(Worker):
         """Until the control process is gone."""
         main = self._branches.main
         while True:
-            events = dict(self.poll.poll(_sooner(*self._branches.patiences())))
+            patience = (*self._branches.patiences(), self._keepalives)
+            events = dict(self.poll.poll(_sooner(*patience)))
             frames = self._readers.frames(events)
             if not self.obey():
                 return
             now_us = time.time_ns() // 1000
             for way in self._ways.values():
-                for error in way.errors() if way.icmp.fileno() in events else ():
+                for error in way.errors(events):
                     main.icmp_error(error.type, error.code, error.mtu, error.quoted, now_us)
             self.guarded(self._resume, b"", now_us)
             for pipeline, octets in frames:
                 self.guarded(pipeline.process, octets, now_us)
                 if len(main.batch.sealed) + len(main.batch.sealed6) >= SEALED_MAX:
                     self._flush()
+            if self._keepalives(now_us / 1e6) == 0:
+                self._kept = now_us / 1e6
+                self.guarded(self._keep, b"", now_us)
             self._flush()
             for pipeline in self._branches.all:
                 for need, packets in pipeline.waiting.needs.take(now_us / 1e6).items():
                     self.channel.post({"op": "need", "need": need.to_json(), "packets": packets})
                 self.tell_used(pipeline.used, now_us)
+
+    def _keepalives(self, now: float) -> float | None:
+        """In how many seconds to see whether a NAT waits; None: there is none."""
+        if not self._branches.main.has_mappings:
+            return None
+        passed = now - self._kept
+        return max(0.0, KEEPALIVE_SECONDS - passed) if passed >= 0 else 0.0
+
+    def _keep(self, _: bytes, now_us: int) -> None:
+        self._branches.main.keepalives(now_us)
 
     def _resume(self, _: bytes, now_us: int) -> None:
         self._branches.resume(now_us)
@@ -162,7 +179,7 @@ class InWorker(Worker):
         sockets = [
             socket.socket(fileno=descriptor)
             for name, descriptor in given.items()
-            if name.startswith(("esp_in", "ah", "comp"))
+            if name.startswith(("esp_in", "ah", "comp", "bare", "udp"))
         ]
         self._receivers: list[Receiver | Receiver6] = [
             Receiver(s) if s.family == socket.AF_INET else Receiver6(s) for s in sockets
@@ -219,6 +236,8 @@ class InWorker(Worker):
                 if not packets or opened >= OPENED_MAX:
                     break
             self.tell_used(used, now_us)
+            for mapping in self._pipeline.mappings():
+                self.channel.post({"op": "mapping", **mapping.to_json()})
             for door, segments, buffers in self._pipeline.entrances.flush():
                 if segments > 1:
                     self.counters[count.COALESCED_WRITES] += 1

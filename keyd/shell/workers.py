@@ -12,6 +12,7 @@ import trio
 from keyd import doors
 from keyd.model import Need, PolicySpec, SaSpec, Settings
 from keyd.shell.channel import Record, policy_records
+from keyd.shell.natt import NattSets
 from keyd.shell.state import StateFile
 from keyd.socket_pair import SocketPair
 from pfkey.errors import ShellError
@@ -55,10 +56,16 @@ class OneWorker(Protocol):
 
 
 class Workers:
-    """Both roles. `make` makes a worker of a role that has not been started."""
+    """Both roles. `make` makes a worker of a role that has not been started.
 
-    def __init__(self, state: StateFile, make: Callable[[str], OneWorker]) -> None:
+    `natt` is told of every SA as well; None without steering.
+    """
+
+    def __init__(
+        self, state: StateFile, make: Callable[[str], OneWorker], natt: NattSets | None = None
+    ) -> None:
         self.had_sas = False
+        self._natt = natt
         self._state = state
         self._make = make
         self._running: dict[str, OneWorker] = {}
@@ -67,19 +74,24 @@ class Workers:
     @property
     def is_behind(self) -> bool:
         """Whether some of what they were told is not in their channels yet."""
-        return any(worker.is_behind for worker in self._running.values())
+        is_behind = self._natt is not None and self._natt.is_behind
+        return is_behind or any(worker.is_behind for worker in self._running.values())
 
     async def flush(self) -> None:
         """Return once it is; a worker that takes nothing holds up nobody for longer than this."""
         with trio.move_on_after(_FLUSH_SECONDS) as scope:
             for worker in tuple(self._running.values()):
                 await worker.flush()
+            if self._natt is not None:
+                await self._natt.settled()
         if scope.cancelled_caught:
             LOG.error("workers-behind seconds=%g", _FLUSH_SECONDS)
 
     def install(self, sa: SaSpec) -> None:
         """Give an SA its record in the state file and tell both workers."""
         self.had_sas = True
+        if self._natt is not None:
+            self._natt.install(sa)
         record = self._sa_record(sa)
         if record is not None:
             self._tell(record)
@@ -87,6 +99,8 @@ class Workers:
     def remove(self, sa: SaSpec) -> None:
         """Take an SA from both workers."""
         self._state.release(sa.slot)
+        if self._natt is not None:
+            self._natt.remove(sa.slot)
         self._tell({"op": "sa-", "slot": sa.slot})
 
     def move(self, old: SaSpec, new: SaSpec) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pfkey.algorithms import Algorithm, Kind, bits_ok, by_name, lengths_text
-from pfkey.const import KameFlag, Mode, MsgType, SaFlag, SaType
+from pfkey.const import WINDOW_MAX, KameFlag, Mode, MsgType, SaFlag, SaType
 from pfkey.setkey.cursor import Cursor, octets, parse_number
 from pfkey.setkey.lexer import QUOTED, WORD, Token
 from pfkey.setkey.statements import DeleteAll, Host, Limits, SaStatement
@@ -166,7 +166,7 @@ def _plain(cursor: Cursor, option: str, values: dict[str, Any]) -> bool:
         values["reqid"] = cursor.number("a request number")
     elif option == "-r":
         cursor.take()
-        values["replay"] = cursor.number("the size of the replay window", 0xFF)
+        values["replay"] = cursor.number("the size of the replay window", WINDOW_MAX)
     elif option == "-ctx":
         cursor.take()
         values["context"] = cursor.context()

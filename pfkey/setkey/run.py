@@ -198,7 +198,9 @@ class Runner:
 
     def records(self, type: MsgType) -> tuple[list[Message], Refusal | None]:
         """All entries of a database."""
-        exchange = self._request(messages.table(type, self._world.pid))
+        pid = self._world.pid
+        is_sad = type == MsgType.DUMP
+        exchange = self._request(messages.dump_sas(pid) if is_sad else messages.table(type, pid))
         return exchange.replies(), self._refusal(exchange)
 
     def dump(

@@ -32,6 +32,7 @@ add {B} {A} esp 0x2002 -r 32 -E aes-cbc "hogehogehogehoge" -A hmac-sha1 "0123456
 """
 STEPS = {
     "comp": "ipcomp/transport//require",
+    "comp-tunnel": "ipcomp/tunnel/{own}-{other}/require",
     "comp-esp": "ipcomp/transport//use esp/transport//require",
     "comp-tunnel-esp": "ipcomp/tunnel/{own}-{other}/require esp/transport//require",
     "comp-esp-tunnel": "ipcomp/transport//require esp/tunnel/{own}-{other}/require",
@@ -116,6 +117,26 @@ def test_alone_it_shrinks_what_shrinks_and_leaves_the_rest(two: Two, tmp_path: P
         ["0x1001", "0x00"]
     ]
     assert "C: deflate" in two.da.setkey("", "-D")
+
+
+def test_in_a_tunnel_of_its_own_what_does_not_shrink_is_a_packet_in_a_packet(two: Two) -> None:
+    """RFC 3173 2.2: without IPComp's header; taken because there is such an SA."""
+    load(two, STEPS["comp-tunnel"])
+    soft, hard = SOFT * 40, os.urandom(1200)
+    with Tap(two.b, two.b_dev) as tap:
+        assert exchange(two, soft, hard)
+    first, second = arriving(tap)
+    assert (first[9], second[9]) == (108, 4)
+    proto, inner = inflated(first[20:])
+    assert (proto, inner[9], inner[28:]) == (4, 17, soft)
+    assert second[48:] == hard
+    two.db.setkey(f"delete {A} {B} ipcomp 0x1001;")
+    listener, sender = udp_listener(two.b, B, 0), udp_listener(two.a, A, 0)
+    with Tap(two.b, two.b_dev) as tap:
+        sender.sendto(hard, listener.getsockname())
+        until(lambda: arriving(tap), 5, "it is on the wire")
+    assert [packet[9] for packet in arriving(tap)] == [4]
+    assert drain(listener) == [], "no SA, no way in"
 
 
 @pytest.mark.parametrize("name", ["comp-esp", "comp-tunnel-esp", "comp-esp-tunnel"])

@@ -136,6 +136,8 @@ SAMPLES: dict[ExtType, Extension] = {
     ExtType.X_FILTER: Filter(family=2),
     ExtType.X_REPLAY_WINDOW: Word(exttype=ExtType.X_REPLAY_WINDOW, value=4096),
 }
+# Those of ESP in UDP come together.
+UDP = (ExtType.X_NAT_T_TYPE, ExtType.X_NAT_T_SPORT, ExtType.X_NAT_T_DPORT, ExtType.X_NAT_T_OA)
 # Two that come together or not at all.
 PAIRS = {
     ExtType.LIFETIME_HARD: ExtType.LIFETIME_SOFT, ExtType.LIFETIME_SOFT: ExtType.LIFETIME_HARD,
@@ -148,6 +150,8 @@ def having(whole: Message, exttype: ExtType) -> Message:
     if whole.ext(exttype) is not None:
         return whole
     more = [SAMPLES[exttype]]
+    if exttype in UDP:
+        more = [SAMPLES[one] for one in UDP]
     if exttype in PAIRS and whole.type in (MsgType.ADD, MsgType.UPDATE):
         more.append(SAMPLES[PAIRS[exttype]])
     return replace(whole, extensions=(*whole.extensions, *more))
@@ -194,6 +198,8 @@ def test_each_optional_extension_is_taken_or_refused_with_the_reason(
     type_: MsgType, exttype: ExtType
 ) -> None:
     desk = Desk(A, B)
+    if type_ == MsgType.UPDATE and exttype in (*UDP, ExtType.X_REPLAY_WINDOW):
+        desk.ask(having(add(), exttype))  # of a mature SA these cannot become others
     effects = desk.effects(having(request(desk, type_), exttype))
     answer = desk.heard(effects)[A][-1]
     assert answer.errno == (0 if exttype in EXTENSIONS[type_] else EOPNOTSUPP)
@@ -297,7 +303,7 @@ def noticed(desk: Desk, name: str) -> list[Send]:
             desk.ask(replace(whole, extensions=(*whole.extensions, hard(addtime=5))))
             effects = desk.tick(5)
         case _:
-            desk.ask(add())
+            desk.ask(having(add(), ExtType.X_NAT_T_TYPE))
             effects = desk.engine.new_mapping(SaKey(THERE, 50, 0x2694), (4500, 9), OTHER)
     return [effect for effect in effects if isinstance(effect, Send)]
 

@@ -273,7 +273,7 @@ def test_a_transports_checksum_is_right_for_the_address_it_arrives_from(
     kind: int, oa: bytes
 ) -> None:
     """Section 3.1.2: by the original address where it is known, else made anew."""
-    pair = behind_nat(oa_src=oa)
+    pair = behind_nat(oa_src=oa, oa_dst=B)
     packet = whole(A, B, kind & 255, PAYLOADS[kind])
     wire = [nat(p) for p in pair.send(frame(packet))]
     (written,) = pair.receive(wire)
@@ -288,8 +288,9 @@ def test_a_transports_checksum_is_right_for_the_address_it_arrives_from(
 def test_a_checksum_that_was_wrong_stays_wrong_where_the_original_is_known() -> None:
     broken = bytearray(tcp(b"some data"))
     broken[16] ^= 1
-    for oa, is_right in ((A, False), (b"", True)):
-        pair = behind_nat(oa_src=oa)
+    both = {"oa_src": A, "oa_dst": B}
+    for known, is_right in ((both, False), ({}, True), ({"oa_src": A}, True)):
+        pair = behind_nat(**known)
         wire = [nat(p) for p in pair.send(frame(whole(A, B, 6, bytes(broken))))]
         (written,) = pair.receive(wire)
         assert sums_hold(written[10:]) == is_right, "made anew: the ICV vouches for the octets"
@@ -380,9 +381,9 @@ def test_a_mapping_that_changes_is_told_once() -> None:
     assert pair.into.mappings() == []
     other = bytes((198, 51, 100, 8))
     pair.receive([nat(wire[1], src=other), nat(wire[2], src=other)])
-    assert pair.into.mappings() == [Mapping(0, PUBLIC, PORT, other, PORT)]
+    assert pair.into.mappings() == [Mapping(B, 1000, PUBLIC, PORT, other, PORT)]
     pair.receive([nat(wire[4], src=other, sport=9)])
-    assert pair.into.mappings() == [Mapping(0, other, PORT, other, 9)]
+    assert pair.into.mappings() == [Mapping(B, 1000, other, PORT, other, 9)]
     assert pair.in_values[count.NATT_MOVED] == 2
 
 

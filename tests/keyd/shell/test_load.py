@@ -74,7 +74,7 @@ def test_a_good_file_has_no_fault(conf: Path, caplog: pytest.LogCaptureFixture) 
         ("spddump;", "6: EOPNOTSUPP: spddump prints"),
         ("get 10.1.1.1 20.1.1.1 esp 9876;", "6: EOPNOTSUPP: get prints"),
         ("getspi 10.1.1.1 20.1.1.1 esp 0;", "6: EOPNOTSUPP: getspi prints"),
-        (f'add 1.1.1.1 1.1.1.2 esp-udp 77 -E 3des-cbc "{KEY}";', "6: EOPNOTSUPP: extension X_NAT"),
+        (f'add fe80::1 fe80::2 esp 77 -E 3des-cbc "{KEY}";', "6: EOPNOTSUPP: link-local"),
         ("setkey -c <<EOF", "6:1: this is a shell script"),
     ],
 )  # fmt: skip

@@ -51,7 +51,7 @@ class Rig:
         self._theirs = theirs
         self.raw = {
             version: RawSockets(*(
-                socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) for _ in range(5)
+                socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) for _ in range(8)
             ))
             for version, family in FAMILIES.items()
         }  # fmt: skip

@@ -212,7 +212,7 @@ REFUSED = {
     'add 1.1.1.1 2.2.2.2 esp 5 -E aes-cbc "abc;': (38, "syntax error: this string has no", "·"),
     "add 1.1.1.1 2.2.2.2 esp 5 -m tunel -E null;": (30, "syntax error: none of transport", "tunel"),
     "add 1.1.1.1 2.2.2.2 esp 5 -f fat-pad -E null;": (30, "syntax error: none of zero", "fat-pad"),
-    "add 1.1.1.1 2.2.2.2 esp 5 -r 256 -E null;": (30, "the size of the replay", "256"),
+    "add 1.1.1.1 2.2.2.2 esp 5 -r 32769 -E null;": (30, "the size of the replay", "32769"),
     "add 1.1.1.1 2.2.2.2 esp 5 -u x -E null;": (30, "syntax error: a request number", "x"),
     "add 1.1.1.1 2.2.2.2 esp 5 -r 4 -r 4 -E null;": (32, "syntax error: -r is given", "-r"),
     "get both.example 1.1.1.1 esp 5;": (5, "multiple address specified", "both.example"),
