@@ -422,7 +422,8 @@ def test_af_key_answers_over_a_datagram_socket() -> None:
         for _ in range(2):  # FLUSH comes back twice on Linux
             asked = far.recv(1000)
             far.send(asked)
-            far.send(asked)
+            with contextlib.suppress(ConnectionRefusedError):  # the first may have been enough
+                far.send(asked)
 
     with peer(talk, socket.SOCK_DGRAM) as near, Client.over(near) as client:
         client.flush()
