@@ -11,7 +11,7 @@ JOBS   ?= 2
 APT_RUN  := iproute2 libnftables1 iputils-ping procps util-linux
 APT_TEST := nftables tcpdump tshark linux-libc-dev libc6-dev gcc mandoc libcap2-bin iperf3
 
-.PHONY: help setup demo test lint check fuzz bench soak test-lowest lock docs wheel clean
+.PHONY: help setup demo test lint check fuzz bench soak matrix test-lowest lock docs wheel clean
 
 help:
 	@echo "make setup        prepare this machine: Debian packages (as root), $(VENV)"
@@ -20,6 +20,7 @@ help:
 	@echo "make lint         ruff, formatting, strict types, import rules"
 	@echo "make fuzz         property tests with many more examples (FUZZ_EXAMPLES=N)"
 	@echo "make soak         kills everything in the middle of transfers, hundreds of times (SOAK_KILLS=N)"
+	@echo "make matrix       every algorithm in every mode over every family, the wire read by scapy"
 	@echo "make bench        what is fast and how fast; each line is JSON"
 	@echo "make test-lowest  the tests with the oldest libraries that pyproject.toml allows"
 	@echo "make docs         write docs/library-reference.md from the docstrings"
@@ -55,6 +56,9 @@ fuzz: setup
 
 soak: setup
 	SOAK_KILLS=$${SOAK_KILLS:-300} $(BIN)/pytest tests/netns/test_soak.py
+
+matrix: setup
+	MATRIX=full $(BIN)/pytest tests/netns/test_matrix.py
 
 bench: setup
 	@for b in bench/bench_*.py; do $(BIN)/python $$b || exit 1; done
