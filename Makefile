@@ -6,10 +6,12 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
+BENCH  ?= *
 
 # what the programs need, then what only the tests need
 APT_RUN  := iproute2 libnftables1 iputils-ping procps util-linux
-APT_TEST := nftables tcpdump tshark linux-libc-dev libc6-dev gcc mandoc libcap2-bin iperf3
+APT_TEST := nftables tcpdump tshark linux-libc-dev libc6-dev gcc mandoc libcap2-bin iperf3 \
+	openiked
 
 .PHONY: help setup demo test lint check fuzz bench soak matrix test-lowest lock docs wheel clean
 
@@ -18,10 +20,11 @@ help:
 	@echo "make demo         the FAQ's first example with real packets, explained as it happens"
 	@echo "make test         checks and all tests"
 	@echo "make lint         ruff, formatting, strict types, import rules"
-	@echo "make fuzz         property tests with many more examples (FUZZ_EXAMPLES=N)"
+	@echo "make fuzz         hostile octets for FUZZ_SECONDS (60; 0: for ever), then property tests"
+	@echo "                  with FUZZ_EXAMPLES (1000; 0: none); keeps what it finds as test cases"
 	@echo "make soak         kills everything in the middle of transfers, hundreds of times (SOAK_KILLS=N)"
 	@echo "make matrix       every algorithm in every mode over every family, the wire read by scapy"
-	@echo "make bench        what is fast and how fast; each line is JSON"
+	@echo "make bench        what is fast and how fast; each line is JSON (BENCH=scale: that one alone)"
 	@echo "make test-lowest  the tests with the oldest libraries that pyproject.toml allows"
 	@echo "make docs         write docs/library-reference.md from the docstrings"
 	@echo "make wheel        build the wheel and try it in an environment of its own"
@@ -52,7 +55,9 @@ test: lint
 	$(BIN)/pytest -n $(JOBS) --dist worksteal
 
 fuzz: setup
-	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-20000} $(BIN)/pytest -n $(JOBS) -m "not root" tests/pfkey tests/keyd tests/fuzz --timeout 0
+	$(BIN)/python -m tests.fuzz --seconds $${FUZZ_SECONDS:-60} $(FUZZ_TARGETS)
+	@test "$${FUZZ_EXAMPLES:-1000}" = 0 || FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-1000} \
+		$(BIN)/pytest -n $(JOBS) -m "not root" tests/pfkey tests/keyd --timeout 0
 
 soak: setup
 	SOAK_KILLS=$${SOAK_KILLS:-300} $(BIN)/pytest tests/netns/test_soak.py
@@ -61,7 +66,7 @@ matrix: setup
 	MATRIX=full $(BIN)/pytest tests/netns/test_matrix.py
 
 bench: setup
-	@for b in bench/bench_*.py; do $(BIN)/python $$b || exit 1; done
+	@for b in bench/bench_$(BENCH).py; do $(BIN)/python $$b || exit 1; done
 
 test-lowest: setup
 	@test -x .venv-lowest/bin/pip || $(PYTHON) -m venv .venv-lowest
@@ -82,4 +87,4 @@ wheel: setup
 	@./tools/wheel $(BIN)
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .venv-lowest
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz .venv-lowest

@@ -7,7 +7,7 @@ there as hexadecimal, and nowhere else.
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from pfkey.const import Dir, Level, Mode, PolicyType
+from pfkey.const import IPPROTO_COMP, Dir, Level, Mode, PolicyType
 from pfkey.selector import Range, Selector
 
 
@@ -49,8 +49,13 @@ class PolicySpec:
 
     @property
     def is_required(self) -> bool:
-        """Whether clear packets are refused: at least one request above `use`."""
-        return self.type == PolicyType.IPSEC and any(r.level != Level.USE for r in self.requests)
+        """Whether clear packets are refused: at least one request above `use`.
+
+        IPComp does not count: what does not shrink comes as it was (RFC 3173 2.2).
+        """
+        return self.type == PolicyType.IPSEC and any(
+            r.level != Level.USE and r.proto != IPPROTO_COMP for r in self.requests
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a worker's channel or a hold's comment."""
@@ -93,6 +98,10 @@ class SaSpec:
 
     `slot` numbers its record in the state file (sequence, window edge, use). `mode` ANY matches
     transport and tunnel (KAME; the FAQ's files rely on it). Limits of 0 do not limit.
+
+    `encap` is 2, UDP_ENCAP_ESPINUDP, for ESP in UDP (RFC 3948) between the ports `sport` and
+    `dport`; `oa_src` and `oa_dst` are its addresses before a NAT changed them, empty for unknown.
+    `via` is where the peer of an outbound one is now, if that is another address than `dst`.
     """
 
     slot: int
@@ -113,6 +122,17 @@ class SaSpec:
     is_dying: bool = False
     hard_bytes: int = 0
     hard_packets: int = 0
+    encap: int = 0
+    sport: int = 0
+    dport: int = 0
+    oa_src: bytes = b""
+    oa_dst: bytes = b""
+    via: bytes = b""
+
+    def take_place(self, slot: int, order: int) -> None:
+        """Give it both numbers, once, before anybody has it: a copy of it takes long."""
+        object.__setattr__(self, "slot", slot)
+        object.__setattr__(self, "order", order)
 
     def __repr__(self) -> str:
         return (
@@ -129,7 +149,9 @@ class SaSpec:
             "encrypt": self.encrypt, "encrypt_key": self.encrypt_key.hex(),
             "replay": self.replay_packets, "flags": self.flags, "order": self.order,
             "dying": self.is_dying, "hard_bytes": self.hard_bytes,
-            "hard_packets": self.hard_packets,
+            "hard_packets": self.hard_packets, "encap": self.encap, "sport": self.sport,
+            "dport": self.dport, "oa_src": self.oa_src.hex(), "oa_dst": self.oa_dst.hex(),
+            "via": self.via.hex(),
         }  # fmt: skip
 
     @classmethod
@@ -142,6 +164,9 @@ class SaSpec:
             encrypt=o["encrypt"], encrypt_key=bytes.fromhex(o["encrypt_key"]),
             replay_packets=o["replay"], flags=o["flags"], order=o["order"],
             is_dying=o["dying"], hard_bytes=o["hard_bytes"], hard_packets=o["hard_packets"],
+            encap=o["encap"], sport=o["sport"], dport=o["dport"],
+            oa_src=bytes.fromhex(o["oa_src"]), oa_dst=bytes.fromhex(o["oa_dst"]),
+            via=bytes.fromhex(o["via"]),
         )  # fmt: skip
 
 

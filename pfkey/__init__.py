@@ -87,6 +87,8 @@ if TYPE_CHECKING:
     from pfkey.requests import cipher as cipher
     from pfkey.requests import compressor as compressor
     from pfkey.session import Dump as Dump
+    from pfkey.sockets import get_policy as get_policy
+    from pfkey.sockets import set_policy as set_policy
 
 _NAMES = {
     "aio": "AsyncClient connect",
@@ -117,6 +119,7 @@ _NAMES = {
     "message": "Extension Message",
     "requests": "authenticator cipher compressor",
     "session": "Dump",
+    "sockets": "get_policy set_policy",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -178,18 +178,19 @@ _REASONS = {
     "oui": "it names a vendor and no algorithm",
 }
 ROWS: tuple[Algorithm, ...] = AUTH + ENCRYPT + COMPRESS
+# By plain text: a member of Kind is equal to its value and has its hash.
 _BY_NUMBER = {(row.kind.value, row.number): row for row in ROWS}
 _BY_NAME = {(row.kind.value, name): row for row in ROWS for name in row.names}
 
 
 def by_number(kind: str, number: int) -> Algorithm | None:
     """The row of a number in a registry; None for 0 (no algorithm) and unknown numbers."""
-    return _BY_NUMBER.get((str(kind), number))
+    return _BY_NUMBER.get((kind, number))
 
 
 def by_name(kind: str, name: str) -> Algorithm | None:
     """The row of a name or an alias."""
-    return _BY_NAME.get((str(kind), name))
+    return _BY_NAME.get((kind, name))
 
 
 def offered(kind: str, usable: Container[tuple[str, int]]) -> Iterator[Algorithm]:

@@ -18,9 +18,8 @@ from pfkey.const import UNSPEC_PROTO, Mode, MsgType, SaType
 from pfkey.entries import Algorithms, NatT, SadEntry, SpdEntry
 from pfkey.events import Acquire
 from pfkey.link import ANSWER_SECONDS, connected
-from pfkey.message import Message
 from pfkey.session import Dump, Session
-from pfkey.transport import Transport, attempt
+from pfkey.transport import Transport, attempt, choose
 
 
 class Client(Session):
@@ -32,14 +31,16 @@ class Client(Session):
         timeout: how many seconds to wait for an answer.
         queue: how many events wait at most; what does not fit is counted in `lost`.
         wait: how many seconds to wait for an engine to be there.
+        dialect: whose PF_KEY to speak: `linux`, `netbsd`, `freebsd` or `openbsd`; pfkeyd has a
+            socket for each beside `path`. None: Linux's; with `af_key`, this system's.
 
     Every request raises:
         RefusedError: the engine refuses; the subclass tells the family of errno, and its `request`
             the message. Nothing has changed then.
         ClosedError: the engine has gone. What was registered is gone too: make a new client.
         NoAnswerError: the engine is there and does not answer.
-        MisuseError, WireError: a value cannot be sent. WireError also says that an answer is no
-            message.
+        MisuseError, WireError: a value cannot be sent, or not in this dialect. WireError also says
+            that an answer is no message.
 
     Raises:
         AbsentError: no engine is there.
@@ -54,17 +55,24 @@ class Client(Session):
         timeout: float = ANSWER_SECONDS,
         queue: int = QUEUE_RECORDS,
         wait: float = 0.0,
+        dialect: str | None = None,
     ) -> None:
-        link = connected(lambda: attempt(transport, path), wait=wait, timeout=timeout)
-        super().__init__(link, timeout=timeout, queue=queue)
+        spoken = choose(dialect, transport)
+        link = connected(lambda: attempt(transport, path, spoken), wait=wait, timeout=timeout)
+        super().__init__(link, timeout=timeout, queue=queue, dialect=spoken)
 
     @classmethod
     def over(
-        cls, link: socket.socket, *, timeout: float = ANSWER_SECONDS, queue: int = QUEUE_RECORDS
+        cls,
+        link: socket.socket,
+        *,
+        timeout: float = ANSWER_SECONDS,
+        queue: int = QUEUE_RECORDS,
+        dialect: str | None = None,
     ) -> Self:
         """A client over a socket that exists: one that was passed on, or one half of a pair."""
         self = cls.__new__(cls)
-        Session.__init__(self, link, timeout=timeout, queue=queue)
+        Session.__init__(self, link, timeout=timeout, queue=queue, dialect=choose(dialect, "unix"))
         return self
 
     # SAs.
@@ -78,7 +86,7 @@ class Client(Session):
         Raises:
             ExistsError: this client has registered for the type before.
         """
-        return Algorithms.of(Message.decode(self._ask(requests.register(satype))))
+        return Algorithms.of(self._message(self._ask(requests.register(satype))))
 
     def getspi(
         self,
@@ -108,7 +116,7 @@ class Client(Session):
             NotFoundError: no SPI of the range is free.
         """
         message = requests.getspi(satype, src, dst, spis=spis, mode=mode, reqid=reqid, nat_t=nat_t)
-        return SadEntry.decode(self._ask(message, seq))
+        return self._entry(self._ask(message, seq))
 
     def add(self, entry: SadEntry, *, seq: int | None = None) -> SadEntry:
         """ADD: a new SA; returns it as the engine took it.
@@ -121,7 +129,7 @@ class Client(Session):
             ExistsError: destination, SPI and protocol name an SA already.
             UnsupportedError: the algorithm is unknown, or what else is asked for cannot be done.
         """
-        return SadEntry.decode(self._ask(requests.sa(MsgType.ADD, entry), seq))
+        return self._entry(self._ask(requests.sa(MsgType.ADD, entry), seq))
 
     def update(self, entry: SadEntry, *, seq: int | None = None) -> SadEntry:
         """UPDATE: complete a larval SA, or change what may change of a mature one.
@@ -129,7 +137,7 @@ class Client(Session):
         Raises:
             NotFoundError: there is no such SA, for instance because 30 s are over.
         """
-        return SadEntry.decode(self._ask(requests.sa(MsgType.UPDATE, entry), seq))
+        return self._entry(self._ask(requests.sa(MsgType.UPDATE, entry), seq))
 
     def delete(self, satype: int, src: str, dst: str, spi: int) -> SadEntry:
         """DELETE: end an SA, larval ones too; returns what it was.
@@ -138,7 +146,7 @@ class Client(Session):
             NotFoundError: there is no such SA.
         """
         message = requests.sa_name(MsgType.DELETE, satype, src, dst, spi)
-        return SadEntry.decode(self._ask(message))
+        return self._entry(self._ask(message))
 
     def get(self, satype: int, src: str, dst: str, spi: int) -> SadEntry:
         """GET: one SA, keys included.
@@ -147,7 +155,7 @@ class Client(Session):
             NotFoundError: there is no such SA.
         """
         message = requests.sa_name(MsgType.GET, satype, src, dst, spi)
-        return SadEntry.decode(self._ask(message))
+        return self._entry(self._ask(message))
 
     def flush(self, satype: int = SaType.UNSPEC) -> None:
         """FLUSH: end all SAs, or all of a type."""
@@ -176,15 +184,15 @@ class Client(Session):
         Raises:
             ExistsError: the direction has a policy for this selector.
         """
-        return SpdEntry.decode(self._ask(requests.spd(MsgType.X_SPDADD, entry)))
+        return self._policy(self._ask(requests.spd(MsgType.X_SPDADD, entry)))
 
     def spdupdate(self, entry: SpdEntry) -> SpdEntry:
         """SPDUPDATE: a policy in the place of the one with the same selector, if there is one."""
-        return SpdEntry.decode(self._ask(requests.spd(MsgType.X_SPDUPDATE, entry)))
+        return self._policy(self._ask(requests.spd(MsgType.X_SPDUPDATE, entry)))
 
     def spdsetidx(self, entry: SpdEntry) -> SpdEntry:
         """SPDSETIDX: on Linux the same as SPDADD."""
-        return SpdEntry.decode(self._ask(requests.spd(MsgType.X_SPDSETIDX, entry)))
+        return self._policy(self._ask(requests.spd(MsgType.X_SPDSETIDX, entry)))
 
     def spddelete(
         self,
@@ -204,7 +212,7 @@ class Client(Session):
         message = requests.spddelete(
             src, dst, direction, proto=proto, src_port=src_port, dst_port=dst_port
         )
-        return SpdEntry.decode(self._ask(message))
+        return self._policy(self._ask(message))
 
     def spddelete2(self, number: int) -> SpdEntry:
         """SPDDELETE2: end the policy with this `id`.
@@ -213,7 +221,7 @@ class Client(Session):
             NotFoundError: there is none.
         """
         message = requests.policy_name(MsgType.X_SPDDELETE2, number)
-        return SpdEntry.decode(self._ask(message))
+        return self._policy(self._ask(message))
 
     def spdget(self, number: int) -> SpdEntry:
         """SPDGET: the policy with this `id`, such as an ACQUIRE names.
@@ -221,7 +229,7 @@ class Client(Session):
         Raises:
             NotFoundError: there is none.
         """
-        return SpdEntry.decode(self._ask(requests.policy_name(MsgType.X_SPDGET, number)))
+        return self._policy(self._ask(requests.policy_name(MsgType.X_SPDGET, number)))
 
     def spdflush(self) -> None:
         """SPDFLUSH: end all policies but those of sockets."""
@@ -240,7 +248,7 @@ class Client(Session):
             remote: whom it talks to.
         """
         message = requests.migrate(entry, local=local, remote=remote)
-        return SpdEntry.decode(self._ask(message))
+        return self._policy(self._ask(message))
 
     # Events come from `event` and `events`.
 

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import os
 import socket
+import stat
 import struct
 import time
 from collections import deque
@@ -142,7 +143,8 @@ def tap() -> socket.socket:
 def private(path: Path) -> BinaryIO:
     """A file to write that nobody else may read, also where it was there before."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    os.fchmod(fd, 0o600)
+    if stat.S_ISREG(os.fstat(fd).st_mode):  # a device or a pipe is not ours to change
+        os.fchmod(fd, 0o600)
     return os.fdopen(fd, "wb")
 
 

@@ -20,10 +20,12 @@ from pfkey import events
 from pfkey.addresses import prefix
 from pfkey.base import Header, header
 from pfkey.const import MsgType
+from pfkey.dialect import LINUX, Dialect
 from pfkey.errors import FAMILIES, MisuseError, RefusedError, WireError
 from pfkey.events import Event, Lost
 from pfkey.kdebug import type_name
 from pfkey.message import Message
+from pfkey.neutral import spoken
 from pfkey.text import SATYPES
 
 QUEUE_RECORDS = 1024  # news that waits, by default
@@ -47,8 +49,9 @@ class Exchange:
         records: the replies not taken yet.
     """
 
-    def __init__(self, request: Message) -> None:
+    def __init__(self, request: Message, dialect: Dialect = LINUX) -> None:
         self.request = request
+        self.dialect = dialect
         self.is_dump = request.type in DUMPS
         self.is_done = False
         self.is_abandoned = False
@@ -59,7 +62,7 @@ class Exchange:
     def offer(self, record: bytes) -> bool:
         """Take a record; False if it is not for us (another's, or no message at all)."""
         try:
-            return self.take(header(record, is_request=False), record)
+            return self.take(header(record, self.dialect, is_request=False), record)
         except WireError:
             return False
 
@@ -88,7 +91,7 @@ class Exchange:
         Raises:
             WireError: the engine sent what is no message.
         """
-        return [Message.decode(record) for record in self.records]
+        return [Message.decode(record, self.dialect) for record in self.records]
 
     def check(self) -> None:
         """Turn a refusal into an error.
@@ -114,6 +117,7 @@ class Conversation:
         first_seq: where our sequence numbers begin; pick it at random, for in another process
             namespace somebody may have our pid.
         queue: how many news wait at most; 0: none is wanted.
+        dialect: in which the other side speaks.
 
     Attributes:
         lost: news that did not fit the queue.
@@ -122,8 +126,11 @@ class Conversation:
         is_hurried: set by who waits for the end of a dump.
     """
 
-    def __init__(self, pid: int, first_seq: int, *, queue: int = QUEUE_RECORDS) -> None:
+    def __init__(
+        self, pid: int, first_seq: int, *, queue: int = QUEUE_RECORDS, dialect: Dialect = LINUX
+    ) -> None:
         self.pid = pid
+        self.dialect = dialect
         self.lost = 0
         self.late = 0
         self.garbled = 0
@@ -156,9 +163,19 @@ class Conversation:
                 " replies: send requests over a connection of their own"
             )
 
+    def encode(self, message: Message) -> bytes:
+        """The octets of a request, in the dialect.
+
+        Raises:
+            WireError: the dialect cannot say it, or a value does not fit.
+        """
+        if self.dialect is LINUX:
+            return message.encode()
+        return spoken(message, self.dialect).encode(self.dialect)
+
     def begin(self, request: Message) -> Exchange:
         """Expect the replies to a request that has just been sent."""
-        exchange = Exchange(request)
+        exchange = Exchange(request, self.dialect)
         self._open.setdefault(request.type, deque()).append(exchange)
         return exchange
 
@@ -179,7 +196,7 @@ class Conversation:
     def feed(self, record: bytes) -> Exchange | None:
         """Take any record; returns the exchange that it belongs to, None for news and the rest."""
         try:
-            found = header(record, is_request=False)
+            found = header(record, self.dialect, is_request=False)
         except WireError:
             self.garbled += 1
             return None
@@ -218,8 +235,11 @@ class Conversation:
         """From now on only messages of these types are news; None: of all types."""
         self._wanted = types
         if types is not None:
-            kept = [one for one in self._news if isinstance(one, Lost) or one[1] in types]
+            kept = [one for one in self._news if isinstance(one, Lost) or self._type(one) in types]
             self._news = deque(kept)
+
+    def _type(self, record: bytes) -> int:
+        return self.dialect.messages.named[record[1]]
 
     def next_event(self) -> Event | None:
         """The oldest news, decoded; None when there is none."""
@@ -230,7 +250,7 @@ class Conversation:
             if isinstance(news, Lost):
                 return news
             try:
-                return events.decode(news)
+                return events.decode(news, self.dialect)
             except WireError:
                 self.garbled += 1
         return None

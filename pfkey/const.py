@@ -11,6 +11,7 @@ from enum import IntEnum, IntFlag
 PF_KEY_V2 = 2
 HEADER_OCTETS = 16
 UNIT_OCTETS = 8  # lengths on the wire count 64-bit words
+WINDOW_MAX = 0x8000  # packets of a replay window: 4 KiB for each SA that comes in
 UNSPEC_PROTO = 255  # "any" upper-layer protocol in messages (IPSEC_ULPROTO_ANY)
 MANUAL_REQID_MAX = 0x3FFF  # IPSEC_MANUAL_REQID_MAX: larger ones are the kernel's own
 NETBSD, FREEBSD, OPENBSD = 0x1_0000, 0x2_0000, 0x3_0000  # the bases; Linux's is 0

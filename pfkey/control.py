@@ -25,8 +25,10 @@ class Control(Link):
         try:
             link = connected(lambda: open_unix(beside))
         except ShellError as error:
-            what = error.what.replace(str(beside), str(path))
-            raise type(error)(what, error.remedy) from None
+            what, remedy = (
+                text.replace(str(beside), str(path)) for text in (error.what, error.remedy)
+            )
+            raise type(error)(what, remedy) from None
         super().__init__(link, CONTROL_OCTETS_MAX)
         self._id = 0
         self._waiting: list[dict[str, Any]] = []

@@ -24,11 +24,13 @@ from pfkey import algorithms, crypto
 from pfkey.algorithms import Kind
 from pfkey.control import control_call
 from pfkey.errors import PfkeyError, ShellError
-from pfkey.transport import socket_path
+from pfkey.run.probe import probe
+from pfkey.transport import MOUNT_PROC, socket_path
 
 SCHEMA_VERSION = 1
 TUN = Path("/dev/net/tun")
 IPV6_CONF = Path("/proc/sys/net/ipv6/conf")
+STATUS = Path("/proc/self/status")
 _DEVICE = "pfkey0"
 _NAMES_MAX = 6
 _MAJOR_MINOR = (10, 200)
@@ -40,6 +42,7 @@ _NFT_GETGEN, _NLM_REQUEST, _NLMSG_ERROR = (10 << 8) | 16, 1, 2
 _OWNED_TABLES_SINCE = (6, 9)
 _RIGHTS = {"CAP_SETGID": 6, "CAP_SETUID": 7, "CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}
 _CONTAINER = "--cap-add NET_ADMIN --cap-add NET_RAW --device /dev/net/tun"
+_NEW_ENOUGH = "use Linux 5.14 or later"
 _FAQ_ALGORITHMS = ((Kind.ENCRYPT, "3des-cbc"), (Kind.ENCRYPT, "aes-cbc"),
                    (Kind.AUTH, "hmac-sha1"), (Kind.AUTH, "hmac-sha256"))  # fmt: skip
 
@@ -204,7 +207,11 @@ def _is_ipv6_on(conf: Path) -> bool:
 def check_rights() -> Finding:
     """Whether this user may do what pfkeyd does."""
     mask = 0
-    for line in Path("/proc/self/status").read_text().splitlines():
+    try:
+        status = STATUS.read_text()
+    except OSError as error:
+        return Finding("rights", False, f"{STATUS}: {error.strerror}", MOUNT_PROC)
+    for line in status.splitlines():
         if line.startswith("CapEff:"):
             mask = int(line.split()[1], 16)
     missing = [name for name, bit in _RIGHTS.items() if not mask >> bit & 1]
@@ -245,6 +252,20 @@ def check_tools() -> Finding:
     return Finding("lab", True, "pfkey lab has its programs")
 
 
+def check_run() -> Finding:
+    """Whether programs can be run under `pfkey run`."""
+    found = probe()
+    if found.gives:
+        more = (
+            "and their sockets policies"
+            if found.takes
+            else "but no policies of sockets: pidfd_getfd(2) is forbidden here"
+        )
+        return Finding("run", True, f"pfkey run can give programs PF_KEY sockets, {more}")
+    why = found.why or "a program that is supervised cannot be given a descriptor"
+    return Finding("run", False, f"pfkey run cannot: {why}", found.remedy or _NEW_ENOUGH)
+
+
 def check_pfkeyd(environ: Mapping[str, str]) -> Finding:
     """Whether a pfkeyd answers in this network namespace."""
     try:
@@ -280,7 +301,7 @@ def examine(environ: Mapping[str, str]) -> list[Finding]:
     """All findings, in the order of importance."""
     checks: tuple[Callable[[], Finding], ...] = (
         check_kernel, check_tun, check_nftables, check_ipv6, check_rights, check_crypto,
-        check_tools,
+        check_tools, check_run,
     )  # fmt: skip
     return [check() for check in checks] + [check_pfkeyd(environ)]
 

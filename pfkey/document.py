@@ -20,6 +20,7 @@ from pfkey.ext_key import Key
 from pfkey.ext_lifetime import Lifetime
 from pfkey.ext_sa import Sa
 from pfkey.ext_x_policy import IpsecRequest
+from pfkey.ext_x_word import Word
 from pfkey.message import Extension, Message
 from pfkey.sockaddr import address_text
 from pfkey.text import STATES, algorithm, is_per_socket, satype, second
@@ -121,6 +122,10 @@ def sa(record: Message, *, show_keys: bool = False) -> dict[str, Any]:
     is_ipcomp = record.satype == SaType.X_IPCOMP
     state = int(association.state) if association else 0
     mode = sa2.mode if sa2 else 0
+    window = association.replay if association else 0
+    larger = record.ext(ExtType.X_REPLAY_WINDOW)
+    if isinstance(larger, Word):
+        window = larger.value
     natt = None
     if record.nat_t_type is not None and record.nat_t_type.type:
         sport, dport = record.nat_t_sport, record.nat_t_dport
@@ -141,7 +146,7 @@ def sa(record: Message, *, show_keys: bool = False) -> dict[str, Any]:
         "spi": association.spi if association else 0,
         "reqid": sa2.reqid if sa2 else 0,
         "state": STATES[state] if state < len(STATES) else str(state),
-        "replay_window": association.replay if association else 0,
+        "replay_window": window,
         "sequence": sa2.sequence if sa2 else 0,
         "flags": record.dialect.flags_out(association.flags) if association else 0,
         "encryption": encrypt,

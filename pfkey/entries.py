@@ -13,6 +13,7 @@ from typing import Self
 from pfkey import hot
 from pfkey.addresses import address_extension, pair, prefix, render_address
 from pfkey.const import UNSPEC_PROTO, ExtType, Mode, SaState, SaType
+from pfkey.dialect import LINUX, Dialect
 from pfkey.errors import WireError
 from pfkey.ext_key import Key
 from pfkey.ext_lifetime import Lifetime
@@ -21,11 +22,14 @@ from pfkey.ext_supported import SupportedAlgorithm
 from pfkey.ext_x_natt import NatTPort, NatTType
 from pfkey.ext_x_policy import Policy
 from pfkey.ext_x_sa2 import Sa2
+from pfkey.ext_x_word import Word
 from pfkey.hot_parts import Place
 from pfkey.message import Extension, Message
+from pfkey.neutral import understood
 
 UDP_ENCAP_ESPINUDP = 2
 NATT_PORT = 4500
+WINDOW_SAID = 255  # the most that sadb_sa_replay can say
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ _SA_FIELDS = frozenset(
         ExtType.SA, ExtType.X_SA2, ExtType.ADDRESS_SRC, ExtType.ADDRESS_DST, ExtType.KEY_AUTH,
         ExtType.KEY_ENCRYPT, ExtType.LIFETIME_HARD, ExtType.LIFETIME_SOFT,
         ExtType.LIFETIME_CURRENT, ExtType.X_NAT_T_TYPE, ExtType.X_NAT_T_SPORT,
-        ExtType.X_NAT_T_DPORT, ExtType.X_NAT_T_OA,
+        ExtType.X_NAT_T_DPORT, ExtType.X_NAT_T_OA, ExtType.X_REPLAY_WINDOW,
     }
 )  # fmt: skip
 
@@ -137,15 +141,15 @@ class SadEntry:
     octets: bytes | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def decode(cls, octets: bytes) -> Self:
+    def decode(cls, octets: bytes, dialect: Dialect = LINUX) -> Self:
         """Read a message that describes an SA: GETSPI, ADD, UPDATE, DELETE, GET, DUMP, EXPIRE.
 
         Raises:
             WireError: that is no message, or it lacks the SA or an address.
         """
-        quick = hot.SaRecord.decode(octets)
+        quick = hot.SaRecord.decode(octets, dialect)
         if quick is None:
-            return cls.of(Message.decode(octets), octets)
+            return cls.of(understood(Message.decode(octets, dialect)), octets)
         src, dst = quick.src, quick.dst
         return cls(
             satype=quick.satype, src=render_address(src.address), dst=render_address(dst.address),
@@ -174,12 +178,14 @@ class SadEntry:
                 dst_port=dport.port if dport else 0, original_address=prefix(oa) or None,
             )  # fmt: skip
         encrypt, auth = message.key_encrypt, message.key_auth
+        larger = message.ext(ExtType.X_REPLAY_WINDOW)
+        window = larger.value if isinstance(larger, Word) else sa.replay
         return cls(
             satype=message.satype, src=render_address(src.address, src.scope_id),
             dst=render_address(dst.address, dst.scope_id), spi=sa.spi,
             mode=sa2.mode if sa2 else Mode.ANY, reqid=sa2.reqid if sa2 else 0,
             encrypt=sa.encrypt, encrypt_key=encrypt.key if encrypt else None,
-            auth=sa.auth, auth_key=auth.key if auth else None, replay=sa.replay, flags=sa.flags,
+            auth=sa.auth, auth_key=auth.key if auth else None, replay=window, flags=sa.flags,
             state=sa.state, hard=Limits.of(message.hard), soft=Limits.of(message.soft),
             current=Limits.of(message.current), nat_t=nat, src_port=src.port,
             dst_port=dst.port, proto=dst.proto, sequence=sa2.sequence if sa2 else 0,
@@ -194,7 +200,7 @@ class SadEntry:
             MisuseError: an address is none, or the families differ.
         """
         found: list[Extension] = [
-            Sa(spi=self.spi, replay=self.replay, state=self.state, auth=self.auth,
+            Sa(spi=self.spi, replay=min(self.replay, WINDOW_SAID), state=self.state, auth=self.auth,
                encrypt=self.encrypt, flags=self.flags),
             Sa2(mode=self.mode, reqid=self.reqid),
             *pair(self.src, self.dst, proto=self.proto, src_port=self.src_port,
@@ -211,6 +217,8 @@ class SadEntry:
         found += _limits(self.hard, self.soft)
         if self.nat_t is not None:
             found += self.nat_t.extensions()
+        if self.replay > WINDOW_SAID:
+            found.append(Word(exttype=ExtType.X_REPLAY_WINDOW, value=self.replay))
         return (*found, *self.extra)
 
 
@@ -271,15 +279,15 @@ class SpdEntry:
         return self.policy.id
 
     @classmethod
-    def decode(cls, octets: bytes) -> Self:
+    def decode(cls, octets: bytes, dialect: Dialect = LINUX) -> Self:
         """Read a message that describes a policy.
 
         Raises:
             WireError: that is no message, or it lacks the policy.
         """
-        quick = hot.PolicyRecord.decode(octets)
+        quick = hot.PolicyRecord.decode(octets, dialect)
         if quick is None:
-            return cls.of(Message.decode(octets), octets)
+            return cls.of(understood(Message.decode(octets, dialect)), octets)
         src, dst = quick.src, quick.dst
         return cls(
             src=_place(src), dst=_place(dst), proto=dst.proto, src_port=src.port,

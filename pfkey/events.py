@@ -11,11 +11,13 @@ from typing import TypeAlias
 from pfkey.addresses import prefix, render_address
 from pfkey.base import Header, header
 from pfkey.const import HEADER_OCTETS, MsgType
+from pfkey.dialect import LINUX, Dialect
 from pfkey.entries import SadEntry, SpdEntry
 from pfkey.errors import WireError
 from pfkey.ext_prop import Proposal
 from pfkey.ext_x_policy import Policy
 from pfkey.message import Message
+from pfkey.neutral import understood
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,16 +120,16 @@ def types_of(kinds: Iterable[type[Event]]) -> frozenset[int]:
     return frozenset().union(*(_TYPES[kind] for kind in kinds))
 
 
-def decode(octets: bytes) -> Event:
+def decode(octets: bytes, dialect: Dialect = LINUX) -> Event:
     """Read a message as an event. One without the parts of its class is a Notice.
 
     Raises:
         WireError: that is no message.
     """
-    base = header(octets, is_request=False)
+    base = header(octets, dialect, is_request=False)
     if base.type == MsgType.X_PROMISC and len(octets) > HEADER_OCTETS:
-        return Notice(message=Message.decode(octets[HEADER_OCTETS:]))
-    message = Message.decode(octets)
+        return Notice(message=Message.decode(octets[HEADER_OCTETS:], dialect))
+    message = Message.decode(octets, dialect)
     if not base.errno:
         try:
             event = _notice_of_engine(base, message, octets)
@@ -143,7 +145,7 @@ def _notice_of_engine(base: Header, message: Message, octets: bytes) -> Event | 
         case MsgType.ACQUIRE:
             return _acquire(message)
         case MsgType.EXPIRE:
-            entry = SadEntry.of(message, octets)
+            entry = SadEntry.of(understood(message), octets)
             return Expire(entry=entry, is_hard=message.hard is not None)
         case MsgType.X_SPDEXPIRE:
             return PolicyExpire(entry=SpdEntry.of(message, octets))

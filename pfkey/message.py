@@ -45,6 +45,9 @@ class Message:
     extensions: tuple[Extension, ...] = ()
     octets: bytes | None = field(default=None, init=False, compare=False, repr=False)
     dialect: Dialect = field(default=LINUX, init=False, compare=False, repr=False)
+    _by_type: dict[int, Extension] | None = field(
+        default=None, init=False, compare=False, repr=False
+    )
 
     @classmethod
     def decode(cls, octets: bytes, dialect: Dialect = LINUX, *, is_request: bool = False) -> Self:
@@ -100,10 +103,11 @@ class Message:
 
     def ext(self, exttype: int) -> Extension | None:
         """The extension of a type, or None."""
-        for extension in self.extensions:
-            if extension.exttype == exttype:
-                return extension
-        return None
+        by_type = self._by_type
+        if by_type is None:
+            by_type = {one.exttype: one for one in reversed(self.extensions)}
+            object.__setattr__(self, "_by_type", by_type)  # looked at a score of times
+        return by_type.get(exttype)
 
     @property
     def sa(self) -> Sa | None:

@@ -5,21 +5,26 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, Self, TypeVar
 
 from pfkey.client import DUMPS, QUEUE_RECORDS, Conversation, Exchange, refusal
+from pfkey.dialect import LINUX, Dialect
+from pfkey.entries import SadEntry, SpdEntry
 from pfkey.errors import NoAnswerError
 from pfkey.events import Event, types_of
 from pfkey.link import ANSWER_SECONDS, Link, no_answer
 from pfkey.message import Message
 
+AHEAD = 128  # requests sent before the first of them is answered: their answers fit any queue
+
 _T = TypeVar("_T")
 
 
-def conversation(queue: int) -> Conversation:
+def conversation(queue: int, dialect: Dialect = LINUX) -> Conversation:
     """A conversation of this process, numbered from a random number on."""
-    return Conversation(os.getpid(), secrets.randbits(31), queue=queue)
+    return Conversation(os.getpid(), secrets.randbits(31), queue=queue, dialect=dialect)
 
 
 class Dump(Generic[_T]):
@@ -68,11 +73,17 @@ class Session(Link):
     """A socket and the conversation over it; `timeout` is the wait for an answer, in seconds."""
 
     def __init__(
-        self, link: socket.socket, *, timeout: float = ANSWER_SECONDS, queue: int = QUEUE_RECORDS
+        self,
+        link: socket.socket,
+        *,
+        timeout: float = ANSWER_SECONDS,
+        queue: int = QUEUE_RECORDS,
+        dialect: Dialect = LINUX,
     ) -> None:
         super().__init__(link)
         self.timeout = timeout
-        self._conversation = conversation(queue)
+        self.dialect = dialect
+        self._conversation = conversation(queue, dialect)
 
     @property
     def lost(self) -> int:
@@ -121,7 +132,30 @@ class Session(Link):
         Raises:
             ClosedError, NoAnswerError: the engine has gone, or is silent.
         """
-        exchange = self._begin(message)
+        return self._done(self._begin(message))
+
+    def requests(self, messages: Iterable[Message]) -> Iterator[Exchange]:
+        """`request` for one message after the other, some sent before earlier ones are answered.
+
+        For many changes: an engine may put them in force together. Answers come in the order of
+        the messages. Whoever leaves the iteration does not learn what became of those under way.
+
+        Raises:
+            ClosedError, NoAnswerError: as `request`.
+        """
+        under_way = deque[Exchange]()
+        try:
+            for message in messages:
+                under_way.append(self._begin(message))
+                if len(under_way) >= AHEAD:
+                    yield self._done(under_way.popleft())
+            while under_way:
+                yield self._done(under_way.popleft())
+        finally:
+            for exchange in under_way:
+                self._conversation.abandon(exchange)
+
+    def _done(self, exchange: Exchange) -> Exchange:
         while not exchange.is_done:
             self._await(exchange, len(exchange.records))
         return exchange
@@ -133,8 +167,20 @@ class Session(Link):
         exchange.check()
         return exchange.records.popleft()
 
-    def _dump(self, message: Message, decode: Callable[[bytes], _T]) -> Dump[_T]:
-        return Dump(self, self._begin(self._conversation.stamp(message)), decode)
+    def _dump(self, message: Message, decode: Callable[[bytes, Dialect], _T]) -> Dump[_T]:
+        def read(record: bytes) -> _T:
+            return decode(record, self.dialect)
+
+        return Dump(self, self._begin(self._conversation.stamp(message)), read)
+
+    def _entry(self, record: bytes) -> SadEntry:
+        return SadEntry.decode(record, self.dialect)
+
+    def _policy(self, record: bytes) -> SpdEntry:
+        return SpdEntry.decode(record, self.dialect)
+
+    def _message(self, record: bytes) -> Message:
+        return Message.decode(record, self.dialect)
 
     def event(self, timeout: float | None = None) -> Event | None:
         """The next event; None if none came within `timeout` seconds (None: wait for ever).
@@ -176,6 +222,6 @@ class Session(Link):
     def _tell(self, message: Message) -> None:
         """Send a message. AF_KEY refuses some at once."""
         try:
-            self.send(message.encode(), self.timeout)
+            self.send(self._conversation.encode(message), self.timeout)
         except OSError as error:
             raise refusal(message, error.errno or errno.EINVAL) from None

@@ -31,7 +31,12 @@ def assignment(text: str) -> Assignment | None:
         ValueError: the value is no whole number; decimal, 0x and 0o are taken.
     """
     name, equals, value = text.partition("=")
-    return Assignment(name.strip(), int(value.strip(), 0)) if equals else None
+    if not equals:
+        return None
+    try:
+        return Assignment(name.strip(), int(value.strip(), 0))
+    except ValueError:
+        raise ValueError(f"{text}: a value is a whole number, as in {name}=1") from None
 
 
 def values_of(answer: object) -> dict[str, Value | None]:

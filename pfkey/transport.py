@@ -7,18 +7,22 @@ AF_KEY (RFC 2367 section 1.1). Both keep the bounds of records.
 import contextlib
 import errno
 import os
+import shlex
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
 from pfkey.const import PF_KEY_V2
+from pfkey.dialect import DIALECTS, LINUX, Dialect
 from pfkey.errors import AbsentError, MisuseError, ShellError
 
 Transport = Literal["unix", "af_key"]
 
 RUN = Path("/run/pfkey")
 NETNS = Path("/proc/self/ns/net")
+MOUNT_PROC = "mount -t proc proc /proc"
 RECORD_OCTETS_MAX = 65535 * 8  # sadb_msg_len is 16 bits of 64-bit words
 # Python names AF_KEY where the system's headers do.
 AF_KEY = getattr(socket, "AF_KEY", 15)
@@ -37,11 +41,23 @@ def socket_path(environ: Mapping[str, str] = os.environ) -> Path:
     named = environ.get("PFKEY_SOCKET")
     if named and not is_set_id:
         return Path(named)
-    name = f"{NETNS.stat().st_ino}.sock"
+    name = f"{netns_inode()}.sock"
     runtime = environ.get("XDG_RUNTIME_DIR")
     if os.geteuid() != 0 and runtime and not is_set_id:
         return Path(runtime) / "pfkey" / name
     return RUN / name
+
+
+def netns_inode() -> int:
+    """The inode of this process's network namespace.
+
+    Raises:
+        ShellError: /proc is not mounted.
+    """
+    try:
+        return NETNS.stat().st_ino
+    except OSError as error:
+        raise ShellError(f"{NETNS}: {error.strerror}", MOUNT_PROC) from None
 
 
 def control_path(path: Path) -> Path:
@@ -55,10 +71,40 @@ def control_path(path: Path) -> Path:
     return path.with_name(path.name + ".ctl")
 
 
-def attempt(transport: Transport, path: Path | None) -> socket.socket | None:
+def choose(dialect: str | None, transport: Transport) -> Dialect:
+    """The dialect of a name; where none is given, Linux's, or of a kernel's AF_KEY its own.
+
+    Raises:
+        MisuseError: no dialect has that name.
+    """
+    if dialect is None:
+        own = (name for name in DIALECTS if sys.platform.startswith(name))
+        dialect = next(own, LINUX.name) if transport == "af_key" else LINUX.name
+    if dialect not in DIALECTS:
+        raise MisuseError(f"no dialect {dialect!r}: it is one of {', '.join(DIALECTS)}")
+    return DIALECTS[dialect]
+
+
+def dialect_path(path: Path, dialect: Dialect) -> Path:
+    """pfkeyd's socket for a dialect: beside that for Linux's, `path`.
+
+    Raises:
+        ShellError: a path such as / names no file that something could be beside.
+    """
+    if dialect is LINUX:
+        return path
+    if not path.name:
+        raise ShellError(f"{path} is no socket", "give another --socket PATH")
+    return path.with_name(f"{path.name}.{dialect.name}")
+
+
+def attempt(
+    transport: Transport, path: Path | None, dialect: Dialect = LINUX
+) -> socket.socket | None:
     """One attempt to connect, without waiting; None: the engine has no time for us yet.
 
-    `path` None is `socket_path()`. The socket does not block.
+    `path` None is `socket_path()`; `dialect` chooses among pfkeyd's sockets. The socket does not
+    block.
 
     Raises:
         AbsentError: nobody is there, or the kernel has no AF_KEY.
@@ -71,7 +117,7 @@ def attempt(transport: Transport, path: Path | None) -> socket.socket | None:
         return open_af_key()
     if transport != "unix":
         raise MisuseError(f"no transport {transport!r}: it is unix or af_key")
-    return open_unix(socket_path() if path is None else path)
+    return open_unix(dialect_path(socket_path() if path is None else path, dialect))
 
 
 def open_unix(path: Path) -> socket.socket | None:
@@ -92,7 +138,7 @@ def open_unix(path: Path) -> socket.socket | None:
             return None
         if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR):
             what = f"no pfkeyd answers at {path}"
-            raise AbsentError(what, "start it with: pfkeyd &") from None
+            raise AbsentError(what, f"start it with: {_start(path)}") from None
         if error.errno in (errno.EACCES, errno.EPERM):
             raise ShellError(f"{path}: {error.strerror}", "be root or in its group") from None
         if error.errno is None:  # Python's own: the last part alone is longer than an address
@@ -101,6 +147,15 @@ def open_unix(path: Path) -> socket.socket | None:
             ) from None
         raise ShellError(f"{path}: {error.strerror}") from None
     return link
+
+
+def _start(path: Path) -> str:
+    """The command that starts a pfkeyd on this path, or beside this control socket."""
+    with contextlib.suppress(ShellError):
+        usual = socket_path()
+        if path in (usual, control_path(usual)):
+            return "pfkeyd &"
+    return f"pfkeyd --socket {shlex.quote(str(path))} &"
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ The last bit of each octet of a DES key is parity, which ciphers ignore and so d
 
 from pfkey.algorithms import Kind, by_number
 
+_DES = ("des-cbc", "3des-cbc")
 # FIPS 74: encrypting twice under one of the first four, or under one and the other of a pair of
 # the rest, gives the plaintext back.
 _WEAK_DES = frozenset(
@@ -21,11 +22,13 @@ _WEAK_DES = frozenset(
 def weakness(encrypt: int, key: bytes) -> str:
     """What is weak about a key under an SADB_EALG number, for people; "" for nothing."""
     row = by_number(Kind.ENCRYPT, encrypt)
+    if row is None or row.name not in _DES:
+        return ""
     parts = [bytes(octet & 0xFE for octet in key[at : at + 8]) for at in range(0, len(key), 8)]
-    if row is not None and row.name == "3des-cbc":
+    if row.name == "3des-cbc":
         # two neighbouring parts alike undo each other: encrypt, decrypt, encrypt
         if parts[0] == parts[1] or parts[1] == parts[2]:
             return "parts of its 3des-cbc key are equal, which makes it single DES; it is weak"
-    elif row is not None and row.name == "des-cbc" and parts[0] in _WEAK_DES:
+    elif parts[0] in _WEAK_DES:
         return "its des-cbc key is one of the sixteen weak ones of DES"
     return ""

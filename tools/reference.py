@@ -25,6 +25,7 @@ PARTS = {
     "Events": ("events",),
     "Errors": ("errors",),
     "Messages": ("message", "base"),
+    "Policies of sockets": ("sockets",),
     "Numbers": ("const",),
 }
 SECTIONS = ("Args", "Attributes", "Raises", "Every request raises")

@@ -5,11 +5,14 @@ their table and the way of a record:
 
 1. the header is read: what has none is answered, as far as a header can be made of it;
 2. promiscuous clients get a copy, as it came but without keys;
-3. the message is decoded and given to its handler, which changes the databases;
-4. effects: first the changes, then copies, then replies. A refusal is one 16-octet reply.
+3. the message is decoded in its client's dialect, said in the one way of `pfkey.neutral`, and given
+   to its handler, which changes the databases;
+4. effects: first the changes, then copies, then replies, each in its hearer's dialect. A refusal
+   goes to the sender.
 """
 
 import logging
+import sys
 from collections.abc import Callable, Container, Iterable
 from errno import EINVAL, ENOSYS, EOPNOTSUPP
 
@@ -28,24 +31,28 @@ from keyd.engine.handle_getspi import getspi
 from keyd.engine.handle_promisc import promisc
 from keyd.engine.handle_register import register
 from keyd.engine.handle_update import update
+from keyd.engine.handle_x_flow import add_flow, ask_policy, delete_flow
 from keyd.engine.handle_x_mapping import new_mapping
 from keyd.engine.handle_x_migrate import migrate
 from keyd.engine.handle_x_spd import spd_add, spd_delete, spd_delete_id, spd_flush, spd_get
 from keyd.engine.handle_x_spdexpire import spd_expire
 from keyd.engine.lifetimes import Schedule
 from keyd.engine.load import Draft, Loading
+from keyd.engine.manners import Kin, Manners
 from keyd.engine.proposal import Proposals
-from keyd.engine.public import without_keys
+from keyd.engine.refusal import copy_of_request, refusal
 from keyd.engine.reqids import Reqids
 from keyd.engine.sad import Sad, SaKey
+from keyd.engine.socket_policies import SocketPolicies
 from keyd.engine.spd import Spd
 from keyd.engine.state import Limits, Request, State
 from keyd.engine.sysctl import Sysctls
 from keyd.engine.tuning import adopt, refuse_if_off, retune, sysctl, tune, untune
 from keyd.model import Need, PolicySpec, SaSpec, Settings, Usage
-from pfkey.const import HEADER_OCTETS, MsgType
+from pfkey.const import HEADER_OCTETS, UNIT_OCTETS, MsgType
 from pfkey.errors import SadbError, WireError
-from pfkey.message import Message, error_reply, header
+from pfkey.message import Header, Message, error_reply, header
+from pfkey.neutral import understood
 
 __all__ = ["Engine", "Limits"]
 
@@ -69,9 +76,14 @@ HANDLERS: dict[int, Callable[[State, Request], list[Effect]]] = {
     MsgType.X_SPDSETIDX: spd_add,
     MsgType.X_SPDDELETE2: spd_delete_id,
     MsgType.X_MIGRATE: migrate,
+    MsgType.X_ADDFLOW: add_flow,
+    MsgType.X_DELFLOW: delete_flow,
+    MsgType.X_ASKPOLICY: ask_policy,
 }
 # A refusal whose errno alone leaves the user guessing is in the log as it is usually read.
 _LEVELS = {EOPNOTSUPP: logging.WARNING, ENOSYS: logging.WARNING, EINVAL: logging.INFO}
+# sadb_msg_len of a header alone.
+_NO_BODY = (HEADER_OCTETS // UNIT_OCTETS).to_bytes(2, sys.byteorder)
 
 
 class Engine:
@@ -97,8 +109,9 @@ class Engine:
         self._state = State(
             clients=Clients(bounds.clients), sad=Sad(bounds.sas, bounds.larvals, reqids),
             spd=Spd(bounds.policies, reqids), reqids=reqids, schedule=Schedule(), limits=bounds,
-            sysctl=Sysctls(), acquires=Acquires(bounds.acquires),
-            proposals=Proposals(supported), usable=supported, usage=usage, pick=pick,
+            sockets=SocketPolicies(reqids, bounds.socket_pairs), sysctl=Sysctls(),
+            acquires=Acquires(bounds.acquires), proposals=Proposals(supported), usable=supported,
+            usage=usage, pick=pick,
         )  # fmt: skip
         self.loading = Loading(self, self._state)
         self._requests = 0
@@ -106,7 +119,7 @@ class Engine:
         self._expired = {True: 0, False: 0}
 
     def connect(self, client: ClientId, dialect: str = "linux") -> None:
-        """Take a client, which speaks like a program of this system.
+        """Take a client, which speaks like a program of this system (`pfkey.dialect.DIALECTS`).
 
         Raises:
             SadbError: ENOBUFS when there are too many; the shell closes the connection.
@@ -124,26 +137,30 @@ class Engine:
         if client not in self._state.clients:
             return []
         self._requests += 1
+        manners = self._state.clients[client].manners
         try:
-            header(record)
+            base = header(record, manners.dialect)
         except WireError as error:
             return self._answer_no_message(client, record, error)
         try:
-            message = Message.decode(record)
+            message = _decode(record, base, manners)
         except SadbError as error:
-            copies = self._copies(client, record, is_sound=False)
-            return self._refuse(client, record, copies, error)
-        copies = self._copies(client, record, is_sound=True)
+            copies = self._copies(client, record, base, None)
+            return self._refuse(client, record, base, copies, error, is_sound=False)
+        if message.uses_own:
+            manners = self._state.clients.knows_own(client)
+        copies = self._copies(client, record, base, message)
         request = Request(
             client=client, message=message, now=now, clients=self._state.clients,
-            octets=record, copies=copies,
+            octets=record, manners=manners, copies=copies,
         )  # fmt: skip
         try:
-            unsupported.refuse_message(message)
+            manners.check(message)
+            unsupported.refuse_message(message, manners)
             refuse_if_off(self._state, message.type)
             effects = HANDLERS[message.type](self._state, request)
         except SadbError as error:
-            return self._refuse(client, record, copies, error)
+            return self._refuse(client, record, base, copies, error)
         changes = [effect for effect in effects if not isinstance(effect, Send | Dump)]
         return [*self._debug(request), *changes, *copies, *effects[len(changes) :]]
 
@@ -154,6 +171,27 @@ class Engine:
     def new_mapping(self, key: SaKey, ports: tuple[int, int], address: bytes) -> list[Effect]:
         """The peer of an SA of ESP in UDP has moved: see `keyd.engine.handle_x_mapping`."""
         return new_mapping(self._state, key, ports, address)
+
+    def registrations(self, client: ClientId) -> tuple[tuple[int, ...], bool]:
+        """The SA types a client registered for, and whether it hears everything."""
+        if client not in self._state.clients:
+            return (), False
+        known = self._state.clients[client]
+        return tuple(sorted(known.registered)), known.is_promiscuous
+
+    def restore(
+        self, client: ClientId, satypes: Iterable[int], *, is_promiscuous: bool, now: Now
+    ) -> list[Effect]:
+        """Register a client for what it had registered with a predecessor, without a word."""
+        wanted = [Message(type=MsgType.REGISTER, satype=satype) for satype in satypes]
+        if is_promiscuous:
+            wanted.append(Message(type=MsgType.X_PROMISC, satype=1))
+        effects: list[Effect] = []
+        dialect = self._state.clients[client].manners.dialect
+        for message in wanted:
+            if message.type in dialect.not_satypes or message.satype in dialect.satypes:
+                effects += self.receive(client, message.encode(dialect), now)
+        return [effect for effect in effects if not isinstance(effect, Send)]
 
     def draft(self, now: Now) -> Draft:
         """Empty databases, to try a file on for `loading.begin`; they may go to another thread.
@@ -233,6 +271,11 @@ class Engine:
         """What the data path is to know beside SAs and policies."""
         return self._state.told
 
+    @property
+    def sockets(self) -> SocketPolicies:
+        """The policies of single sockets."""
+        return self._state.sockets
+
     def stats(self) -> dict[str, int]:
         """What there is, and what has happened since the start."""
         clients = list(self._state.clients)
@@ -240,6 +283,7 @@ class Engine:
             "sas": len(self._state.sad),
             "larvals": self._state.sad.larvals,
             "policies": len(self._state.spd),
+            "socket_policies": len(list(self._state.sockets)),
             "holds": len(self._state.spd.holds),
             "acquires": len(self._state.acquires),
             "acquires_limited": self._state.acquires.limited,
@@ -261,30 +305,51 @@ class Engine:
         what = f"client={request.client} satype={m.satype} seq={m.seq} pid={m.pid}"
         return [Log(logging.INFO, f"request type={name} {what}")]
 
-    def _copies(self, client: ClientId, record: bytes, *, is_sound: bool) -> tuple[Send, ...]:
-        if not self._state.clients.has_promiscuous:
+    def _copies(
+        self, client: ClientId, record: bytes, base: Header, message: Message | None
+    ) -> tuple[Send, ...]:
+        clients = self._state.clients
+        if not clients.has_promiscuous:
             return ()
-        public = without_keys(record, is_sound=is_sound)
-        return tuple(self._state.clients.copies(client, record, public))
+        told = copy_of_request(record, message, base.type, clients[client].manners)
+        return tuple(clients.copies(client, told, is_request=True, seq=base.pid))
 
     def _refuse(
-        self, client: ClientId, record: bytes, copies: Iterable[Send], error: SadbError
-    ) -> list[Effect]:
+        self, client: ClientId, record: bytes, base: Header, copies: Iterable[Send],
+        error: SadbError, *, is_sound: bool = True,
+    ) -> list[Effect]:  # fmt: skip
         self._refused += 1
+        clients = self._state.clients
         is_debugging = bool(self._state.sysctl["net.key.debug"])
         level = _LEVELS.get(error.errno, logging.INFO if is_debugging else logging.DEBUG)
-        name = MsgType(record[1]).name
+        name = MsgType(base.type).name
         log = Log(level, f"refused client={client} type={name}: {error}")
-        reply = error_reply(record, error.errno)
-        return [log, *copies, *self._state.clients.one(client, reply)]
+        manners = clients[client].manners
+        told = refusal(record, base.type, manners, error.errno, is_sound=is_sound)
+        return [log, *copies, *clients.one(client, told)]
 
     def _answer_no_message(self, client: ClientId, record: bytes, error: WireError) -> list[Effect]:
         """Answer what is no message.
 
-        DEVIATION from Linux, where send() itself fails: here it cannot, and who waits for a
+        DEVIATION from the systems, where send() itself fails: here it cannot, and who waits for a
         reply must get one, with zeros for what the header lacks
         (test_what_is_no_message_is_answered).
         """
         self._refused += 1
-        reply = error_reply(record[:HEADER_OCTETS].ljust(HEADER_OCTETS, b"\0"), error.errno)
+        head = record[:HEADER_OCTETS].ljust(HEADER_OCTETS, b"\0")
+        dialect = self._state.clients[client].manners.dialect
+        reply = error_reply(head[:4] + _NO_BODY + head[6:], error.errno, dialect)
         return [Log(logging.DEBUG, f"refused client={client}: {error}"), Send(client, reply)]
+
+
+def _decode(record: bytes, base: Header, manners: Manners) -> Message:
+    """A request in the one way, whatever its dialect.
+
+    Raises:
+        WireError: it is no sound message.
+    """
+    if manners.kin is Kin.LINUX:
+        return Message.decode(record)
+    if base.type == MsgType.X_PROMISC and len(record) > HEADER_OCTETS:  # a message in a message
+        return Message(type=base.type, satype=base.satype, seq=base.seq, pid=base.pid)
+    return understood(Message.decode(record, manners.dialect, is_request=True))

@@ -108,12 +108,16 @@ class Acquires:
         if len(self._by_need) >= self.limit:
             self.limited += 1
             return None
+        seq = self.next_seq()
+        one = self._by_need[need] = self._by_seq[seq] = Asked(need, seq, now + seconds)
+        return one
+
+    def next_seq(self) -> int:
+        """A number that no ACQUIRE has."""
         while True:
             self._seq = self._seq % SEQ_MAX + 1
             if self._seq not in self._by_seq:
-                break
-        one = self._by_need[need] = self._by_seq[self._seq] = Asked(need, self._seq, now + seconds)
-        return one
+                return self._seq
 
     def may_send(self, policy: int, now: float) -> bool:
         """Whether one more ACQUIRE may go out; if so, it counts."""

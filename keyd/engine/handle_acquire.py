@@ -6,9 +6,10 @@ from ipaddress import ip_address
 
 from keyd.engine.acquires import Asked
 from keyd.engine.effects import Effect, EndWait, Log, Now
-from keyd.engine.records import acquire_record
+from keyd.engine.records import acquire_told
+from keyd.engine.spd import PolicyRecord
 from keyd.engine.state import Request, State
-from keyd.model import Need, PolicySpec
+from keyd.model import Need
 from pfkey.const import HEADER_OCTETS, SATYPE_OF_PROTO, Dir, Mode, PolicyType
 from pfkey.errors import SadbError
 
@@ -44,7 +45,9 @@ def need(state: State, wanted: Need, packets: int, now: Now) -> list[Effect]:
     policy = _policy(state, wanted)
     if policy is None:  # it was changed meanwhile; the data path will ask anew
         return []
-    if not state.clients.has_registered:
+    if not state.clients.asked(SATYPE_OF_PROTO[wanted.proto]):
+        return [EndWait(wanted)]
+    if policy.flow is not None and not policy.flow.asks:
         return [EndWait(wanted)]
     one = state.acquires.find(wanted, now.mono)
     if one is not None:
@@ -53,31 +56,35 @@ def need(state: State, wanted: Need, packets: int, now: Now) -> list[Effect]:
         one.packets += packets
         if one.packets <= state.sysctl["net.key.blockacq_count"]:
             return []
-    if state.acquires.may_send(policy.id, now.mono):
+    if state.acquires.may_send(policy.spec.id, now.mono):
         seconds = state.sysctl["net.key.blockacq_lifetime"]
         one = one or state.acquires.open(wanted, now.mono, seconds)
         if one is not None:
             return _ask(state, one, policy)
     if not state.acquires.complains(now.mono):
         return []
-    return [Log(logging.WARNING, f"acquires-limited policy={policy.id} {_names(wanted)}")]
+    return [Log(logging.WARNING, f"acquires-limited policy={policy.spec.id} {_names(wanted)}")]
 
 
-def _ask(state: State, one: Asked, policy: PolicySpec) -> list[Effect]:
+def _ask(state: State, one: Asked, policy: PolicyRecord) -> list[Effect]:
     one.packets = 0
-    one.clients = state.clients.registered_names()
+    one.clients = state.clients.asked(SATYPE_OF_PROTO[one.need.proto])
     proposal = state.proposals.encoded(one.need.proto, state.sysctl)
-    record = acquire_record(one.need, one.seq, policy, proposal)
+    told = acquire_told(one.need, one.seq, policy, proposal)
     log = Log(
         logging.INFO,
-        f"acquire seq={one.seq} policy={policy.id} asked={len(one.clients)} {_names(one.need)}",
+        f"acquire seq={one.seq} policy={policy.spec.id} asked={len(one.clients)}"
+        f" {_names(one.need)}",
     )
-    return [log, *state.clients.registered(record)]
+    return [log, *state.clients.notice(told)]
 
 
-def _policy(state: State, wanted: Need) -> PolicySpec | None:
+def _policy(state: State, wanted: Need) -> PolicyRecord | None:
     """The policy in whose name it is wanted, if it still wants that."""
     record = state.spd.get_id(wanted.policy)
+    if record is None:  # a socket's
+        spec = state.sockets.find_id(wanted.policy)
+        record = None if spec is None else PolicyRecord(spec, Now(0.0, 0.0))
     if record is None or record.spec.dir != Dir.OUT or record.spec.type != PolicyType.IPSEC:
         return None
     for request in record.spec.requests:
@@ -85,7 +92,7 @@ def _policy(state: State, wanted: Need) -> PolicySpec | None:
         ends = (request.src, request.dst) == (wanted.src, wanted.dst) or not is_tunnel
         what = (request.proto, request.mode, request.reqid)
         if what == (wanted.proto, wanted.mode, wanted.reqid) and ends:
-            return record.spec
+            return record
     return None
 
 

@@ -8,16 +8,22 @@ from errno import EBUSY, EINVAL, ENOENT
 from itertools import islice
 
 from keyd.engine.effects import Dump, Effect, Send
+from keyd.engine.manners import Kin, Manners
 from keyd.engine.parts import proto_filter
-from keyd.engine.records import policy_dump, sa_dump
+from keyd.engine.records import policy_dump, sa_dump, sa_dump_told
 from keyd.engine.sad import SaRecord
 from keyd.engine.state import Request, State
-from pfkey.const import AF_INET, AF_INET6, Dir
+from keyd.engine.told import Told
+from pfkey.const import AF_INET, AF_INET6, Dir, Scope
 from pfkey.errors import SadbError
 from pfkey.ext_x_linux import Filter
 from pfkey.selector import Range
 
 _LENGTH = {AF_INET: 4, AF_INET6: 16}
+# FreeBSD's scopes: whether what is here is of them. We have no interfaces' or sockets' policies.
+_SCOPES: dict[int, bool] = {
+    Scope.ANY: True, Scope.GLOBAL: True, Scope.IFNET: False, Scope.PCB: False
+}  # fmt: skip
 
 
 def dump(state: State, request: Request) -> list[Effect]:
@@ -32,29 +38,53 @@ def dump(state: State, request: Request) -> list[Effect]:
     proto, wanted = proto_filter(message), message.filter
     if wanted is not None and max(wanted.splen, wanted.dplen) >= 128:
         raise SadbError(EINVAL, f"filter prefixes {wanted.splen}, {wanted.dplen} are too long")
-    sas = [
-        sa
-        for sa in state.sad
-        if proto in (None, sa.spec.proto) and (wanted is None or _passes(sa, wanted))
-    ]
+    sas = [*state.sad]
+    if proto is not None:
+        sas = [sa for sa in sas if sa.spec.proto == proto]
+    if wanted is not None:
+        sas = [sa for sa in sas if _passes(sa, wanted)]
     if not sas:
         raise SadbError(ENOENT, "no SA to dump", "3.1.10")
-    private, public = (sa_dump(state, sas, message.pid, keys=keys) for keys in (True, False))
-    return _paced(state, request, private, public)
+    how = (message.pid, request.manners, message.seq)
+    return _paced(state, request, sa_dump(state, sas, *how), sa_dump_told(state, sas, *how))
 
 
 def spd_dump(state: State, request: Request) -> list[Effect]:
     """Show all policies to the sender: in, out, then fwd, each in the order of the match.
 
+    Behind them those of sockets, one for all sockets that share it.
+    Those for whose direction its dialect has no number are left out. FreeBSD's SA type says whose
+    policies to show; OpenBSD shows flows, the newest first.
+
+    DEVIATION from OpenBSD, which has this only in a sysctl, and a Unix socket has none
+    (test_openbsd_flows_are_dumped_over_the_socket).
+
     Raises:
-        SadbError: ENOENT when there is none; EBUSY while an earlier dump goes on.
+        SadbError: ENOENT when there is none; EINVAL for another scope; EBUSY while an earlier dump
+            goes on.
     """
     _refuse_second(state, request)
-    policies = [p for way in (Dir.IN, Dir.OUT, Dir.FWD) for p in state.spd if p.spec.dir == way]
+    message, manners = request.message, request.manners
+    ways = [way for way in (Dir.IN, Dir.OUT, Dir.FWD) if _has_way(manners, way)]
+    policies = [p for way in ways for p in state.spd if p.spec.dir == way]
+    if manners.kin is Kin.LINUX:
+        policies += state.sockets.records()
+    elif manners.kin is Kin.OPENBSD:
+        policies.sort(key=lambda policy: policy.spec.id, reverse=True)
+    if message.type in manners.dialect.not_satypes:
+        if message.satype not in _SCOPES:
+            raise SadbError(EINVAL, f"scope {message.satype} is none")
+        policies = policies if _SCOPES[message.satype] else []
     if not policies:
         raise SadbError(ENOENT, "no policy to dump")
-    pid = request.message.pid
-    return _paced(state, request, policy_dump(policies, pid), policy_dump(policies, pid))
+    how = (message.pid, manners, message.seq)
+    own = (told.octets(manners) for told in policy_dump(policies, *how))
+    private = (octets for octets in own if octets is not None)
+    return _paced(state, request, private, policy_dump(policies, *how))
+
+
+def _has_way(manners: Manners, way: Dir) -> bool:
+    return way in (Dir.IN, Dir.OUT) or way in manners.dialect.dirs
 
 
 def _refuse_second(state: State, request: Request) -> None:
@@ -63,7 +93,7 @@ def _refuse_second(state: State, request: Request) -> None:
 
 
 def _paced(
-    state: State, request: Request, private: Iterator[bytes], public: Iterator[bytes]
+    state: State, request: Request, private: Iterator[bytes], public: Iterator[Told]
 ) -> list[Effect]:
     """The dump, after what promiscuous clients may see of it.
 
@@ -75,8 +105,8 @@ def _paced(
     state.clients[client].is_dumping = True
     copies: list[Send] = []
     if state.clients.has_promiscuous:
-        for record in islice(public, state.limits.promiscuous_dump):
-            copies += state.clients.copies(client, record, record)
+        for told in islice(public, state.limits.promiscuous_dump):
+            copies += state.clients.copies(client, told)
     return [*copies, Dump(client, private)]
 
 

@@ -2,7 +2,7 @@
 
 from keyd.engine.effects import Effect
 from keyd.engine.parts import sa_key
-from keyd.engine.records import sa_record
+from keyd.engine.records import sa_told
 from keyd.engine.state import Request, State
 from pfkey.const import MsgType
 
@@ -15,10 +15,5 @@ def get(state: State, request: Request) -> list[Effect]:
     """
     message = request.message
     sa = state.sad.find(sa_key(message))
-    used = state.usage_of(sa)
-    type, seq, pid = MsgType.GET, message.seq, message.pid
-    private = sa_record(sa, used, type=type, seq=seq, pid=pid)
-    if not state.clients.has_promiscuous:
-        return [*state.clients.one(request.client, private)]
-    public = sa_record(sa, used, type=type, seq=seq, pid=pid, keys=False)
-    return [*state.clients.one(request.client, private, public)]
+    told = sa_told(state, sa, type=MsgType.GET, seq=message.seq, pid=message.pid)
+    return [*state.clients.one(request.client, told)]

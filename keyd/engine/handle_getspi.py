@@ -8,14 +8,14 @@ from errno import EINVAL, ENOENT
 
 from keyd.engine import unsupported
 from keyd.engine.acquires import Asked
+from keyd.engine.answers import spi_reserved
 from keyd.engine.effects import Effect
 from keyd.engine.lifetimes import NO_LIMIT, Limit
 from keyd.engine.parts import addresses, sa_mode, sa_proto
-from keyd.engine.records import sa_record
 from keyd.engine.sad import SaKey, SaRecord
 from keyd.engine.state import Request, State
 from keyd.model import Need, SaSpec
-from pfkey.const import IPPROTO_COMP, Mode, MsgType
+from pfkey.const import IPPROTO_COMP, Mode
 from pfkey.errors import SadbError
 from pfkey.message import Message
 
@@ -49,6 +49,7 @@ def getspi(state: State, request: Request) -> list[Effect]:
     )  # fmt: skip
     hard = Limit(addtime=state.sysctl["net.key.larval_lifetime"])
     larval = SaRecord(spec, hard, NO_LIMIT, request.now.mono, request.now.wall)
+    larval.seq = message.seq
     state.sad.reserve(larval, message.pid)
     state.schedule.add(larval, request.now)
     if asked is not None:
@@ -72,9 +73,7 @@ def _asked(state: State, wanted: Need, seq: int, now: float) -> Asked | None:
 
 
 def _reply(state: State, request: Request, larval: SaRecord) -> list[Effect]:
-    seq, pid = request.message.seq, request.message.pid
-    record = sa_record(larval, state.usage_of(larval), type=MsgType.GETSPI, seq=seq, pid=pid)
-    return [*state.clients.one(request.client, record)]
+    return [*state.clients.one(request.client, spi_reserved(state, request, larval))]
 
 
 def _range(state: State, message: Message, proto: int) -> tuple[int, int]:

@@ -9,10 +9,10 @@ from errno import EEXIST, EINVAL, ELOOP, ENOBUFS, ENODATA
 from typing import NamedTuple
 
 from keyd.engine import unsupported
+from keyd.engine.answers import migrated
 from keyd.engine.effects import Effect, MoveSa, PoliciesChanged
 from keyd.engine.handle_x_spd import REQUESTS_MAX, policy_key
 from keyd.engine.parts import policy_of
-from keyd.engine.records import migrate_record
 from keyd.engine.sad import SaKey, SaRecord, describe
 from keyd.engine.state import Request as ClientRequest
 from keyd.engine.state import State
@@ -50,7 +50,9 @@ def migrate(state: State, request: ClientRequest) -> list[Effect]:
     changed = _moved(policy.spec, moves)
     if changed is None:
         raise SadbError(ENODATA, "no request of the policy is meant")
-    found = [(sa, move.new) for sa in state.sad if (move := _meant(sa, moves)) is not None]
+    ends = {move.old[1] for move in moves}  # tells most of many SAs that they are not meant
+    near = [sa for sa in state.sad if sa.spec.dst in ends]
+    found = [(sa, move.new) for sa in near if (move := _meant(sa, moves)) is not None]
     _check(state, found)
     fresh = state.spd.replace(policy, changed)
     change = PoliciesChanged((fresh.spec,), (policy.spec,), request.refusal(ENOBUFS))
@@ -59,7 +61,7 @@ def migrate(state: State, request: ClientRequest) -> list[Effect]:
     before = [sa.spec for sa, _ in found]
     state.sad.move(found)
     moved = [MoveSa(old, sa.spec) for old, (sa, _) in zip(before, found, strict=True)]
-    return [change, *moved, *state.clients.all(migrate_record(message))]
+    return [change, *moved, *state.clients.all(migrated(request, fresh))]
 
 
 def _moves(requests: tuple[IpsecRequest, ...]) -> list[Move]:

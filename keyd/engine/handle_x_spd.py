@@ -5,23 +5,23 @@ the database is as it was (`Spd.revert`).
 """
 
 from dataclasses import replace
-from errno import EINVAL, ELOOP, ENOBUFS, EOPNOTSUPP
+from errno import EINVAL, ENOBUFS, ENOENT, EOPNOTSUPP
 
 from keyd.engine import unsupported
-from keyd.engine.effects import Effect, PoliciesChanged
-from keyd.engine.handle_flush import notice
+from keyd.engine.answers import bare, policy_changed, policy_gone
+from keyd.engine.bundle import bundle
+from keyd.engine.effects import Effect, PoliciesChanged, Send
 from keyd.engine.lifetimes import NO_LIMIT, Limit
+from keyd.engine.manners import Kin
 from keyd.engine.parts import addresses, limit, policy_of
-from keyd.engine.records import bare, policy_record
+from keyd.engine.records import policy_told
 from keyd.engine.spd import Key, PolicyRecord
 from keyd.engine.state import Request as ClientRequest
 from keyd.engine.state import State
+from keyd.engine.told import Told
 from keyd.engine.tuning import level_of_default
-from keyd.model import PolicySpec, Request
+from keyd.model import PolicySpec
 from pfkey.const import (
-    IPPROTO_AH,
-    IPPROTO_COMP,
-    IPPROTO_ESP,
     UNSPEC_PROTO,
     Dir,
     Level,
@@ -30,12 +30,11 @@ from pfkey.const import (
     PolicyType,
 )
 from pfkey.errors import SadbError
-from pfkey.ext_x_policy import IpsecRequest
 from pfkey.message import Message
+from pfkey.policy import PRIORITY_DEF
 from pfkey.selector import Range, Selector
 
 REQUESTS_MAX = 6  # XFRM_MAX_DEPTH
-DEFLEV_DIALECTS = ("netbsd", "freebsd")
 
 
 def spd_add(state: State, request: ClientRequest) -> list[Effect]:
@@ -55,7 +54,8 @@ def spd_add(state: State, request: ClientRequest) -> list[Effect]:
     removed = (*(record.spec for record in replaced), *(() if hold is None else (hold,)))
     change = PoliciesChanged((policy.spec,), removed, request.refusal(ENOBUFS))
     state.spd.note(change, replaced)
-    return [change, *_echo(state, request, policy)]
+    told = policy_changed(request, policy, MsgType(request.message.type))
+    return [change, *state.clients.all(told, request.client)]
 
 
 def spd_delete(state: State, request: ClientRequest) -> list[Effect]:
@@ -64,7 +64,7 @@ def spd_delete(state: State, request: ClientRequest) -> list[Effect]:
     Raises:
         SadbError: EINVAL when a part is missing or the direction none; ENOENT.
     """
-    return _remove(state, request, state.spd.find(policy_key(request.message)))
+    return remove_policy(state, request, state.spd.find(policy_key(request.message)))
 
 
 def spd_delete_id(state: State, request: ClientRequest) -> list[Effect]:
@@ -73,7 +73,7 @@ def spd_delete_id(state: State, request: ClientRequest) -> list[Effect]:
     Raises:
         SadbError: EINVAL when the id names no direction; ENOENT.
     """
-    return _remove(state, request, state.spd.find_id(policy_of(request.message).id))
+    return remove_policy(state, request, state.spd.find_id(policy_of(request.message).id))
 
 
 def spd_get(state: State, request: ClientRequest) -> list[Effect]:
@@ -84,39 +84,52 @@ def spd_get(state: State, request: ClientRequest) -> list[Effect]:
     """
     message = request.message
     policy = state.spd.find_id(policy_of(message).id)
-    record = policy_record(policy, type=MsgType.X_SPDGET, seq=message.seq, pid=message.pid)
-    return [*state.clients.one(request.client, record)]
+    told = policy_told(policy, type=MsgType.X_SPDGET, seq=message.seq, pid=message.pid)
+    if told.octets(request.manners) is None:  # of a direction that its system has not
+        raise SadbError(ENOENT, f"policy {policy.spec.id} cannot be said in this dialect")
+    return [*state.clients.one(request.client, told)]
 
 
 def spd_flush(state: State, request: ClientRequest) -> list[Effect]:
     """SPDFLUSH: all policies go, and all holds."""
+    changes, was_empty = end_all_policies(state, request)
+    return [*changes, *notice(request, bare(request.message), was_empty=was_empty)]
+
+
+def end_all_policies(state: State, request: ClientRequest) -> tuple[list[Effect], bool]:
+    """End all policies and holds; also returns whether there was no policy."""
     holds = state.spd.holds
     policies = state.spd.clear()
-    echo = notice(request, bare(request.message), was_empty=not policies)
     if not policies and not holds:
-        return [*echo]
+        return [], True
     removed = (*holds, *(policy.spec for policy in policies))
     state.acquires.forget_policies(policy.spec.id for policy in policies)
     change = PoliciesChanged((), removed, request.refusal(ENOBUFS))
     state.spd.note(change, policies)
-    return [change, *echo]
+    return [change], not policies
 
 
-def _remove(state: State, request: ClientRequest, policy: PolicyRecord) -> list[Effect]:
+def notice(request: ClientRequest, told: Told, *, was_empty: bool) -> list[Send]:
+    """The echo of a flush; on Linux silent to others when nothing was there.
+
+    DEVIATION from Linux, which sends it twice to the sender when something was flushed: the second
+    copy is taken for the reply to the next command (test_flush_is_echoed_once).
+    """
+    clients = request.clients
+    if was_empty and request.manners.kin is Kin.LINUX:
+        return clients.one(request.client, told)
+    return clients.all(told)
+
+
+def remove_policy(state: State, request: ClientRequest, policy: PolicyRecord) -> list[Effect]:
+    """End a policy and tell everybody."""
     state.spd.remove(policy)
     state.acquires.forget_policies((policy.spec.id,))
     change = PoliciesChanged((), (policy.spec,), request.refusal(ENOBUFS))
     state.spd.note(change, (policy,))
-    return [change, *_echo(state, request, policy)]
-
-
-def _echo(state: State, request: ClientRequest, policy: PolicyRecord) -> list[Effect]:
-    """The whole policy, its id filled in, for everybody."""
-    message = request.message
-    record = policy_record(
-        policy, type=MsgType(message.type), seq=message.seq, pid=message.pid
-    )  # fmt: skip
-    return [*state.clients.all(record)]
+    type = MsgType.X_SPDDELETE if request.message.policy is None else MsgType(request.message.type)
+    told = policy_gone(request, policy, type)
+    return [change, *state.clients.all(told, request.client)]
 
 
 def policy_key(message: Message) -> Key:
@@ -146,20 +159,14 @@ def _spec(state: State, request: ClientRequest) -> tuple[PolicySpec, frozenset[i
     policy = policy_of(message)
     if policy.type > PolicyType.IPSEC:
         raise SadbError(EINVAL, f"policy type {policy.type} is for sockets, or none")
-    if len(policy.requests) > REQUESTS_MAX:
-        raise SadbError(ELOOP, f"{len(policy.requests)} requests, {REQUESTS_MAX} are the most")
     is_ipsec = policy.type == PolicyType.IPSEC
-    # DEVIATION from Linux, where `ipsec` without requests lets everything pass in clear
-    # (test_ipsec_policy_without_requests_is_refused).
-    if is_ipsec and not policy.requests:
-        raise SadbError(EINVAL, "an ipsec policy needs a request such as esp/transport//require")
     if is_ipsec:
         for end in (selector.src, selector.dst):
             unsupported.refuse_address(end.address, end.prefixlen)
-    requests = [_request(state, given) for given in policy.requests] if is_ipsec else []
+    requests = list(bundle(state.reqids, policy, request.manners))
     by_default = []
     # Level default is what the knobs say to who has them, and require on Linux.
-    if state.clients[request.client].dialect in DEFLEV_DIALECTS:
+    if request.manners.has_deflevs:
         octets = len(selector.src.address)
         for number, given in enumerate(policy.requests):
             if given.level == Level.DEFAULT and is_ipsec:
@@ -168,7 +175,9 @@ def _spec(state: State, request: ClientRequest) -> tuple[PolicySpec, frozenset[i
                 by_default.append(number)
     spec = PolicySpec(
         id=0, dir=direction, type=PolicyType(policy.type), selector=selector,
-        requests=tuple(requests), priority=policy.priority,
+        requests=tuple(requests),
+        # NetBSD has none: as setkey on Linux says for none
+        priority=policy.priority if request.manners.dialect.has_priority else PRIORITY_DEF,
     )  # fmt: skip
     return spec, frozenset(by_default)
 
@@ -189,39 +198,3 @@ def _life(message: Message, spec: PolicySpec) -> Limit:
     if hard.usetime and not is_seen:
         raise SadbError(EOPNOTSUPP, "the use of a policy that lets pass or discards is not seen")
     return hard
-
-
-def _request(state: State, given: IpsecRequest) -> Request:
-    """One request, checked. Level default is require, which Linux means by it.
-
-    Level unique without a number gets one that nobody has.
-    DEVIATION from Linux, which also replaces a number above 0x3fff that is given, though on SAs it
-    keeps those: charon numbers both so, and neither would ever fit the other
-    (test_a_reqid_of_a_daemon_is_kept_as_given).
-
-    A tunnel has its end points, which may be of another family than what goes through it.
-    Transport mode takes no addresses, yet iked sends some: they say nothing, as on Linux.
-    DEVIATION from Linux, which ignores a reqid without level unique: it is refused
-    (test_a_reqid_without_level_unique_is_refused).
-    """
-    if given.mode == Mode.ANY or given.mode not in list(Mode):
-        raise SadbError(EINVAL, f"request of mode {given.mode}: transport is 1, tunnel 2")
-    if given.proto not in (IPPROTO_ESP, IPPROTO_AH, IPPROTO_COMP):
-        raise SadbError(EINVAL, f"request of protocol {given.proto}: esp is 50, ah 51, ipcomp 108")
-    if given.level not in list(Level):
-        raise SadbError(EINVAL, f"request of level {given.level}: use is 1, require 2, unique 3")
-    unsupported.refuse(unsupported.REQUEST_PROTOS, given.proto)
-    unsupported.refuse(unsupported.REQUEST_MODES, given.mode)
-    is_unique = given.level == Level.UNIQUE
-    if given.reqid and not is_unique:
-        raise SadbError(EINVAL, f"reqid {given.reqid} without level unique")
-    level = Level.REQUIRE if given.level == Level.DEFAULT else Level(given.level)
-    is_tunnel = given.mode == Mode.TUNNEL
-    for end in (given.src, given.dst):
-        if is_tunnel and end:
-            unsupported.refuse_address(end)
-    return Request(
-        proto=given.proto, mode=Mode(given.mode), level=level,
-        reqid=given.reqid or state.reqids.new() if is_unique else 0,
-        src=given.src if is_tunnel else None, dst=given.dst if is_tunnel else None,
-    )  # fmt: skip

@@ -1,9 +1,8 @@
 """X_SPDEXPIRE (KAME): a policy's lifetime has come to its end; nobody asked."""
 
+from keyd.engine.answers import policy_expired
 from keyd.engine.effects import Effect, Now, PoliciesChanged
-from keyd.engine.records import policy_record
 from keyd.engine.state import State
-from pfkey.const import MsgType
 
 
 def spd_expire(state: State, now: Now) -> list[Effect]:
@@ -20,5 +19,5 @@ def spd_expire(state: State, now: Now) -> list[Effect]:
     state.acquires.forget_policies(policy.spec.id for policy in ended)
     change = PoliciesChanged((), tuple(policy.spec for policy in ended))
     state.spd.note(change, tuple(ended))
-    records = [policy_record(policy, type=MsgType.X_SPDEXPIRE) for policy in ended]
-    return [change, *(send for record in records for send in state.clients.registered(record))]
+    notices = (state.clients.notice(policy_expired(policy)) for policy in ended)
+    return [change, *(send for sends in notices for send in sends)]

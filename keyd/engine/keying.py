@@ -1,22 +1,28 @@
-"""Which algorithms and keys an SA may have, and what to warn of (RFC 2367 section 3.5)."""
+"""Which algorithms and keys an SA may have, and what to warn of (RFC 2367 section 3.5).
+
+An SA of IPComp has no keys, and names its algorithm where others name a cipher (RFC 3173).
+"""
 
 import logging
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from errno import EINVAL, ENOSYS
 
 from keyd.engine.effects import Log
 from keyd.model import SaSpec
 from pfkey.algorithms import Algorithm, Kind, bits_ok, by_number, lengths_text, why_not
-from pfkey.const import SaType
+from pfkey.const import IPPROTO_COMP, SaType
 from pfkey.errors import SadbError
 from pfkey.ext_key import Key
+from pfkey.ext_sa import Sa
 from pfkey.message import Message
 from pfkey.weak_keys import weakness
 
 # The registries' ends on Linux: a number beyond is no algorithm at all.
-NUMBER_MAX = {Kind.AUTH: 251, Kind.ENCRYPT: 253}
-EXTENSION = {Kind.AUTH: "KEY_AUTH", Kind.ENCRYPT: "KEY_ENCRYPT"}
+NUMBER_MAX = {Kind.AUTH: 251, Kind.ENCRYPT: 253, Kind.COMPRESS: 4}
+EXTENSION = {
+    Kind.AUTH: "KEY_AUTH", Kind.ENCRYPT: "KEY_ENCRYPT", Kind.COMPRESS: "KEY_ENCRYPT",
+}  # fmt: skip
 WEAK = ("must-not", "should-not")  # standing in RFC 8221
 
 
@@ -47,6 +53,8 @@ def keying(message: Message, usable: Container[tuple[str, int]]) -> Keying:
     """
     sa = message.sa
     assert sa is not None, "the handler has checked that"  # noqa: S101 - for the type checker
+    if message.satype == SaType.X_IPCOMP:
+        return _compression(sa, message, usable)
     if message.satype == SaType.ESP and message.key_encrypt is None:
         raise SadbError(EINVAL, "an ESP SA needs KEY_ENCRYPT, be it empty", "3.1.3")
     if message.satype == SaType.ESP and sa.encrypt == 0:
@@ -66,16 +74,31 @@ def keying(message: Message, usable: Container[tuple[str, int]]) -> Keying:
     return Keying(auth=sa.auth, encrypt=sa.encrypt, auth_key=auth_key, encrypt_key=encrypt_key)
 
 
-def warnings(sa: SaSpec, name: str, warned: set[str]) -> list[Log]:
-    """What the operator should know of a new SA; each weak algorithm once."""
+def _compression(sa: Sa, message: Message, usable: Container[tuple[str, int]]) -> Keying:
+    """What an ADD or UPDATE of an IPComp SA brings; a key may be there and is empty."""
+    if sa.encrypt == 0:
+        raise SadbError(EINVAL, "an IPComp SA needs a compression algorithm; deflate is number 2")
+    if sa.auth or (message.key_auth is not None and message.key_auth.bits):
+        raise SadbError(EINVAL, "IPComp authenticates nothing; put it into ESP or AH")
+    _checked(Kind.COMPRESS, sa.encrypt, message.key_encrypt, usable)
+    return Keying(auth=0, encrypt=sa.encrypt, auth_key=b"", encrypt_key=b"")
+
+
+def warnings(sa: SaSpec, name: Callable[[], str], warned: set[str]) -> list[Log]:
+    """What the operator should know of a new SA; each weak algorithm once.
+
+    `name` is what people call it, made where it is needed.
+    """
+    if sa.proto == IPPROTO_COMP:
+        return []
     auth = by_number(Kind.AUTH, sa.auth)
     encrypt = by_number(Kind.ENCRYPT, sa.encrypt)
     logs = []
     if (auth is None or auth.icv == 0) and not (encrypt is not None and encrypt.is_aead):
-        text = f"{name} has no authenticator: anyone can change its packets; add -A hmac-sha256"
+        text = f"{name()} has no authenticator: anyone can change its packets; add -A hmac-sha256"
         logs.append(Log(logging.WARNING, text))
     if weak := weakness(sa.encrypt, sa.encrypt_key):
-        logs.append(Log(logging.WARNING, f"{name}: {weak}"))
+        logs.append(Log(logging.WARNING, f"{name()}: {weak}"))
     for row in (auth, encrypt):
         if row is None or row.standing not in WEAK or row.max_bits == 0 or row.name in warned:
             continue

@@ -1,12 +1,11 @@
 """How an SA begins, is shown to the clients, and ends: what several handlers do."""
 
+from keyd.engine.answers import sa_changed
 from keyd.engine.effects import Effect, InstallSa, RemoveSa
 from keyd.engine.keying import warnings
 from keyd.engine.parts import identities
-from keyd.engine.records import sa_record
 from keyd.engine.sad import SaRecord, describe
 from keyd.engine.state import Request, State
-from pfkey.const import MsgType
 
 
 def begin(state: State, request: Request, sa: SaRecord) -> list[Effect]:
@@ -17,30 +16,25 @@ def begin(state: State, request: Request, sa: SaRecord) -> list[Effect]:
     Raises:
         SadbError: EEXIST when its name is taken; ENOBUFS when the database is full.
     """
+    sa.seq = request.message.seq
     state.sad.insert(sa)
     state.schedule.add(sa, request.now)
     for asked in state.acquires.met(sa.spec, request.message.seq, request.now.mono):
         if asked.larval is not None and asked.larval.is_larval:
             end(state, asked.larval)
         asked.larval = None
-    logs = warnings(sa.spec, describe(sa.key), state.warned)
+    logs = warnings(sa.spec, lambda: describe(sa.key), state.warned)
     return [*logs, InstallSa(sa.spec), *echo(state, request, sa)]
 
 
 def echo(state: State, request: Request, sa: SaRecord) -> list[Effect]:
-    """The SA for everybody, with the identities it came with; its keys only for the sender.
+    """That an SA has come or changed, for everybody; its keys only for the sender.
 
     DEVIATION from Linux, which drops identities: RFC 2367 3.1.3 has them in the answer
     (test_identities_are_told_to_all).
     """
-    used, message = state.usage_of(sa), request.message
-    type, seq, pid = MsgType(message.type), message.seq, message.pid
-    idents = identities(message)
-    private = sa_record(sa, used, type=type, seq=seq, pid=pid, more=idents)
-    if len(state.clients) == 1:
-        return [*state.clients.all(private)]
-    public = sa_record(sa, used, type=type, seq=seq, pid=pid, keys=False, more=idents)
-    return [*state.clients.all(private, public, request.client)]
+    told = sa_changed(state, request, sa, identities(request.message))
+    return [*state.clients.all(told, request.client)]
 
 
 def end(state: State, sa: SaRecord) -> list[Effect]:

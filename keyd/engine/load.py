@@ -2,17 +2,19 @@
 
 1. `Draft`: the file's messages are tried on empty databases. What is refused there is a fault of
    the file, and nothing else has happened; what is left at the end is what the file asks for.
-2. `Loading.begin`: the new SAs, and one change of policies, so that nft goes from what was to what
-   shall be in one transaction. What the last load made and is asked for again stays untouched.
-3. `Loading.finish`, when that is in force: SAs with other keys or limits, and those that go.
+2. `Loading.keys`: the new SAs, in portions, between which others are answered.
+3. `Loading.begin`: one change of policies, so that nft goes from what was to what shall be in one
+   transaction. What the last load made and is asked for again stays untouched.
+4. `Loading.finish`, when that is in force: SAs with other keys or limits, and those that go; in
+   portions again. Or, if something was refused, what 2 has made goes.
 
 `flush`, `spdflush` and the deletions of a file reach what others made as well, as under setkey,
 and what they reserved. An SA of the file takes the place of a larval one of its name.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Protocol
 
 from keyd.engine.effects import (
@@ -32,13 +34,14 @@ from keyd.engine.spd import Key, PolicyRecord
 from keyd.engine.state import State
 from keyd.model import PolicySpec, SaSpec
 from pfkey.base import header
-from pfkey.const import ExtType, MsgType
+from pfkey.const import ExtType, MsgType, SaState
 from pfkey.errors import SadbError
 from pfkey.ext_address import Address
 from pfkey.ext_sa import Sa
 from pfkey.ext_x_policy import Policy
 from pfkey.message import Message
 
+PORTION = 100  # SAs: a few milliseconds
 FILE = ClientId(0)  # the file as a client; others count from 1
 
 Records = tuple[bytes, ...]  # requests, encoded
@@ -158,19 +161,51 @@ class Loading:
         self._before = self._wish = Wish({}, {}, (), ())
         self._made_sas: dict[SaKey, SaRecord] = {}
         self._made_policies: dict[Key, PolicySpec] = {}
-        self._new: list[SaKey] = []
+        self._new: dict[SaKey, SaRecord] = {}
         self._change = PoliciesChanged()
 
-    def begin(self, wish: Wish, now: Now) -> list[Effect]:
-        """Make a file's policies and its new SAs; when that is obeyed, call `finish`.
+    def keys(self, wish: Wish, clock: Callable[[], Now]) -> Iterator[list[Effect]]:
+        """Make a file's new SAs: obey each portion, answer others, and take the next.
 
         Raises:
-            SadbError: the databases are too full; nothing has changed.
+            SadbError: the database is too full; call `take_back`.
+        """
+        self._new = {}
+        effects: list[Effect] = []
+        for key in wish.sas:
+            if key in self._state.sad:
+                continue
+            try:
+                self._carry_out(wish.sas[key], clock(), effects)
+            except SadbError:
+                self._note_new(key)
+                yield effects
+                raise
+            self._note_new(key)
+            if len(self._new) % PORTION == 0:
+                yield effects
+                effects = []
+        yield effects
+
+    def _note_new(self, key: SaKey) -> None:
+        if sa := self._state.sad.get(key):
+            self._new[key] = sa
+
+    def take_back(self, now: Now) -> list[Effect]:
+        """End what `keys` has made."""
+        effects: list[Effect] = []
+        self._carry_out(self._ends_of_new(), now, effects)
+        return effects
+
+    def begin(self, wish: Wish, now: Now) -> list[Effect]:
+        """Make a file's policies; when that is obeyed, take all that `finish` has.
+
+        Raises:
+            SadbError: the database is too full; no policy has changed; call `take_back`.
         """
         state = self._state
-        self._new = [key for key in wish.sas if key not in state.sad]
         kept = self._kept_policies(wish)
-        requests = [*chain.from_iterable(wish.sas[key] for key in self._new)]
+        requests: list[bytes] = []
         if None in wish.policy_sweeps and state.spd.holds:  # which nothing else lifts
             kept, leaving = set(), [*state.spd]
             requests.append(Message(type=MsgType.X_SPDFLUSH).encode())
@@ -183,7 +218,6 @@ class Loading:
             self._carry_out(requests, now, effects)
         except SadbError:
             state.spd.revert(self._merge(effects, leaving))
-            self._carry_out(self._ends_of_new(), now, [])
             raise
         change = self._merge(effects, leaving)
         self._change, self.is_refused = change, False
@@ -196,31 +230,38 @@ class Loading:
         """A change of policies was taken back: perhaps ours."""
         self.is_refused = self.is_refused or change is self._change
 
-    def finish(self, now: Now) -> list[Effect]:
-        """End and replace what is to go; or, if the policies were refused, take back the rest."""
-        wish, state, effects = self._wish, self._state, list[Effect]()
+    def finish(self, clock: Callable[[], Now]) -> Iterator[list[Effect]]:
+        """End and replace what is to go: obey each portion, answer others, and take the next.
+
+        If the policies were refused, take back the rest.
+        """
+        wish, state = self._wish, self._state
         if self.is_refused:
             self._wish = self._before
-            self._carry_out(self._ends_of_new(), now, effects)
-            return effects
-        requests: list[bytes] = []
-        new = set(self._new)
+            yield self.take_back(clock())
+            return
+        requests = self._last_requests(wish)
+        while portion := list(islice(requests, PORTION)):
+            effects: list[Effect] = []
+            self._carry_out(chain.from_iterable(portion), clock(), effects)
+            yield _installed_first(effects)
+        self._made_sas = {key: sa for key in wish.sas if (sa := state.sad.get(key))}
+        self._made_policies = {k: p.spec for k in wish.policies if (p := state.spd.get(k))}
+
+    def _last_requests(self, wish: Wish) -> Iterator[list[bytes]]:
+        """For each SA to be replaced or ended, as things are by then."""
+        state = self._state
         for key, records in wish.sas.items():
             sa = state.sad.get(key)
             is_made = sa is not None and self._made_sas.get(key) is sa
-            if key in new or (is_made and records == self._before.sas.get(key)):
+            if key not in self._new and not (is_made and records == self._before.sas.get(key)):
+                yield [*([] if sa is None else [_end_of_sa(sa)]), *records]
+        for one in [*state.sad]:
+            if one.state == SaState.DEAD or one.key in wish.sas:  # dead since we began to look
                 continue
-            requests += [*([] if sa is None else [_end_of_sa(sa)]), *records]
-        for sa in state.sad:
-            if sa.key not in wish.sas and (
-                self._made_sas.get(sa.key) is sa
-                or any(sweep.reaches(sa.spec) for sweep in wish.sa_sweeps)
-            ):
-                requests.append(_end_of_sa(sa))
-        self._carry_out(requests, now, effects)
-        self._made_sas = {key: sa for key in wish.sas if (sa := state.sad.get(key))}
-        self._made_policies = {k: p.spec for k in wish.policies if (p := state.spd.get(k))}
-        return _installed_first(effects)
+            is_made = self._made_sas.get(one.key) is one
+            if is_made or any(sweep.reaches(one.spec) for sweep in wish.sa_sweeps):
+                yield [_end_of_sa(one)]
 
     def _carry_out(self, requests: Iterable[bytes], now: Now, effects: list[Effect]) -> None:
         self._engine.connect(FILE)
@@ -231,7 +272,8 @@ class Loading:
             effects += self._engine.disconnect(FILE)
 
     def _ends_of_new(self) -> list[bytes]:
-        return [_end_of_sa(sa) for sa in map(self._state.sad.get, self._new) if sa]
+        get = self._state.sad.get
+        return [_end_of_sa(sa) for key, sa in self._new.items() if get(key) is sa]
 
     def _is_made(self, policy: PolicyRecord) -> bool:
         """Whether it is the last load's, not another's of the same selector."""

@@ -1,16 +1,18 @@
 """The parts of a request that several handlers read (RFC 2367 section 3.1)."""
 
-from errno import EINVAL, ESRCH
+from errno import EINVAL, EOPNOTSUPP, ESRCH
 
 from keyd.engine import unsupported
 from keyd.engine.lifetimes import NO_LIMIT, Limit
 from keyd.engine.sad import SaKey
-from pfkey.const import PROTO_OF_SATYPE, Mode, SaType
+from pfkey.const import PROTO_OF_SATYPE, WINDOW_MAX, ExtType, Mode, SaType
 from pfkey.errors import SadbError
 from pfkey.ext_address import Address
 from pfkey.ext_ident import Ident
 from pfkey.ext_lifetime import Lifetime
+from pfkey.ext_sa import Sa
 from pfkey.ext_x_policy import Policy
+from pfkey.ext_x_word import Word
 from pfkey.message import Message
 
 
@@ -69,9 +71,8 @@ def sa_proto(message: Message) -> int:
     """The protocol of the SA that a request is to make.
 
     Raises:
-        SadbError: EINVAL for an SA type that no SA has; EOPNOTSUPP for one not done yet.
+        SadbError: EINVAL for an SA type that no SA has.
     """
-    unsupported.refuse(unsupported.SATYPES, message.satype)
     if message.satype not in _SATYPES:
         raise SadbError(EINVAL, f"no SA is of satype {message.satype}", "3.1.3")
     return PROTO_OF_SATYPE[SaType(message.satype)]
@@ -90,6 +91,20 @@ def sa_mode(message: Message) -> Mode:
         raise SadbError(EINVAL, f"mode {number} is none") from None
     unsupported.refuse(unsupported.SA_MODES, mode)
     return mode
+
+
+def window(message: Message, sa: Sa) -> int:
+    """The replay window in packets: X_REPLAY_WINDOW says it where sadb_sa_replay cannot.
+
+    Raises:
+        SadbError: EOPNOTSUPP for more than `WINDOW_MAX` packets.
+    """
+    given = message.ext(ExtType.X_REPLAY_WINDOW)
+    packets = given.value if isinstance(given, Word) else sa.replay
+    if packets > WINDOW_MAX:
+        why = f"a window of {packets} packets: {WINDOW_MAX} are the most"
+        raise SadbError(EOPNOTSUPP, why)
+    return packets
 
 
 def sa_key(message: Message) -> SaKey:

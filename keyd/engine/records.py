@@ -1,164 +1,305 @@
-"""The records that go to clients: an SA, a policy, a bare header (RFC 2367 section 3.1).
+"""What is known of an SA or a policy, as each system records it (RFC 2367 section 3.1).
 
-Fields and their order are those of Linux's af_key: an SA shows both lifetimes even when nothing
-limits it, its addresses without port or protocol, and mode ANY as transport. DEVIATION: its flags
-are shown, also those that Linux does not know (test_flags_are_shown_that_change_packets).
-Lifetimes are wall-clock seconds.
+Which fields, and in which order, is the system's (specs/tables/records.toml). On Linux an SA shows
+both lifetimes even when nothing limits it, its addresses without port or protocol, and mode ANY as
+transport. DEVIATION: its flags are shown, also those that Linux does not know
+(test_flags_are_shown_that_change_packets). Lifetimes are wall-clock seconds.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
+from keyd.engine import encapsulation
+from keyd.engine.flows import flow_of
 from keyd.engine.lifetimes import NO_LIMIT
+from keyd.engine.manners import LINUX_MANNERS, Count, Kin, Manners
 from keyd.engine.sad import SaRecord
-from keyd.engine.spd import PolicyRecord
+from keyd.engine.spd import CODE_OF_DIR, ID_STEP, PolicyRecord
 from keyd.engine.state import State
+from keyd.engine.told import Told, told_by_kin
 from keyd.engine.variants import KNOWN
 from keyd.model import Need, PolicySpec, Usage
 from pfkey import hot
-from pfkey.base import Header, error_reply
-from pfkey.const import SATYPE_OF_PROTO, ExtType, Level, Mode, MsgType, SaFlag
-from pfkey.ext_address import Address
-from pfkey.ext_sa import Sa
-from pfkey.ext_x_natt import NatTPort
+from pfkey.const import (
+    IPPROTO_COMP,
+    SATYPE_OF_PROTO,
+    UNSPEC_PROTO,
+    Dir,
+    ExtType,
+    Level,
+    Mode,
+    MsgType,
+    SaFlag,
+)
+from pfkey.dialect import FREEBSD, LINUX, Dialect
+from pfkey.ext_ident import Ident
+from pfkey.ext_lifetime import Lifetime
+from pfkey.ext_x_natt import NatTType
 from pfkey.ext_x_policy import IpsecRequest
-from pfkey.hot_events import Acquire
-from pfkey.hot_parts import Place
+from pfkey.ext_x_sa2 import Sa2
+from pfkey.ext_x_word import Word
+from pfkey.hot_events import Acquire, Expire
+from pfkey.hot_parts import Limits, Place
 from pfkey.message import Extension, Message
 from pfkey.selector import Range
 
 _Record = TypeVar("_Record")
 
 REFERENCES = 1  # Linux counts who holds a policy; setkey prints the count
-# CYCSEQ is not shown: setkey sets it by default and Linux ignores it
+# CYCSEQ is not shown on Linux: setkey sets it by default and Linux ignores it
 SHOWN_FLAGS = KNOWN & ~SaFlag.CYCSEQ
 MODE_SHOWN = {Mode.ANY: Mode.TRANSPORT}
-
-
-def bare(request: Message) -> bytes:
-    """A header alone: the echo of FLUSH and its like."""
-    return error_reply(Header(request.type, request.satype, 0, request.seq, request.pid), 0)
+LINUX_WINDOW_MAX = LINUX.window_max
 
 
 def sa_record(
     sa: SaRecord, used: Usage, *, type: MsgType, seq: int = 0, pid: int = 0, keys: bool = True,
-    more: Iterable[Extension] = (),
+    more: Iterable[Extension] = (), manners: Manners = LINUX_MANNERS,
 ) -> bytes:  # fmt: skip
     """All that is known of an SA; without `keys` for other clients' eyes. `more` comes last."""
-    record = _sa(sa, used, type, seq, pid, keys)
-    extensions = tuple(more)
-    if not extensions:
-        return record.encode()
-    whole = record.message()
-    return replace(whole, extensions=(*whole.extensions, *extensions)).encode()
+    record = _sa(sa, used, type, seq, pid, keys, manners)
+    dialect = manners.dialect
+    extensions = (*_udp(sa, dialect), *_window(sa, manners), *more)
+    if not extensions and (manners.kin is not Kin.OPENBSD or not used.last_use):
+        return record.encode(dialect)
+    whole = record.message(dialect)
+    found = (*_without_type_0(whole.extensions), *extensions)
+    if manners.kin is Kin.OPENBSD:
+        last = Lifetime(exttype=ExtType.X_LIFETIME_LASTUSE, usetime=int(used.last_use))
+        after = dialect.exttype(last.exttype)
+        at = sum(dialect.exttype(one.exttype) < after for one in found)
+        found = (*found[:at], last, *found[at:])
+    return replace(whole, extensions=found).encode(dialect)
 
 
-def expire_record(sa: SaRecord, used: Usage, *, is_hard: bool) -> bytes:
-    """An SA without keys, and of its limits only the kind that was reached."""
-    whole = _sa(sa, used, MsgType.EXPIRE, 0, 0, keys=False).message()
-    left_out = ExtType.LIFETIME_SOFT if is_hard else ExtType.LIFETIME_HARD
-    return Message(
-        type=whole.type,
-        satype=whole.satype,
-        extensions=tuple(e for e in whole.extensions if e.exttype != left_out),
-    ).encode()
+def sa_told(
+    state: State, sa: SaRecord, *, type: MsgType, seq: int, pid: int, has_keys: bool = True
+) -> Told:
+    """All that is known of an SA, for clients of any system."""
+    used = state.usage_of(sa)
+
+    def build(manners: Manners, *, keys: bool) -> bytes:
+        return sa_record(
+            sa, used, type=type, seq=seq, pid=pid, keys=keys, manners=manners
+        )  # fmt: skip
+
+    return Told(type, sa.satype, build, has_keys=has_keys)
 
 
-def acquire_record(need: Need, seq: int, policy: PolicySpec, proposal: bytes) -> bytes:
-    """What is asked of the registered: one SA, for one request of a policy."""
-    bits = 8 * len(need.src)
-    return Acquire(
-        satype=SATYPE_OF_PROTO[need.proto], seq=seq, src=Place(need.src, bits),
-        dst=Place(need.dst, bits), policy_id=policy.id, priority=policy.priority,
-        policy_type=policy.type, dir=policy.dir, proposal=proposal,
-    ).encode()  # fmt: skip
+def expire_told(state: State, sa: SaRecord, used: Usage, *, is_hard: bool) -> Told:
+    """An SA without keys, and of its limits only the kind that was reached.
+
+    Its sequence number is 0 on Linux, on NetBSD and FreeBSD that of the request that made it, and
+    on OpenBSD the next one of ACQUIREs and EXPIREs.
+    """
+    was_larval = sa.spec.slot < 0
+
+    def build(manners: Manners, *, keys: bool) -> bytes | None:
+        if is_hard and not (manners.tells_larval_end if was_larval else manners.tells_hard_end):
+            return None
+        seq = sa.seq if manners.kin is Kin.KAME else 0
+        if manners.kin is Kin.OPENBSD:
+            seq = state.acquires.next_seq()
+        r = _sa(sa, used, MsgType.EXPIRE, seq, 0, keys=False, manners=manners)
+        record = Expire(
+            satype=r.satype, spi=r.spi, src=r.src, dst=r.dst,
+            fired=ExtType.LIFETIME_HARD if is_hard else ExtType.LIFETIME_SOFT,
+            limits=r.hard if is_hard else r.soft, current=r.current, seq=seq, replay=r.replay,
+            state=r.state, auth=r.auth, encrypt=r.encrypt, flags=r.flags, mode=r.mode,
+            reqid=r.reqid,
+        )  # fmt: skip
+        udp = _udp(sa, manners.dialect)
+        if not udp or manners.kin is not Kin.LINUX:
+            return record.encode(manners.dialect)
+        whole = record.message()
+        return replace(whole, extensions=(*whole.extensions, *udp)).encode()
+
+    return Told(MsgType.EXPIRE, sa.satype, build)
 
 
-def migrate_record(request: Message) -> bytes:
-    """What was asked, in the order of Linux: who moves, which policy, from where to where."""
-    order = (ExtType.X_KMADDRESS, ExtType.ADDRESS_SRC, ExtType.ADDRESS_DST, ExtType.X_POLICY)
-    found = (request.ext(exttype) for exttype in order)
-    return Message(
-        type=request.type, satype=request.satype, seq=request.seq, pid=request.pid,
-        extensions=tuple(extension for extension in found if extension is not None),
-    ).encode()  # fmt: skip
+def acquire_told(need: Need, seq: int, policy: PolicyRecord, proposal: bytes) -> Told:
+    """What is asked of the registered: one SA, for one request of a policy.
+
+    FreeBSD also tells the request id, OpenBSD the identities that the flow has.
+    """
+    spec, bits = policy.spec, 8 * len(need.src)
+    satype = SATYPE_OF_PROTO[need.proto]
+
+    def build(manners: Manners, *, keys: bool) -> bytes:
+        dialect = manners.dialect
+        proto = UNSPEC_PROTO if manners.kin is Kin.KAME else 0
+        record = Acquire(
+            satype=satype, seq=seq, src=Place(need.src, bits, proto),
+            dst=Place(need.dst, bits, proto), policy_id=spec.id, priority=spec.priority,
+            policy_type=spec.type, dir=spec.dir, proposal=proposal,
+        )  # fmt: skip
+        more: tuple[Extension, ...] = ()
+        if dialect is FREEBSD and need.reqid:
+            more = (Sa2(mode=need.mode, reqid=need.reqid),)
+        elif manners.kin is Kin.OPENBSD:
+            more = identities_of(policy)
+        if not more:
+            return record.encode(dialect)
+        whole = record.message(dialect)
+        *head, last = whole.extensions
+        is_last = last.exttype == ExtType.PROPOSAL
+        found = (*head, *more, last) if is_last else (*head, last, *more)
+        return replace(whole, extensions=found).encode(dialect)
+
+    return Told(MsgType.ACQUIRE, satype, build)
 
 
-def mapping_record(sa: SaRecord, ports: tuple[int, int], address: bytes) -> bytes:
-    """Where an SA's packets come from now; of the SA the SPI alone."""
-    spec, (old, new) = sa.spec, ports
-    return Message(
-        type=MsgType.X_NAT_T_NEW_MAPPING, satype=sa.satype,
-        extensions=(
-            Sa(spi=spec.spi),
-            _whole(ExtType.ADDRESS_SRC, spec.src),
-            NatTPort(exttype=ExtType.X_NAT_T_SPORT, port=old),
-            _whole(ExtType.ADDRESS_DST, address),
-            NatTPort(exttype=ExtType.X_NAT_T_DPORT, port=new),
-        ),
-    ).encode()  # fmt: skip
+def identities_of(policy: PolicyRecord) -> tuple[Ident, ...]:
+    """Those that came with a flow of OpenBSD's."""
+    return () if policy.flow is None else policy.flow.identities
 
 
-def policy_record(policy: PolicyRecord, *, type: MsgType, seq: int = 0, pid: int = 0) -> bytes:
-    """All that is known of a policy."""
+def policy_record(
+    policy: PolicyRecord, *, type: MsgType, seq: int = 0, pid: int = 0, dialect: Dialect = LINUX
+) -> bytes:
+    """All that is known of a policy.
+
+    Raises:
+        WireError: the dialect cannot say it: a direction that it has not, or any on OpenBSD.
+    """
     spec = policy.spec
+    return hot.PolicyRecord(
+        src=_place(spec.selector.src, spec.selector.proto),
+        dst=_place(spec.selector.dst, spec.selector.proto),
+        policy_type=spec.type, dir=_shown_dir(spec), id=spec.id, priority=spec.priority,
+        requests=shown_requests(spec), type=type, seq=seq, pid=pid, refcount=REFERENCES,
+        hard=policy.hard, soft=NO_LIMIT, current=policy_current(policy),
+    ).encode(dialect)  # fmt: skip
+
+
+def _shown_dir(spec: PolicySpec) -> int:
+    """Of a socket's policy Linux shows another number, and says so in the id's low bits too."""
+    return spec.dir + len(CODE_OF_DIR) * (spec.id % ID_STEP >= len(CODE_OF_DIR))
+
+
+def policy_current(policy: PolicyRecord) -> Limits:
+    """When it was made and last used, in wall-clock seconds."""
     last_use = policy.used.wall if policy.used else 0
-    requests = tuple(
+    return (0, 0, int(policy.created.wall), int(last_use))
+
+
+def shown_requests(spec: PolicySpec) -> tuple[IpsecRequest, ...]:
+    """The requests as a record shows them: what has a request id is unique."""
+    return tuple(
         IpsecRequest(
             proto=request.proto, mode=request.mode, reqid=request.reqid, src=request.src,
             dst=request.dst, level=Level.UNIQUE if request.reqid else request.level,
         )
         for request in spec.requests
     )  # fmt: skip
-    return hot.PolicyRecord(
-        src=_place(spec.selector.src, spec.selector.proto),
-        dst=_place(spec.selector.dst, spec.selector.proto),
-        policy_type=spec.type, dir=spec.dir, id=spec.id, priority=spec.priority,
-        requests=requests, type=type, seq=seq, pid=pid, refcount=REFERENCES, hard=policy.hard,
-        soft=NO_LIMIT, current=(0, 0, int(policy.created.wall), int(last_use)),
-    ).encode()  # fmt: skip
 
 
-def sa_dump(state: State, sas: list[SaRecord], pid: int, *, keys: bool) -> Iterator[bytes]:
-    """The records of a DUMP, encoded as they are asked for."""
-    for seq, sa in _numbered(sas):
-        yield sa_record(sa, state.usage_of(sa), type=MsgType.DUMP, seq=seq, pid=pid, keys=keys)
+def sa_dump(
+    state: State, sas: list[SaRecord], pid: int, manners: Manners, seq: int
+) -> Iterator[bytes]:
+    """The records of a DUMP, keys included, encoded as they are asked for."""
+    for number, sa in _numbered(sas, manners.counts, seq):
+        yield sa_record(
+            sa, state.usage_of(sa), type=MsgType.DUMP, seq=number, pid=pid, manners=manners
+        )
 
 
-def policy_dump(policies: list[PolicyRecord], pid: int) -> Iterator[bytes]:
-    """The records of an SPDDUMP, encoded as they are asked for."""
-    for seq, policy in _numbered(policies):
-        yield policy_record(policy, type=MsgType.X_SPDDUMP, seq=seq, pid=pid)
+def sa_dump_told(
+    state: State, sas: list[SaRecord], pid: int, manners: Manners, seq: int
+) -> Iterator[Told]:
+    """The same records without keys, for promiscuous clients."""
+    for number, sa in _numbered(sas, manners.counts, seq):
+        yield sa_told(state, sa, type=MsgType.DUMP, seq=number, pid=pid, has_keys=False)
 
 
-def _numbered(records: list[_Record]) -> Iterator[tuple[int, _Record]]:
-    """Linux counts a dump's records up from 1, and the last one is 0."""
-    for seq, record in enumerate(records, 1):
-        yield seq % len(records), record
+def policy_dump(
+    policies: list[PolicyRecord], pid: int, manners: Manners, seq: int
+) -> Iterator[Told]:
+    """The records of an SPDDUMP."""
+    for number, policy in _numbered(policies, manners.counts, seq):
+        yield policy_told(policy, type=MsgType.X_SPDDUMP, seq=number, pid=pid)
+
+
+def policy_told(policy: PolicyRecord, *, type: MsgType, seq: int, pid: int) -> Told:
+    """All that is known of a policy, for clients of any system; on OpenBSD it is a flow."""
+
+    def record(dialect: Dialect, keys: bool) -> bytes:
+        return policy_record(policy, type=type, seq=seq, pid=pid, dialect=dialect)
+
+    def flow(dialect: Dialect, keys: bool) -> bytes | None:
+        found = flow_message(policy, type=type, seq=seq, pid=pid)
+        return None if found is None else found.encode(dialect)
+
+    return told_by_kin(type, 0, linux=record, kame=record, openbsd=flow)
+
+
+def flow_message(policy: PolicyRecord, *, type: MsgType, seq: int, pid: int) -> Message | None:
+    """A policy as OpenBSD's flow (`keyd.engine.flows`); None for a direction that has none."""
+    if policy.spec.dir not in (Dir.IN, Dir.OUT):
+        return None
+    satype, extensions = flow_of(policy)
+    return Message(type=type, satype=satype, seq=seq, pid=pid, extensions=extensions)
+
+
+def _numbered(records: list[_Record], counts: Count, asked: int) -> Iterator[tuple[int, _Record]]:
+    """A dump's records with their sequence numbers; the last one is 0."""
+    left = len(records)
+    for number, record in enumerate(records, 1):
+        left -= 1
+        if counts is Count.UP:
+            yield number if left else 0, record
+        elif counts is Count.DOWN:
+            yield left, record
+        else:
+            yield asked if left else 0, record
 
 
 def _sa(
-    sa: SaRecord, used: Usage, type: MsgType, seq: int, pid: int, keys: bool
+    sa: SaRecord, used: Usage, type: MsgType, seq: int, pid: int, keys: bool, manners: Manners
 ) -> hot.SaRecord:  # fmt: skip
     spec = sa.spec
-    has_auth, has_encrypt = keys and spec.auth != 0, keys and spec.encrypt != 0
+    has_auth = keys and spec.auth != 0
+    has_encrypt = keys and spec.encrypt != 0 and spec.proto != IPPROTO_COMP
+    used_at = used.last_use if manners.shows_last_use else used.first_use
     # The wire counts packets in 32 bits, the data path in more.
-    current = (min(used.packets, 2**32 - 1), used.octets, int(sa.created_wall), int(used.first_use))
+    current = (min(used.packets, 2**32 - 1), used.octets, int(sa.created_wall), int(used_at))
+    bits, proto = 8 * len(spec.src), 0
+    mode, flags, replay = spec.mode, spec.flags, spec.replay_packets
+    if manners.kin is Kin.LINUX:
+        mode, flags = MODE_SHOWN.get(mode, mode), flags & SHOWN_FLAGS
+        replay = min(replay, LINUX_WINDOW_MAX)
+    elif manners.kin is Kin.KAME:
+        proto = UNSPEC_PROTO
     return hot.SaRecord(
-        satype=sa.satype, spi=spec.spi, src=Place(spec.src, 8 * len(spec.src)),
-        dst=Place(spec.dst, 8 * len(spec.dst)), type=type, seq=seq, pid=pid,
-        replay=spec.replay_packets, state=sa.state, auth=spec.auth, encrypt=spec.encrypt,
-        flags=spec.flags & SHOWN_FLAGS, hard=sa.hard, soft=sa.soft, current=current,
-        auth_bits=8 * len(spec.auth_key), auth_key=spec.auth_key if has_auth else None,
-        encrypt_bits=8 * len(spec.encrypt_key),
-        encrypt_key=spec.encrypt_key if has_encrypt else None,
-        mode=MODE_SHOWN.get(spec.mode, spec.mode), reqid=spec.reqid,
+        satype=sa.satype, spi=spec.spi, src=Place(spec.src, bits, proto),
+        dst=Place(spec.dst, bits, proto), type=type, seq=seq, pid=pid, replay=replay,
+        state=sa.state, auth=spec.auth, encrypt=spec.encrypt, flags=flags, hard=sa.hard,
+        soft=sa.soft, current=current, auth_bits=8 * len(spec.auth_key),
+        auth_key=spec.auth_key if has_auth else None, encrypt_bits=8 * len(spec.encrypt_key),
+        encrypt_key=spec.encrypt_key if has_encrypt else None, mode=mode, reqid=spec.reqid,
     )  # fmt: skip
 
 
-def _whole(exttype: ExtType, address: bytes) -> Address:
-    return Address(exttype=exttype, address=address, prefixlen=8 * len(address))
+def _udp(sa: SaRecord, dialect: Dialect) -> tuple[Extension, ...]:
+    """What a system's records say about ESP in UDP; OpenBSD says the peer's port alone."""
+    if not sa.spec.encap:
+        return ()
+    known = encapsulation.extensions(sa.spec)
+    return tuple(one for one in known if one.exttype in dialect.extensions)
+
+
+def _without_type_0(extensions: tuple[Extension, ...]) -> list[Extension]:
+    """NetBSD says of an SA that is not in UDP that it is not."""
+    return [one for one in extensions if not (isinstance(one, NatTType) and one.type == 0)]
+
+
+def _window(sa: SaRecord, manners: Manners) -> tuple[Extension, ...]:
+    packets, dialect = sa.spec.replay_packets, manners.dialect
+    is_said = packets <= dialect.window_max or ExtType.X_SA_REPLAY in dialect.extensions
+    if is_said or not manners.knows_own:
+        return ()
+    return (Word(exttype=ExtType.X_REPLAY_WINDOW, value=packets),)
 
 
 def _place(ends: Range, proto: int) -> Place:

@@ -4,7 +4,10 @@ Users choose 1 to 0x3fff; the numbers above are given to policies that ask for `
 (IPSEC_MANUAL_REQID_MAX on Linux).
 """
 
+from errno import ENOBUFS
+
 from pfkey.const import MANUAL_REQID_MAX
+from pfkey.errors import SadbError
 
 LAST = 2**32 - 1
 
@@ -30,9 +33,16 @@ class Reqids:
             if not self._used[reqid]:
                 del self._used[reqid]
 
-    def new(self) -> int:
-        """A number that neither a policy nor an SA has, and not the last one that was given."""
-        while True:
-            self._last = self._last + 1 if self._last < LAST else MANUAL_REQID_MAX + 1
+    def new(self, most: int = LAST) -> int:
+        """A number that neither a policy nor an SA has, and not the last one that was given.
+
+        At most `most`: NetBSD and FreeBSD have 16 bits for it.
+
+        Raises:
+            SadbError: ENOBUFS when all have been given.
+        """
+        for _ in range(len(self._used) + 1):
+            self._last = self._last + 1 if self._last < most else MANUAL_REQID_MAX + 1
             if self._last not in self._used:
                 return self._last
+        raise SadbError(ENOBUFS, f"all request ids up to {most:#x} are in use")

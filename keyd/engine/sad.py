@@ -34,7 +34,7 @@ class SaRecord:
 
     __slots__ = (
         "created_mono", "created_wall", "final_usage", "first_use_mono", "generation", "hard",
-        "reserved_by", "soft", "spec", "state",
+        "reserved_by", "seq", "soft", "spec", "state",
     )  # fmt: skip
 
     def __init__(
@@ -50,6 +50,7 @@ class SaRecord:
         self.generation = 0  # the schedule's: entries of an older one are void
         self.final_usage: Usage | None = None  # once it is dead and its slot another's
         self.reserved_by = 0  # of a larval one: the pid that its GETSPI named
+        self.seq = 0  # of the request that made it
 
     @property
     def key(self) -> SaKey:
@@ -134,7 +135,7 @@ class Sad:
             slot = self._next_slot
             self._next_slot += 1
         self._order += 1
-        record.spec = replace(record.spec, slot=slot, order=self._order)
+        record.spec.take_place(slot, self._order)
 
     def reserve(self, record: SaRecord, pid: int) -> None:
         """Add a larval SA, for the client that gave this pid.

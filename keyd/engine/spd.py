@@ -16,6 +16,7 @@ from dataclasses import replace
 from errno import EEXIST, EINVAL, ENOBUFS, ENOENT
 from itertools import islice
 from operator import attrgetter
+from typing import TYPE_CHECKING
 
 from keyd.engine.effects import Now, PoliciesChanged
 from keyd.engine.lifetimes import NO_LIMIT, Limit
@@ -26,13 +27,16 @@ from pfkey.const import Dir
 from pfkey.errors import SadbError
 from pfkey.selector import Selector
 
+if TYPE_CHECKING:
+    from keyd.engine.flows import Flow
+
 Key = tuple[Dir, Selector]
 
 # An id says its direction in its low three bits: libipsec and setkey read it there.
 ID_STEP = 8
 CODE_OF_DIR = {Dir.IN: 0, Dir.OUT: 1, Dir.FWD: 2}
 LAST_ID = 2**32 // ID_STEP - 1
-REVERTIBLE = 64  # changes whose records can be brought back
+REVERTIBLE = 1024  # changes whose records can be brought back
 
 
 class PolicyRecord:
@@ -42,9 +46,12 @@ class PolicyRecord:
         generation: of the schedule; entries of an older one are void.
         tried_mono: when it was last to end; steering may have refused.
         by_default: the numbers of requests whose level a knob decides.
+        flow: what it says beyond, if OpenBSD's ADDFLOW made it.
     """
 
-    __slots__ = ("by_default", "created", "generation", "hard", "spec", "tried_mono", "used")
+    __slots__ = (
+        "by_default", "created", "flow", "generation", "hard", "spec", "tried_mono", "used",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -58,6 +65,7 @@ class PolicyRecord:
         self.created = created
         self.hard = hard
         self.used: Now | None = None  # the last time
+        self.flow: Flow | None = None
         self.generation = 0
         self.tried_mono: float | None = None
 
@@ -201,7 +209,7 @@ class Spd:
     def replace(self, record: PolicyRecord, spec: PolicySpec) -> PolicyRecord:
         """Put another policy of the same selector, id and place; its life goes on."""
         fresh = PolicyRecord(spec, record.created, record.hard, record.by_default)
-        fresh.used = record.used
+        fresh.used, fresh.flow = record.used, record.flow
         self._take_out(record)
         self._put_in(fresh)
         return fresh

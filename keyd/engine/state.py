@@ -7,13 +7,16 @@ from keyd.engine.acquires import Acquires
 from keyd.engine.clients import Clients
 from keyd.engine.effects import ClientId, Now, Send
 from keyd.engine.lifetimes import Schedule
+from keyd.engine.manners import LINUX_MANNERS, Manners
 from keyd.engine.proposal import Proposals
+from keyd.engine.refusal import refusal
 from keyd.engine.reqids import Reqids
 from keyd.engine.sad import Sad, SaRecord
+from keyd.engine.socket_policies import SocketPolicies
 from keyd.engine.spd import Spd
 from keyd.engine.sysctl import Sysctls
 from keyd.model import Settings, Usage
-from pfkey.message import Message, error_reply
+from pfkey.message import Message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +28,7 @@ class Limits:
     larvals: int = 65_536  # of them
     policies: int = 65_536
     acquires: int = 4_096  # needs that clients have been asked for
+    socket_pairs: int = 88  # pairs of policies of sockets, see `keyd.shell.marks`
     promiscuous_dump: int = 1024  # records of another client's dump that are copied
 
 
@@ -38,6 +42,7 @@ class State:
     reqids: Reqids
     schedule: Schedule
     limits: Limits
+    sockets: SocketPolicies
     sysctl: Sysctls
     acquires: Acquires
     proposals: Proposals
@@ -54,9 +59,10 @@ class State:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One message of a client, decoded.
+    """One message of a client, decoded and said in the one way (`pfkey.neutral`).
 
-    `copies` are what promiscuous clients get of it, to be sent when its changes have been made.
+    `octets` are those that came. `copies` are what promiscuous clients get of it, to be sent when
+    its changes have been made.
     """
 
     client: ClientId
@@ -64,9 +70,10 @@ class Request:
     now: Now
     clients: Clients
     octets: bytes
+    manners: Manners = LINUX_MANNERS
     copies: tuple[Send, ...] = ()
 
     def refusal(self, errno: int) -> tuple[Send, ...]:
         """The error reply, for effects that may yet fail."""
-        record = error_reply(self.octets, errno)
-        return (*self.copies, *self.clients.one(self.client, record))
+        told = refusal(self.octets, self.message.type, self.manners, errno)
+        return (*self.copies, *self.clients.one(self.client, told))

@@ -9,16 +9,12 @@ DEVIATION from Linux, which skips extensions that a handler does not use, and un
 
 from errno import EINVAL, EOPNOTSUPP
 
+from keyd.engine.manners import LINUX_MANNERS, Kin, Manners
 from pfkey.const import (
-    IPPROTO_COMP,
     ExtType,
-    KameFlag,
     Mode,
     MsgType,
-    SaFlag,
-    SaType,
 )
-from pfkey.dialect import LINUX
 from pfkey.errors import SadbError
 from pfkey.message import Message
 
@@ -29,45 +25,39 @@ MESSAGES: dict[int, tuple[int, str]] = {
     MsgType.X_SPDACQUIRE: (EOPNOTSUPP, "X_SPDACQUIRE is obsolete"),
     MsgType.X_SPDEXPIRE: (EOPNOTSUPP, "X_SPDEXPIRE goes from the engine to clients"),
     MsgType.X_NAT_T_NEW_MAPPING: (EOPNOTSUPP, "NEW_MAPPING goes from the engine to clients"),
-}
-SATYPES: dict[int, str] = {
-    SaType.X_IPCOMP: "IPComp SAs are not done yet",
+    MsgType.X_GRPSPIS: (EOPNOTSUPP, "bundles of SAs are not done: a policy names its steps"),
 }
 SA_MODES: dict[int, str] = {
     Mode.BEET: "BEET SAs are not done",
 }
-REQUEST_PROTOS: dict[int, str] = {
-    IPPROTO_COMP: "IPComp requests are not done yet",
-}
 REQUEST_MODES: dict[int, str] = {
     Mode.BEET: "BEET requests are not done",
 }
-FLAGS: dict[int, str] = {
-    KameFlag.RAWCPI: "raw CPIs (flag 0x80) are not done yet",
-    SaFlag.ESN: "extended sequence numbers (flag 0x400) are not done yet",
-}
-# What an extension stands for, where its name alone does not tell what is refused.
-MEANINGS: dict[ExtType, str] = {ExtType.X_NAT_T_TYPE: ": ESP in UDP (esp-udp, RFC 3948)"}
 
 _MAPPED = bytes(10) + b"\xff\xff"
 _ADDRESSES = {ExtType.ADDRESS_SRC, ExtType.ADDRESS_DST}
 _SA = {ExtType.SA, ExtType.X_SA2} | _ADDRESSES
 _ADD = _SA | {
     ExtType.LIFETIME_HARD, ExtType.LIFETIME_SOFT, ExtType.KEY_AUTH, ExtType.KEY_ENCRYPT,
-    ExtType.IDENTITY_SRC, ExtType.IDENTITY_DST,
+    ExtType.IDENTITY_SRC, ExtType.IDENTITY_DST, ExtType.X_REPLAY_WINDOW,
+    ExtType.X_NAT_T_TYPE, ExtType.X_NAT_T_SPORT, ExtType.X_NAT_T_DPORT, ExtType.X_NAT_T_OA,
 }  # fmt: skip
+_ORIGINALS = frozenset((ExtType.X_NAT_T_OAI, ExtType.X_NAT_T_OAR))
+# racoon says so in GETSPI, where it changes nothing, as on Linux
+_UDP = {ExtType.X_NAT_T_TYPE, ExtType.X_NAT_T_SPORT, ExtType.X_NAT_T_DPORT}
 _BY_ID = _ADDRESSES | {ExtType.X_POLICY, ExtType.X_SA2}
 _SPD = _BY_ID | {ExtType.LIFETIME_HARD, ExtType.LIFETIME_SOFT}
 # What a request of each type may carry; a known extension that is not here is refused.
 EXTENSIONS: dict[int, set[ExtType]] = {
-    MsgType.GETSPI: _SA | {ExtType.SPIRANGE},
+    MsgType.GETSPI: _SA | {ExtType.SPIRANGE} | _UDP,
     MsgType.ADD: _ADD,
     MsgType.UPDATE: _ADD,
     MsgType.DELETE: _SA,
-    MsgType.GET: _SA,
+    MsgType.GET: _SA | {ExtType.X_REPLAY_WINDOW},
     MsgType.REGISTER: set(),
     MsgType.FLUSH: set(),
-    MsgType.DUMP: {ExtType.X_FILTER},
+    # our own extension, of whatever value, says that its sender knows of it
+    MsgType.DUMP: {ExtType.X_FILTER, ExtType.X_REPLAY_WINDOW},
     MsgType.X_SPDADD: _SPD,
     MsgType.X_SPDUPDATE: _SPD,
     MsgType.X_SPDSETIDX: _SPD,
@@ -110,22 +100,18 @@ def refuse_address(address: bytes, prefixlen: int = 128) -> None:
         raise SadbError(EINVAL, "::ffff:0:0/96 stands for IPv4: write the IPv4 address")
 
 
-def refuse_message(message: Message) -> None:
+def refuse_message(message: Message, manners: Manners = LINUX_MANNERS) -> None:
     """Refuse a message by its type, or by an extension that its type makes no use of."""
     if message.type in MESSAGES:
         raise SadbError(*MESSAGES[message.type])
-    allowed = EXTENSIONS.get(message.type)
+    allowed = manners.takes.get(message.type) or EXTENSIONS.get(message.type)
     if allowed is None:
         return
+    if manners.kin is Kin.KAME and message.type in (MsgType.ADD, MsgType.UPDATE):
+        allowed = allowed | _ORIGINALS
+    known = manners.dialect.extensions
     for extension in message.extensions:
-        if extension.exttype in LINUX.extensions and extension.exttype not in allowed:
+        if extension.exttype in known and extension.exttype not in allowed:
             kind = ExtType(extension.exttype)
             where = f"extension {kind.name} in {MsgType(message.type).name}"
-            raise SadbError(EOPNOTSUPP, f"{where} is not done{MEANINGS.get(kind, '')}")
-
-
-def refuse_flags(flags: int) -> None:
-    """Refuse flags of an SA that would change its packets in a way not done yet."""
-    for flag, reason in FLAGS.items():
-        if flags & flag:
-            raise SadbError(EOPNOTSUPP, reason)
+            raise SadbError(EOPNOTSUPP, f"{where} is not done")

@@ -18,6 +18,7 @@ PADS = int(KameFlag.RANDOM_PAD | KameFlag.ZERO_PAD)
 KNOWN = 0
 for _flag in (*SaFlag, *KameFlag):
     KNOWN |= int(_flag)
+_QUIET = int(SaFlag.CYCSEQ)  # no rule here is about it
 # DERIV and IV4B are of DES alone; esp-old knew DES and, for tests, NULL
 _OLD_CIPHERS = ("des-cbc", "null")
 
@@ -29,6 +30,8 @@ def check_flags(flags: int, proto: int, keys: Keying, replay_packets: int) -> No
         SadbError: EINVAL for flags that do not go together or not with the SA; EOPNOTSUPP for
             flags that are unknown.
     """
+    if not flags & ~_QUIET:
+        return
     if flags & ~KNOWN:
         raise SadbError(EOPNOTSUPP, f"SA flags {flags & ~KNOWN:#x} are unknown")
     encrypt = by_number(Kind.ENCRYPT, keys.encrypt) if proto == IPPROTO_ESP else None
@@ -42,6 +45,12 @@ def check_flags(flags: int, proto: int, keys: Keying, replay_packets: int) -> No
          "an IV of 32 bits (flag 0x10) is of des-cbc in esp-old"),
         (flags & KameFlag.DERIV and (is_old or cipher != "des-cbc"),
          "a derived IV (flag 0x20) is of des-cbc in today's ESP"),
+        (flags & SaFlag.ESN and (is_old or proto == IPPROTO_COMP),
+         "extended sequence numbers (flag 0x400) are of today's ESP and AH"),
+        (flags & SaFlag.ESN and not replay_packets,
+         "extended sequence numbers (flag 0x400) need a replay window: the receiver infers the "
+         "upper half from it (RFC 4303 3.3.3)"),
+        (flags & SaFlag.ESN and flags & KameFlag.DERIV, "a derived IV has 32 bits of number"),
         (is_old and proto == IPPROTO_COMP, "there is no old IPComp (flag 0x1)"),
         (is_old and replay_packets, "esp-old and ah-old have no sequence numbers to check"),
         (is_old and cipher and cipher not in _OLD_CIPHERS, f"esp-old knows no {cipher}"),

@@ -18,7 +18,7 @@ from struct import Struct
 from keyd.model import SaSpec
 from keyd.packet import ip, ip6
 from keyd.packet.drop import Drop
-from keyd.packet.esp import ESN_MAX, SEQ_MAX
+from keyd.packet.esp import ESN_MAX, SEQ_MAX, cycles
 from pfkey import crypto
 from pfkey.const import IPPROTO_AH, KameFlag, SaFlag
 from pfkey.errors import CryptoError
@@ -27,6 +27,7 @@ Octets = bytes | bytearray | memoryview
 Opened = tuple[int, memoryview]
 
 FIXED_OCTETS = 12  # all but IV, ICV and padding
+OPTIONS_MAX = 64  # of one IPv6 extension header, padding included; hosts take fewer
 OLD_FIXED_OCTETS = 8  # and but the sequence number
 OLD_ICV_OCTETS = 16
 _FIXED = Struct("!BBHII")
@@ -66,7 +67,7 @@ class AhSa:
         iv_octets: how many octets of IV `seal` wants: a number in network order that was never
             handed in under this key and never will be again.
         icv_at: at which octet the ICV begins.
-        seq_max: the last sequence number.
+        seq_max: as of `EspSa`.
         clears_tos: the ICV does not cover IPv4's TOS, which routers may change (RFC 4302
             3.3.3.1.1.1); False is for peers that cover it (net.inet.ipsec.ah_cleartos).
         offset_mask: the bits of IPv4's flags and offset that it covers, none by the RFC
@@ -92,7 +93,8 @@ class AhSa:
         if not self.icv_octets:
             raise CryptoError("AH without an authenticator protects nothing")
         self._is_extended = bool(spec.flags & _ESN)
-        self.seq_max = ESN_MAX if self._is_extended else SEQ_MAX
+        may_cycle = cycles(spec) and not self.iv_octets
+        self.seq_max = ESN_MAX if self._is_extended or may_cycle else SEQ_MAX
         self._fixed = OLD_FIXED_OCTETS if self._is_old else FIXED_OCTETS
         self.icv_at = self._fixed + self.iv_octets
         whole = self.icv_at + self.icv_octets
@@ -270,7 +272,9 @@ def _freeze_extensions(header: bytearray, *, is_sending: bool) -> bool:
 
 
 def _freeze_tlvs(header: bytearray, at: int, end: int) -> bool:
-    while at < end:
+    for _ in range(OPTIONS_MAX):
+        if at >= end:
+            return True
         if header[at] == _PAD1:
             at += 1
             continue
@@ -280,7 +284,7 @@ def _freeze_tlvs(header: bytearray, at: int, end: int) -> bool:
         if header[at] & _MAY_CHANGE:
             header[at + 2 : at + 2 + length] = bytes(length)
         at += 2 + length
-    return True
+    return at >= end
 
 
 def _arrive(header: bytearray, at: int, end: int) -> bool:

@@ -84,14 +84,23 @@ ROWS: tuple[tuple[str, str], ...] = (
     ("pfkey", "foreign"),
     ("pfkey", "spoofed"),
     ("pfkey", "nd_refused"),
+    ("pfkey", "dummies"),
     ("pfkey", "frag_dropped"),
+    ("pfkey", "frag_held"),
+    ("pfkey", "frag_joined"),
     ("pfkey", "clear_out"),
     ("pfkey", "bypassed"),
     ("pfkey", "icmp_toobig_sent"),
     ("pfkey", "icmp_accepted"),
     ("pfkey", "icmp_ignored"),
+    ("pfkey", "icmp_relayed"),
+    ("pfkey", "black_holes"),
     ("pfkey", "out_guard"),
     ("pfkey", "hold_dropped"),
+    ("pfkey", "natt_keepalives_in"),
+    ("pfkey", "natt_keepalives_out"),
+    ("pfkey", "natt_alien"),
+    ("pfkey", "natt_moved"),
     ("pfkey", "expired"),
     ("pfkey", "queue_dropped"),
     ("pfkey", "internal"),
@@ -109,9 +118,11 @@ ROWS: tuple[tuple[str, str], ...] = (
     IPCOMP_WRAP, IPCOMP_INPUT, IPCOMP_OUTPUT, IPCOMP_INVALID, IPCOMP_IBYTES, IPCOMP_OBYTES,
     IPCOMP_TOOBIG, IPCOMP_PDROPS, IPCOMP_CRYPTO, IPCOMP_MINLEN, IPCOMP_USELESS,
     TUN_READS, TUN_SEGMENTS, SUPERPACKET_IN, SEGMENTS_OUT, COALESCED_WRITES, COALESCED_SEGMENTS,
-    TUN_WRITES, TUN_SHORT, FOREIGN, SPOOFED, ND_REFUSED, FRAG_DROPPED, CLEAR_OUT, BYPASSED,
-    ICMP_TOOBIG_SENT, ICMP_ACCEPTED, ICMP_IGNORED, OUT_GUARD, HOLD_DROPPED, EXPIRED, QUEUE_DROPPED,
-    INTERNAL,
+    TUN_WRITES, TUN_SHORT, FOREIGN, SPOOFED, ND_REFUSED, DUMMIES, FRAG_DROPPED,
+    FRAG_HELD, FRAG_JOINED, CLEAR_OUT, BYPASSED,
+    ICMP_TOOBIG_SENT, ICMP_ACCEPTED, ICMP_IGNORED, ICMP_RELAYED, BLACK_HOLES, OUT_GUARD,
+    HOLD_DROPPED, NATT_KEEPALIVES_IN, NATT_KEEPALIVES_OUT, NATT_ALIEN, NATT_MOVED, EXPIRED,
+    QUEUE_DROPPED, INTERNAL,
 ) = range(len(ROWS))  # fmt: skip
 
 # What each worker counts for each SA, as u64s. EDGE: outbound the next unused sequence number,
@@ -127,13 +138,27 @@ OF_DROP: dict[Drop, int] = {drop: ROWS.index(("esp", drop.value)) for drop in Dr
 OF_AH_DROP: dict[Drop, int] = {
     drop: ROWS.index(("ah", _AH_NAMES.get(drop, drop.value))) for drop in Drop
 }
+# IPComp has no names for what only keys and tunnels of others can do.
+_COMP_NAMES = {
+    Drop.BADILEN: "hdrops", Drop.BADENC: "crypto", Drop.BADAUTH: "crypto", Drop.REPLAY: "invalid",
+    Drop.TUNNEL: "invalid",
+}  # fmt: skip
+OF_COMP_DROP: dict[Drop, int] = {
+    drop: ROWS.index(("ipcomp", _COMP_NAMES.get(drop, drop.value))) for drop in Drop
+}
+DROPS_OF = {IPPROTO_ESP: OF_DROP, IPPROTO_AH: OF_AH_DROP, IPPROTO_COMP: OF_COMP_DROP}
+# per protocol: packets that came in, octets that came out of them
+INPUTS = {IPPROTO_ESP: ESP_INPUT, IPPROTO_AH: AH_INPUT, IPPROTO_COMP: IPCOMP_INPUT}
+OPENED = {IPPROTO_ESP: IBYTES, IPPROTO_AH: AH_IBYTES, IPPROTO_COMP: IPCOMP_IBYTES}
 OF_DISABLED = {IPPROTO_ESP: PDROPS, IPPROTO_AH: AH_PDROPS, IPPROTO_COMP: IPCOMP_PDROPS}
 # What grows without a packet being dropped.
 _KEPT = frozenset((
     "input", "output", "ibytes", "obytes", "spdcachelookup", "spdcachemiss", "out_bundlesa",
     "useless", "minlen", "tun_reads", "tun_segments", "superpacket_in", "segments_out",
     "coalesced_writes", "coalesced_segments", "tun_writes", "clear_out", "bypassed",
-    "icmp_toobig_sent", "icmp_accepted", "icmp_ignored",
+    "icmp_toobig_sent", "icmp_accepted", "icmp_ignored", "icmp_relayed", "black_holes",
+    "frag_held", "frag_joined", "dummies", "natt_keepalives_in", "natt_keepalives_out",
+    "natt_moved",
 ))  # fmt: skip
 DROPS = tuple(row for row, (_, name) in enumerate(ROWS) if name not in _KEPT)
 

@@ -96,6 +96,12 @@ def rebuild(header: Octets, protocol: int, payload_octets: int) -> bytes:
     return ip.rebuild(header, protocol, payload_octets)
 
 
+def readdressed(header: bytes, dst: bytes) -> bytes:
+    """The header with another destination; its checksum is left to `rebuild`."""
+    at = 24 if header[0] >> 4 == 6 else 16
+    return header[:at] + dst + header[at + len(dst) :]
+
+
 def largest(number: int) -> int:
     """The octets of the largest packet of a version."""
     return ip6.HEADER_OCTETS + ip6.PAYLOAD_MAX if number == 6 else ip.PACKET_MAX

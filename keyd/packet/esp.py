@@ -38,7 +38,8 @@ _HIGH = Struct("!I")
 _COUNTED = tuple(bytes(range(1, n + 1)) for n in range(PAD_MAX + 1))
 _ZEROS = tuple(bytes(n) for n in range(PAD_MAX + 1))
 # as plain numbers: `&` with an IntFlag takes a microsecond
-_ESN, _ZERO_PAD, _RANDOM_PAD = int(SaFlag.ESN), int(KameFlag.ZERO_PAD), int(KameFlag.RANDOM_PAD)
+_ESN, _CYCSEQ = int(SaFlag.ESN), int(SaFlag.CYCSEQ)
+_ZERO_PAD, _RANDOM_PAD = int(KameFlag.ZERO_PAD), int(KameFlag.RANDOM_PAD)
 
 
 def peek(octets: Octets) -> tuple[int, int] | None:
@@ -47,6 +48,11 @@ def peek(octets: Octets) -> tuple[int, int] | None:
         return None
     spi, seq = _HEADER.unpack_from(octets)
     return spi, seq
+
+
+def cycles(spec: SaSpec) -> bool:
+    """Whether numbers may begin again: asked for, and nobody checks them (RFC 4303 3.3.3)."""
+    return bool(spec.flags & _CYCSEQ) and not spec.replay_packets
 
 
 class EspSa:
@@ -59,7 +65,7 @@ class EspSa:
             not after a restart either; it need not be secret. "derived": none are wanted, the
             sequence number makes the IV, and so may never come twice under this key.
         pad_octets: how many random octets of padding `seal` and `seal_many` want for each packet.
-        seq_max: the last sequence number.
+        seq_max: the last sequence number. An SA that cycles counts on, and sends lower halves.
         has_authenticator: False when nothing vouches for the octets that `open` returns.
 
     Raises:
@@ -96,7 +102,8 @@ class EspSa:
                 raise CryptoError(f"authentication algorithm {spec.auth} is for AH alone")
         self.has_authenticator = self.icv_octets > 0
         self._is_extended = bool(spec.flags & _ESN)
-        self.seq_max = ESN_MAX if self._is_extended else SEQ_MAX
+        may_cycle = self.iv_kind == "random" and cycles(spec)
+        self.seq_max = ESN_MAX if self._is_extended or may_cycle else SEQ_MAX
         self._align = max(self._cipher.block_octets, 4)  # RFC 4303 2.4: at least 32 bits
         self._overhead = self.header_octets + self.iv_octets + self.icv_octets
         self._pads = _ZEROS if spec.flags & _ZERO_PAD else _COUNTED
@@ -176,11 +183,10 @@ class EspSa:
         packets = []
         at = 0
         for seq, length in enumerate(lengths, first_seq):
+            octets = join((pack(spi, seq & SEQ_MAX), body[at : at + length]))
             if is_extended:
-                octets = join((pack(spi, seq & SEQ_MAX), body[at : at + length]))
                 packets.append(octets + icv(octets, _HIGH.pack(seq >> 32)))
             else:
-                octets = join((pack(spi, seq), body[at : at + length]))
                 packets.append(octets + icv(octets))
             at += length
         return packets

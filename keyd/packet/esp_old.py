@@ -17,7 +17,16 @@ from typing import ClassVar
 
 from keyd.model import SaSpec
 from keyd.packet.drop import Drop
-from keyd.packet.esp import HEADER_OCTETS, TRAILER_OCTETS, EspSa, Octets, Opened, stripped
+from keyd.packet.esp import (
+    ESN_MAX,
+    HEADER_OCTETS,
+    SEQ_MAX,
+    TRAILER_OCTETS,
+    EspSa,
+    Octets,
+    Opened,
+    stripped,
+)  # fmt: skip
 from pfkey.const import KameFlag
 
 _OLD, _IV4B, _DERIV = int(KameFlag.OLD), int(KameFlag.IV4B), int(KameFlag.DERIV)
@@ -45,6 +54,7 @@ class OldEspSa(EspSa):
             self.iv_octets = 4
             self._overhead = self.header_octets + self.iv_octets
         self._checked_pads = None
+        self.seq_max = ESN_MAX
 
     def seal(
         self, seq: int, payload: Octets, next_header: int, iv: bytes = b"", pad: bytes = b""
@@ -86,6 +96,7 @@ class DerivedEspSa(EspSa):
         self._overhead -= self.iv_octets
         self.iv_octets = 0
         self.iv_kind = "derived"
+        self.seq_max = SEQ_MAX  # the IVs would cycle with the numbers
 
     def seal(
         self, seq: int, payload: Octets, next_header: int, iv: bytes = b"", pad: bytes = b""

@@ -25,39 +25,40 @@ class FaultySealer(Sealer):
         self._repeats = repeats
         self._spoils = spoils
 
-    def seal(self, layer: Layer, stream: Stream, now_us: int) -> Stream:
+    def seal(self, layer: Layer, stream: Stream, now_us: int) -> list[Stream]:
         """One layer around all packets."""
-        sealed = self._one_by_one(layer, stream, now_us) if self._may_repeat(layer.sa) else None
-        sealed = sealed or super().seal(layer, stream, now_us)
+        if self._may_repeat(layer.sa):
+            sealed = self._one_by_one(layer, stream, now_us)
+        else:
+            sealed = super().seal(layer, stream, now_us)
         if not self._spoils:
             return sealed
-        return sealed._replace(payloads=[_spoilt(layer.sa, one) for one in sealed.payloads])
+        return [
+            one._replace(payloads=[_spoilt(layer.sa, octets) for octets in one.payloads])
+            for one in sealed
+        ]
 
     def _take(self, sa: OutSa, packets: int, octets: int, now_us: int) -> int:
         take = sa.repeat if self._may_repeat(sa) else sa.take
         return take(packets, octets, now_us)
 
     def _may_repeat(self, sa: OutSa) -> bool:
-        return self._repeats and (sa.esp is None or sa.esp.iv_kind != "derived")
+        is_derived = sa.esp is not None and sa.esp.iv_kind == "derived"
+        return self._repeats and sa.comp is None and not is_derived
 
-    def _one_by_one(self, layer: Layer, stream: Stream, now_us: int) -> Stream:
-        """Each packet under the same number. AH covers identifications: they count up as ever."""
+    def _one_by_one(self, layer: Layer, stream: Stream, now_us: int) -> list[Stream]:
+        """Each packet under the same number; identifications count up as ever."""
         header = stream.header
-        payloads: list[Payload] = []
-        result = stream._replace(payloads=())
-        is_counted = layer.sa.ah is not None and header[0] >> 4 == 4
-        ident = ip.identification(header) if is_counted else 0
-        if is_counted and not 0 < ident <= 0xFFFF - len(stream.payloads):
-            ident = 1
+        done: list[Stream] = []
+        is_v4 = header[0] >> 4 == 4
+        ident = ip.identification(header) if is_v4 else 0
+        if layer.sa.ah is not None and not 0 < ident <= 0xFFFF - len(stream.payloads):
+            ident = 1  # AH covers them, and a raw socket would fill in a zero
         for number, payload in enumerate(stream.payloads):
-            if is_counted:
-                header = ip.rebuild(stream.header, stream.proto, 0, ident=ident + number)
-            one = super().seal(layer, Stream(header, stream.proto, (payload,)), now_us)
-            if not one.payloads:
-                break
-            payloads += one.payloads
-            result = result if payloads[1:] else one
-        return result._replace(payloads=payloads)
+            if is_v4:
+                header = ip.rebuild(stream.header, stream.proto, 0, ident=ident + number & 0xFFFF)
+            done += super().seal(layer, Stream(header, stream.proto, (payload,)), now_us)
+        return done
 
 
 def _spoilt(sa: OutSa, payload: Payload) -> bytes:

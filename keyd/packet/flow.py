@@ -1,34 +1,42 @@
 """What the outbound pipeline remembers of a flow."""
 
+from collections.abc import Sequence
+
 from keyd.model import Need
 from keyd.packet import datagram
-from keyd.packet.layers import Layer
+from keyd.packet.layers import Chain, Layer
 from keyd.packet.segment import Frame
+from keyd.packet.troubles import Progress
 
 
 class Flow:
     """What to do with a flow's packets: drop and count, seal, or, without layers, let out.
 
     `needs` are the SAs it lacks: with `drop` it cannot do without, else it can. `policy` is the id
-    of the policy that says so, 0 for none. `told_until`: when its source may have forgotten what
-    fits.
+    of the policy that says so, 0 for none. `joins`: its fragments are put together first.
+    `told_until`: when its source may have forgotten what fits. `told_trouble`: which trouble its
+    source was told of, by its time.
     """
 
-    __slots__ = ("drop", "layers", "needs", "policy", "takes_fragments", "told_until")
+    __slots__ = (
+        "chain", "drop", "joins", "needs", "policy", "progress", "told_trouble", "told_until",
+    )  # fmt: skip
 
     def __init__(
         self,
-        layers: tuple[Layer, ...] = (),
+        layers: Sequence[Layer] = (),
         drop: int = -1,
         *,
         needs: tuple[Need, ...] = (),
-        takes_fragments: bool = False,
+        joins: bool = False,
     ) -> None:
-        self.layers = layers
+        self.chain = Chain(layers)
         self.drop = drop
         self.needs = needs
         self.policy = 0
-        self.takes_fragments = takes_fragments
+        self.joins = joins
+        self.progress = Progress()
+        self.told_trouble = 0.0
         self.told_until = 0.0
 
 

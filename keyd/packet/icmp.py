@@ -1,18 +1,26 @@
 """ICMP and the path MTU: RFC 792, 1191, 4443 and 8201, RFC 4303 3.3.4, RFC 4301 section 8.
 
-Two directions: we tell senders what fits after sealing (`too_big`), and we learn from routers
-what fits on the way (`quoted`, `PathMtu`). Numbers are in network order.
+Two directions: we tell senders what fits after sealing (`too_big`) and that nothing arrives
+(`unreachable`), and we learn from routers what they did with ours (`quoted`, `verdict`), of which
+the path's MTU is kept in `PathMtu`. Numbers are in network order.
 """
 
+from enum import Enum
 from struct import Struct
 
-from keyd.packet import ip, ip6
+from keyd.packet import datagram, ip, ip6, natt
 from keyd.packet.checksum import checksum, finish, partial, pseudo
 from pfkey.const import IPPROTO_AH, IPPROTO_ESP
 
 UNREACHABLE = 3
 FRAGMENTATION_NEEDED = 4
 PACKET_TOO_BIG = 2  # ICMPv6
+_HOST = 1  # code of UNREACHABLE
+_UNREACHABLE6, _ADDRESS = 1, 3  # type and code
+# errors that say that packets do not arrive: type, and of UNREACHABLE all codes but one
+_LOST = {4: frozenset((UNREACHABLE, 11, 12)), 6: frozenset((_UNREACHABLE6, 3, 4))}
+# queries, which may be answered by an error; all other ICMP may not (RFC 1122 3.2.2)
+_QUERIES = {4: frozenset((8, 13, 15, 17)), 6: frozenset(range(128, 256))}
 MTU_FLOOR = 576
 AGE_SECONDS = 600.0  # RFC 1191 section 6.3 asks for ten minutes
 DESTINATIONS_MAX = 4096
@@ -24,19 +32,59 @@ _ICMP6 = Struct("!BBHI")
 _IP6 = Struct("!IHBB16s16s")
 
 
+class Verdict(Enum):
+    """What an error says of a packet."""
+
+    TOO_BIG = 0
+    LOST = 1
+    NOTHING = 2
+
+
+def verdict(version: int, kind: int, code: int) -> Verdict:
+    """What a type and code say about a packet of this version."""
+    if (version, kind, code) in _TOO_BIG:
+        return Verdict.TOO_BIG
+    return Verdict.LOST if kind in _LOST.get(version, ()) else Verdict.NOTHING
+
+
+def may_answer(packet: bytes) -> bool:
+    """Whether an error about this well-formed packet may be sent (RFC 1122 3.2.2, RFC 4443 2.4)."""
+    head = datagram.read(packet)
+    if head is None or head.is_later:
+        return False
+    is_v4 = packet[0] >> 4 == 4
+    is_icmp = head.proto == (ip.ICMP if is_v4 else ip6.ICMPV6)
+    if is_icmp and head.ports[0] not in _QUERIES[4 if is_v4 else 6]:
+        return False
+    return not (head.dst[0] >= 224 if is_v4 else head.dst[0] == 0xFF)
+
+
 def too_big(packet: bytes, mtu: int) -> bytes:
     """The answer to the sender of a packet that is too big, of either version: an IP packet."""
-    return packet_too_big(packet, mtu) if packet[0] >> 4 == 6 else fragmentation_needed(packet, mtu)
+    if packet[0] >> 4 == 6:  # an MTU is never below 1280 there (RFC 4443 3.2)
+        return _answer6(PACKET_TOO_BIG, 0, max(mtu, ip6.MTU_MIN), packet)
+    return _answer4(UNREACHABLE, FRAGMENTATION_NEEDED, mtu, packet)
 
 
-def fragmentation_needed(packet: bytes, mtu: int) -> bytes:
-    """The answer to the sender of an IPv4 packet that is too big: an IP packet.
+def unreachable(packet: bytes) -> bytes:
+    """The answer to the sender of a packet that will not arrive: an IP packet.
 
-    Its source is the destination that was asked for. A local address would be a martian to the
-    kernel that reads this from the TUN device, and nothing looks at the source of such an error.
+    It says that the host, or the address, cannot be reached, whatever the error about our packet
+    said: that is a moment's trouble to TCP (RFC 1122 4.2.3.9, RFC 2003 section 4).
+    """
+    if packet[0] >> 4 == 6:
+        return _answer6(_UNREACHABLE6, _ADDRESS, 0, packet)
+    return _answer4(UNREACHABLE, _HOST, 0, packet)
+
+
+def _answer4(kind: int, code: int, word: int, packet: bytes) -> bytes:
+    """An IPv4 packet whose source is the destination that was asked for.
+
+    A local address would be a martian to the kernel that reads this from the TUN device, and
+    nothing looks at the source of such an error.
     """
     quoted = packet[: _ANSWER_OCTETS - ip.HEADER_MIN - _ICMP.size]
-    body = bytearray(_ICMP.pack(UNREACHABLE, FRAGMENTATION_NEEDED, 0, 0, mtu) + quoted)
+    body = bytearray(_ICMP.pack(kind, code, 0, 0, word) + quoted)
     body[2:4] = checksum(body).to_bytes(2, "big")
     head = bytearray(
         _IP.pack(
@@ -48,17 +96,16 @@ def fragmentation_needed(packet: bytes, mtu: int) -> bytes:
     return bytes(head + body)
 
 
-def packet_too_big(packet: bytes, mtu: int) -> bytes:
-    """The same for IPv6 (RFC 4443 3.2); an MTU is never below 1280."""
+def _answer6(kind: int, code: int, word: int, packet: bytes) -> bytes:
     quoted = packet[: ip6.MTU_MIN - ip6.HEADER_OCTETS - _ICMP6.size]
-    body = bytearray(_ICMP6.pack(PACKET_TOO_BIG, 0, 0, max(mtu, ip6.MTU_MIN)) + quoted)
+    body = bytearray(_ICMP6.pack(kind, code, 0, word) + quoted)
     src, dst = ip6.dst(packet), ip6.src(packet)
     body[2:4] = finish(pseudo(src, dst, ip6.ICMPV6, len(body)) + partial(body)).to_bytes(2, "big")
     return _IP6.pack(6 << 28, len(body), ip6.ICMPV6, _TTL, src, dst) + bytes(body)
 
 
 def quoted(octets: bytes) -> tuple[bytes, bytes, int, int] | None:
-    """(source, destination, SPI, sequence) of the ESP or AH packet that an error quotes."""
+    """(source, destination, SPI, sequence) of the ESP, AH or ESP in UDP that an error quotes."""
     if len(octets) >= ip6.HEADER_OCTETS and octets[0] >> 4 == 6:
         chain = ip6.walk(octets[:4] + b"\xff\xff" + octets[6:])  # the quotation may be cut off
         if chain is None or ip6.frag(octets, chain)[0]:
@@ -73,6 +120,8 @@ def quoted(octets: bytes) -> tuple[bytes, bytes, int, int] | None:
         return None
     if proto == IPPROTO_AH:
         at += 4
+    elif proto == natt.UDP:
+        at += natt.UDP_OCTETS
     elif proto != IPPROTO_ESP:
         return None
     if len(octets) < at + 8:
@@ -105,3 +154,6 @@ class PathMtu:
             del self._known[dst]
             return link_mtu
         return min(mtu, link_mtu)
+
+
+_TOO_BIG = {(4, UNREACHABLE, FRAGMENTATION_NEEDED), (6, PACKET_TOO_BIG, 0)}

@@ -1,14 +1,10 @@
-"""The inbound pipeline: ESP and AH from the raw sockets become frames for the TUN device.
+"""The inbound pipeline: what comes from the raw sockets becomes frames for the TUN device.
 
-Sans-IO. RFC 4301 section 5.2, RFC 4303 section 3.4, RFC 4302 section 3.4. The kernel has
-reassembled the packets (RFC 4303 3.4.1). The steps, in the order of the functions:
+Sans-IO. RFC 4301 section 5.2. The kernel has reassembled the packets (RFC 4303 3.4.1). The steps:
 
-1. `process`: layer by layer, outermost first, until what is left is for somebody else.
-2. `_peel`: one layer; the SA by destination, protocol and SPI; the source must be its.
-3. `_open`: window, ICV and decryption, and only then the window moves and the SA counts.
-4. `_uncover`: the IP packet without the layer: under its outer header, or out of a tunnel.
-5. `_allowed`: the first matching policy must ask for exactly the layers that the packet had.
-6. `flush`: runs of TCP segments are joined, one write each.
+1. `keyd.packet.opener`: layer by layer, outermost first.
+2. `_allowed`: the first matching policy must ask for exactly the layers that the packet had.
+3. `flush`: runs of TCP segments are joined, one write each.
 
 A packet that opens under SAs without authenticator is only probably one: its protocol must be
 one that a policy selects between these addresses, it is never joined with others, and nothing
@@ -16,33 +12,26 @@ here vouches for its checksum.
 """
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
-from keyd.model import PolicySpec, Request, SaSpec, Settings
+from keyd.model import PolicySpec, SaSpec, Settings
 from keyd.packet import counters as count
-from keyd.packet import datagram, ip6, tunnel
-from keyd.packet.association import InSa, peek
+from keyd.packet import datagram, tunnel
+from keyd.packet.association import InSa
 from keyd.packet.classify import Classifier
-from keyd.packet.coalesce import Coalescer, Frame
+from keyd.packet.coalesce import Frame
 from keyd.packet.datagram import Head
 from keyd.packet.drop import Drop
+from keyd.packet.entrances import Entrances
+from keyd.packet.natt import Mapping
+from keyd.packet.opener import PROTOS, Opener
+from keyd.packet.peeled import Peeled, as_asked, is_authentic
 from keyd.packet.used import Used
-from pfkey.const import IPPROTO_AH, IPPROTO_ESP, UNSPEC_PROTO, Dir, Level, Mode, PolicyType
+from keyd.socket_pair import SocketPair
+from pfkey.const import IPPROTO_AH, IPPROTO_ESP, UNSPEC_PROTO, Dir, PolicyType
 
 FLOWS_MAX = 8192
-LAYERS_MAX = 8
-_NO_NEXT_HEADER = 59  # RFC 4303 2.6: a dummy packet
-_INNER_PACKETS = (tunnel.IPV4, tunnel.IPV6)
-_PROTOS = frozenset((IPPROTO_ESP, IPPROTO_AH))
 # protocols that are believed of an SA without authenticator and without a policy
 _PLAUSIBLE = frozenset((1, 2, 6, 17, 33, 46, 47, 50, 51, 58, 89, 103, 108, 112, 132, 136))
-
-
-class _Layer(NamedTuple):
-    """One that was taken off."""
-
-    sa: InSa
-    is_tunnel: bool
 
 
 class Inbound:
@@ -58,39 +47,23 @@ class Inbound:
         self._is_local = is_local
         self._policies = Classifier()
         self._forwarded = Classifier()  # policies of direction fwd
-        self._by_slot: dict[int, InSa] = {}
-        self._by_spi: dict[tuple[bytes, int, int], InSa] = {}
+        self._opener = Opener(counters, is_local, self._believable)
         self._settings = Settings()
         self._flows: dict[tuple[bytes, ...], tuple[int, tuple[int, ...]]] = {}
         self.used = Used()
         self._believed: dict[int, frozenset[int]] = {}
-        self._coalescer = Coalescer()
+        self.entrances = Entrances()
 
     # ---------------------------------------------------------------- databases
 
     def install(self, sa: InSa) -> None:
         """Put in an SA, or replace the one with its slot; the same key keeps its window."""
-        spec = sa.spec
-        before = self._by_slot.get(spec.slot)
-        if before is not None and before.spec.spi == spec.spi and before.spec.dst == spec.dst:
-            keys = (spec.auth_key, spec.encrypt_key, spec.auth, spec.encrypt)
-            old = before.spec
-            if keys == (old.auth_key, old.encrypt_key, old.auth, old.encrypt):
-                sa.keep_window(before)
-        self.remove(spec.slot)
-        sa.tune(self._settings)
-        self._by_slot[spec.slot] = sa
-        self._by_spi[_spi_key(spec.dst, spec.proto, spec.spi)] = sa
+        self._opener.install(sa)
         self._forget()
 
     def remove(self, slot: int) -> None:
         """Take out the SA with this slot, if it is there."""
-        sa = self._by_slot.pop(slot, None)
-        if (
-            sa is not None
-            and self._by_spi.get(_spi_key(sa.spec.dst, sa.spec.proto, sa.spec.spi)) is sa
-        ):
-            del self._by_spi[_spi_key(sa.spec.dst, sa.spec.proto, sa.spec.spi)]
+        self._opener.remove(slot)
         self._forget()
 
     def update_policies(self, added: Iterable[PolicySpec], removed: Iterable[int]) -> None:
@@ -103,8 +76,17 @@ class Inbound:
     def tune(self, settings: Settings) -> None:
         """Follow a change of what the engine says beside SAs and policies."""
         self._settings = settings
-        for sa in self._by_slot.values():
-            sa.tune(settings)
+        self._opener.tune(settings)
+        self._forget()
+
+    def open_door(self, door: int, pair: SocketPair | None) -> None:
+        """There is another TUN device, see `keyd.doors`."""
+        self.entrances.open(door, pair)
+        self._forget()
+
+    def close_door(self, door: int) -> None:
+        """There is one less."""
+        self.entrances.close(door)
         self._forget()
 
     def _forget(self) -> None:
@@ -114,136 +96,47 @@ class Inbound:
     # ---------------------------------------------------------------- the pipeline
 
     def process(self, packet: bytes, now_us: int) -> None:
-        """Handle one packet; what comes of it waits for `flush`."""
-        layers: list[_Layer] = []
-        drop = self._process(packet, layers, now_us)
-        if drop >= 0:
-            self._counters[drop] += 1
+        """Handle one packet; what comes of it waits for `flush`.
 
-    def _process(self, packet: bytes, layers: list[_Layer], now_us: int) -> int:
-        """The counter of a drop, or -1."""
-        head = datagram.read(packet)
-        while True:
-            proto = head.proto if head is not None else datagram.proto(packet)
-            is_ah = proto == IPPROTO_AH
-            self._counters[count.AH_INPUT if is_ah else count.ESP_INPUT] += 1
-            drops = count.OF_AH_DROP if is_ah else count.OF_DROP
-            if head is None or proto not in _PROTOS or head.is_fragment:
-                return drops[Drop.HDROPS]
-            if proto in self._settings.disabled:
-                return drops[Drop.PDROPS]
-            inner = self._peel(packet, head, layers, now_us)
-            if not isinstance(inner, bytes):
-                return drops[inner] if isinstance(inner, Drop) else inner
-            packet = inner
-            head = datagram.read(packet)
-            if head is None:  # an extension header that does not fit came out of the layer
-                return drops[Drop.HDROPS]
-            if not self._is_plausible(head, layers):
-                return drops[Drop.BADKCR]
-            if head.proto not in _PROTOS or head.is_fragment:
-                break
-            if layers[-1].is_tunnel and not self._is_local(head.dst):
-                break  # others' protected packets, on their way through
-            if len(layers) == LAYERS_MAX:
-                return drops[Drop.INVALID]
-        return self._deliver(packet, head, layers, drops)
-
-    def _peel(
-        self, packet: bytes, head: Head, layers: list[_Layer], now_us: int
-    ) -> bytes | Drop | int:
-        """The packet without its outermost layer; or the reason or counter of its drop."""
-        octets = memoryview(packet)[head.at : head.total]
-        numbers = peek(head.proto, octets)
-        if numbers is None:
-            return Drop.HDROPS
-        spi, seq = numbers
-        sa = self._by_spi.get(_spi_key(head.dst, head.proto, spi))
-        if sa is None:
-            return Drop.NOTDB
-        if sa.spec.src != head.src:
-            return Drop.INVALID
-        opened = self._open(sa, packet, head, seq, now_us)
-        if not isinstance(opened, tuple):
-            return opened
-        return self._uncover(sa, packet[: head.at], opened, layers)
-
-    def _open(
-        self, sa: InSa, packet: bytes, head: Head, seq: int, now_us: int
-    ) -> tuple[int, memoryview] | Drop | int:
-        if not sa.window.check(seq):
-            return Drop.REPLAY
-        if sa.is_used_up():
-            return count.EXPIRED
-        if sa.ah is not None:
-            opened = sa.ah.open(packet)
-            row = count.AH_IBYTES
-        elif sa.esp is not None:
-            opened = sa.esp.open(memoryview(packet)[head.at : head.total])
-            row = count.IBYTES
-        if isinstance(opened, Drop):
-            return opened
-        next_header, payload = opened
-        inner = len(payload) + (0 if next_header in _INNER_PACKETS else head.at)
-        sa.note(seq, inner, now_us)
-        self._counters[row] += inner
-        return opened
-
-    def _uncover(
-        self, sa: InSa, header: bytes, opened: tuple[int, memoryview], layers: list[_Layer]
-    ) -> bytes | Drop | int:
-        next_header, payload = opened
-        if next_header == _NO_NEXT_HEADER:
-            return -1
-        is_tunnel = next_header in _INNER_PACKETS
-        if sa.spec.mode not in (Mode.ANY, Mode.TUNNEL if is_tunnel else Mode.TRANSPORT):
-            return Drop.INVALID
-        layers.append(_Layer(sa, is_tunnel))
-        if is_tunnel:
-            return tunnel.inner(next_header, payload, header, knobs=sa.knobs)
-        # destination options are believed for what they lead to, see `_is_plausible`
-        is_doubtful = next_header != ip6.DESTINATION and not _is_authentic(layers)
-        if is_doubtful and next_header not in self._believable(sa.spec):
-            return Drop.BADKCR
-        try:
-            return datagram.rebuild(header, next_header, len(payload)) + payload
-        except ValueError:
-            return Drop.TOOBIG
-
-    def _deliver(
-        self, packet: bytes, head: Head, layers: list[_Layer], drops: dict[Drop, int]
-    ) -> int:
+        One of UDP is from a port of ESP in UDP.
+        """
+        opened = self._opener.open(packet, now_us)
+        if isinstance(opened, int):
+            if opened >= 0:
+                self._counters[opened] += 1
+            return
+        packet, head, layers, drops = opened
         flow = datagram.flow_key(packet)
         if head.is_fragment:
             flow += b"f"
         verdict = self._allowed(packet, head, flow, layers)
         if verdict == _REFUSED:
-            return drops[Drop.PDROPS]
-        if verdict < 0:
-            self._coalescer.add(packet, flow, _is_authentic(layers))
-        return verdict
+            self._counters[drops[Drop.PDROPS]] += 1
+        elif verdict >= 0:
+            self._counters[verdict] += 1
+        else:
+            door = _ANY_DOOR - verdict
+            self.entrances.add(door, packet, flow, is_authentic=is_authentic(layers))
 
-    def _is_plausible(self, head: Head, layers: list[_Layer]) -> bool:
-        """Whether this may have come out of transport mode, should nobody vouch for it."""
-        sa, is_tunnel = layers[-1]
-        if is_tunnel or _is_authentic(layers):
-            return True
-        return not head.is_fragment and head.proto in self._believable(sa.spec)
+    def mappings(self) -> list[Mapping]:
+        """What NATs have changed since the last call."""
+        found, self._opener.mappings = self._opener.mappings, []
+        return found
 
     def _believable(self, spec: SaSpec) -> frozenset[int]:
         """The protocols that may come out of an SA without authenticator."""
         known = self._believed.get(spec.slot)
         if known is None:
             known = self._policies.protocols(spec.src, spec.dst)
-            known = _PLAUSIBLE if UNSPEC_PROTO in known or not known else known | _PROTOS
+            known = _PLAUSIBLE if UNSPEC_PROTO in known or not known else known | PROTOS
             self._believed[spec.slot] = known
         return known
 
-    def _allowed(self, packet: bytes, head: Head, flow: bytes, layers: list[_Layer]) -> int:
-        """The counter of a refusal, _REFUSED, or -1; remembered per flow and SAs."""
+    def _allowed(self, packet: bytes, head: Head, flow: bytes, layers: list[Peeled]) -> int:
+        """The counter of a refusal, _REFUSED, or _ANY_DOOR less a door; remembered."""
         counters = self._counters
         counters[count.SPDCACHELOOKUP] += 1
-        key = (flow, *(b"%d%d" % (is_tunnel, sa.spec.slot) for sa, is_tunnel in layers))
+        key = (flow, *(b"%d%d" % (layer.is_tunnel, layer.sa.spec.slot) for layer in layers))
         known = self._flows.get(key)
         if known is None:
             counters[count.SPDCACHEMISS] += 1
@@ -256,7 +149,7 @@ class Inbound:
         self.used.ids.update(policies)
         return verdict
 
-    def _judge(self, packet: bytes, head: Head, layers: list[_Layer], named: list[int]) -> int:
+    def _judge(self, packet: bytes, head: Head, layers: list[Peeled], named: list[int]) -> int:
         has_tunnel = any(layer.is_tunnel for layer in layers)
         may_be_ours = has_tunnel and not self._settings.checks_source
         is_ours = not may_be_ours and self._is_local(head.src)
@@ -268,13 +161,30 @@ class Inbound:
         if has_tunnel and not self._is_local(head.dst):
             verdicts.append(self._judge_by(self._forwarded, head, layers, named))
         refusals = [verdict for verdict in verdicts if verdict not in (_NAMED, _NAMELESS)]
-        if refusals:
-            return refusals[0]
         # transport mode asks for no policy; out of a tunnel comes only what one names
-        return _REFUSED if has_tunnel and _NAMED not in verdicts else -1
+        if refusals or (has_tunnel and _NAMED not in verdicts):
+            refusal = refusals[0] if refusals else _REFUSED
+            return self._for_a_socket(head, layers, refusal, is_spd_silent=not refusals)
+        protos = {layer.sa.spec.proto for layer in layers}
+        return _ANY_DOOR - self.entrances.of_spd(
+            has_esp=IPPROTO_ESP in protos, has_ah=IPPROTO_AH in protos
+        )
+
+    def _for_a_socket(
+        self, head: Head, layers: list[Peeled], refusal: int, *, is_spd_silent: bool
+    ) -> int:
+        """What the SPD refuses may be what a socket's policy asks for; no fragments, though."""
+        if refusal not in (_REFUSED, count.IN_POLVIO) or head.is_fragment:
+            return refusal
+        if not self._is_local(head.dst):
+            return refusal
+        door = self.entrances.of_socket(
+            lambda policy: as_asked(policy, layers[::-1]), is_spd_silent=is_spd_silent
+        )
+        return refusal if door is None else _ANY_DOOR - door
 
     def _judge_by(
-        self, policies: Classifier, head: Head, layers: list[_Layer], named: list[int]
+        self, policies: Classifier, head: Head, layers: list[Peeled], named: list[int]
     ) -> int:
         """By the first matching policy of a direction, whose id is added to `named`."""
         policy = policies.match(head.src, head.dst, head.proto, *head.ports)
@@ -287,44 +197,12 @@ class Inbound:
         if policy.type != PolicyType.IPSEC:
             return count.IN_POLVIO
         named.append(policy.id)
-        return _NAMED if _as_asked(policy, layers[::-1]) else _REFUSED
+        return _NAMED if as_asked(policy, layers[::-1]) else _REFUSED
 
     def flush(self) -> list[tuple[int, Frame]]:
         """(segments in it, buffers for one writev) for each frame of this batch."""
-        return self._coalescer.flush()
+        return [(segments, frame) for _, segments, frame in self.entrances.flush()]
 
 
-# verdicts beside the counters' indexes
-_NAMED, _NAMELESS, _REFUSED = -2, -3, -4
-
-
-def _is_authentic(layers: list[_Layer]) -> bool:
-    return any(layer.sa.has_authenticator for layer in layers)
-
-
-def _as_asked(policy: PolicySpec, layers: list[_Layer]) -> bool:
-    """Whether the layers taken off, innermost first, are those of the policy and no others.
-
-    A request of level `use` may be missing. An SA of mode ANY carried what the packet was.
-    """
-    at = 0
-    for request in policy.requests:
-        layer = layers[at] if at < len(layers) else None
-        if layer is not None and _serves(request, layer):
-            at += 1
-        elif request.level != Level.USE:
-            return False
-    return at == len(layers)
-
-
-def _serves(request: Request, layer: _Layer) -> bool:
-    spec = layer.sa.spec
-    if spec.proto != request.proto or request.reqid not in (0, spec.reqid):
-        return False
-    if not layer.is_tunnel:
-        return request.mode in (Mode.ANY, Mode.TRANSPORT)
-    return request.mode == Mode.TUNNEL and (request.src, request.dst) == (spec.src, spec.dst)
-
-
-def _spi_key(dst: bytes, proto: int, spi: int) -> tuple[bytes, int, int]:
-    return dst, proto, spi
+# verdicts beside the counters' indexes; from the last one downwards they mean doors
+_NAMED, _NAMELESS, _REFUSED, _ANY_DOOR = -2, -3, -4, -100

@@ -196,7 +196,7 @@ def fragment(packet: Octets, mtu: int, ident: int) -> list[bytes]:
     formed and is no fragment.
 
     Raises:
-        ValueError: the MTU leaves no room for eight octets of data, or this is a fragment.
+        ValueError: the MTU leaves no room for all headers and some data, or this is a fragment.
     """
     total = total_length(packet)
     if total <= mtu:
@@ -205,8 +205,8 @@ def fragment(packet: Octets, mtu: int, ident: int) -> list[bytes]:
     if chain is None or chain.fragment_at:
         raise ValueError("a fragment, or what has no proper headers, is not cut again")
     room = (mtu - chain.cut_at - FRAGMENT_OCTETS) // FRAGMENT_UNIT * FRAGMENT_UNIT
-    if room < FRAGMENT_UNIT:
-        raise ValueError(f"an MTU of {mtu} octets has no room behind {chain.cut_at} of header")
+    if room < max(FRAGMENT_UNIT, chain.at - chain.cut_at):  # the first piece shows all (RFC 7112)
+        raise ValueError(f"an MTU of {mtu} octets has no room for {chain.at} of headers")
     head = bytearray(packet[: chain.cut_at])
     proto = head[chain.cut_nh_at]
     head[chain.cut_nh_at] = FRAGMENT

@@ -8,17 +8,22 @@ super-packet's worth is sealed at one call, and a bundle costs no more headers t
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from keyd.packet import datagram, ip, ip6
+from keyd.packet import ip, ip6
 from keyd.packet.association import OutSa
+from keyd.packet.ipcomp import Patience
 from keyd.packet.segment import Payload
 
 
 class Layer(NamedTuple):
-    """An SA, and in tunnel mode the outer addresses; both empty in transport mode."""
+    """An SA, and in tunnel mode the outer addresses; both empty in transport mode.
+
+    `patience` is a flow's with an SA of IPComp.
+    """
 
     sa: OutSa
     src: bytes = b""
     dst: bytes = b""
+    patience: Patience | None = None
 
     @property
     def is_tunnel(self) -> bool:
@@ -34,31 +39,45 @@ class Stream(NamedTuple):
     payloads: Sequence[Payload]
 
 
-def rooms(layers: Sequence[Layer], header: bytes, mtu: int) -> list[int]:
-    """Before each layer, the octets of the largest packet that fits `mtu` after the last.
+class Chain:
+    """The layers that a flow's packets get, innermost first, and what follows from them.
 
-    `header` is that of the packet before the first. A packet that cannot fit at all shows as a
-    room smaller than its header.
+    Attributes:
+        layers: none for packets that `use` lets out.
+        dst: where packets go after the last layer; empty for their own destination.
     """
-    octets, version = len(header), header[0] >> 4
-    outer = []
-    for layer in layers:
-        if layer.is_tunnel:
-            version = 4 if len(layer.src) == 4 else 6
-            octets = ip.HEADER_MIN if version == 4 else ip6.HEADER_OCTETS
-        outer.append((octets, version))
-    found = []
-    room = mtu
-    for layer, (octets, version) in zip(reversed(layers), reversed(outer), strict=True):
-        payload = layer.sa.max_payload(room - octets, version)
-        room = payload if layer.is_tunnel else octets + payload
-        found.append(room)
-    return found[::-1]
 
+    __slots__ = ("_asked", "_rooms", "dst", "layers")
 
-def destination(layers: Sequence[Layer], packet: bytes) -> bytes:
-    """Where the packet goes after the last layer."""
-    for layer in reversed(layers):
-        if layer.is_tunnel:
-            return layer.dst
-    return datagram.dst(packet)
+    def __init__(self, layers: Sequence[Layer] = ()) -> None:
+        self.layers = tuple(layers)
+        self.dst = next((layer.dst for layer in reversed(self.layers) if layer.src), b"")
+        self._asked = (0, 0, 0)
+        self._rooms: list[int] = []
+
+    def rooms(self, header: bytes, mtu: int) -> list[int]:
+        """Before each layer, the octets of the largest packet that fits `mtu` after the last.
+
+        `header` is that of the packet before the first. A packet that cannot fit at all shows as
+        a room smaller than its header.
+        """
+        octets, version = len(header), header[0] >> 4
+        asked = (octets, version, mtu)
+        if asked != self._asked:
+            self._rooms, self._asked = self._measure(octets, version, mtu), asked
+        return self._rooms
+
+    def _measure(self, octets: int, version: int, mtu: int) -> list[int]:
+        outer = []
+        for layer in self.layers:
+            if layer.is_tunnel:
+                version = 4 if len(layer.src) == 4 else 6
+                octets = ip.HEADER_MIN if version == 4 else ip6.HEADER_OCTETS
+            outer.append((octets, version))
+        found = []
+        room = mtu
+        for layer, (octets, version) in zip(reversed(self.layers), reversed(outer), strict=True):
+            payload = layer.sa.max_payload(room - octets, version)
+            room = payload if layer.is_tunnel else octets + payload
+            found.append(room)
+        return found[::-1]

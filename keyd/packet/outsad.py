@@ -5,9 +5,9 @@ RFC 4301 section 4.4.2, outbound: an SA is looked for by its addresses, protocol
 
 from keyd.model import Request, Settings
 from keyd.packet.association import OutSa
-from pfkey.const import IPPROTO_AH, IPPROTO_ESP, Mode
+from pfkey.const import IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP, Mode
 
-_PROTOS = frozenset((IPPROTO_ESP, IPPROTO_AH))
+_PROTOS = frozenset((IPPROTO_ESP, IPPROTO_AH, IPPROTO_COMP))
 
 Pair = tuple[bytes, bytes]
 
@@ -61,11 +61,12 @@ class OutSad:
                 return sa
         return None
 
-    def has_sent(self, pair: Pair, spi: int, seq: int) -> bool:
-        """Whether a packet of this SPI and sequence number was sent between these addresses."""
-        return any(
-            sa.spec.spi == spi and 0 < seq < sa.next_seq for sa in self._by_pair.get(pair, ())
-        )
+    def sender(self, pair: Pair, spi: int, seq: int) -> OutSa | None:
+        """The SA of this SPI that sent this sequence number between these addresses."""
+        for sa in self._by_pair.get(pair, ()):
+            if sa.spec.spi == spi and sa.has_sent(seq):
+                return sa
+        return None
 
     def _preference(self, sa: OutSa) -> tuple[bool, int]:
         """NetBSD's: the newest, past its soft limit only for want of others; or turned round."""

@@ -1,8 +1,12 @@
-"""The anti-replay window: RFC 4303 section 3.4.3, 32-bit sequence numbers.
+"""The anti-replay window: RFC 4303 section 3.4.3 and, for extended numbers, appendix A.
 
-1. `check` before the ICV is computed: is this number new and not behind the window?
-2. `mark` once the ICV holds: only a packet that is authentic moves the window.
+1. `infer` of an extended number: which one has this lower half?
+2. `check` before the ICV is computed: is this number new and not behind the window?
+3. `mark` once the ICV holds: only a packet that is authentic moves the window.
 """
+
+_HALF = 0xFFFF_FFFF
+_MAX = 0xFFFF_FFFF_FFFF_FFFF
 
 
 class Window:
@@ -24,6 +28,16 @@ class Window:
         # uses (RFC 4303 2.2), and what would be below it.
         self._full = (1 << size) - 1
         self._seen = self._full
+
+    def infer(self, low: int) -> int:
+        """The extended number with this lower half; -1 for none that can be accepted.
+
+        Appendix A2.2 in one line: what arrives lies at the window's lower end or within 2^32
+        behind that, so its upper half is the window's, the next or the one before.
+        """
+        bottom = self.edge - self.size + 1
+        seq = bottom + (low - bottom & _HALF)
+        return seq if 0 < seq <= _MAX else -1
 
     def check(self, seq: int) -> bool:
         """Whether a packet with this number would be accepted, if authentic."""

@@ -28,6 +28,7 @@ TCP = 6
 UDP = 17
 TCP_MIN = 20
 UDP_OCTETS = 8
+SEGMENTS_MAX = 2048  # more of one read mean that somebody wants to keep us busy
 FIN, SYN, RST, PSH, CWR = 0x01, 0x02, 0x04, 0x08, 0x80
 
 Payload = bytes | bytearray | memoryview
@@ -49,10 +50,12 @@ class Frame:
         transport: what follows, with its checksum finished unless this is a super-packet.
         gso: GSO_NONE, GSO_TCPV4, GSO_TCPV6 or GSO_UDP_L4.
         gso_size: the octets of data per segment that the sender had in mind.
+        was_cut: it was put together here, of fragments that its sender had made.
     """
 
     __slots__ = (
         "before", "gso", "gso_size", "header", "is_fragment", "packet", "proto", "transport",
+        "was_cut",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +75,7 @@ class Frame:
         self.transport = transport
         self.gso, self.gso_size = gso
         self.is_fragment = is_fragment
+        self.was_cut = False
 
 
 def read(octets: bytes) -> Frame | None:
@@ -103,9 +107,9 @@ def read(octets: bytes) -> Frame | None:
         if not complete(mended, start - at, offset):
             return None
         return Frame(packet, (at, proto), mended, (GSO_NONE, 0), is_fragment=is_fragment)
-    if is_fragment or not gso_size:
-        return None
     transport = packet[upper_at:total]
+    if is_fragment or len(transport) > gso_size * SEGMENTS_MAX:
+        return None
     fits = (kind == of_tcp and upper == TCP and tcp_header_octets(transport)) or (
         kind == GSO_UDP_L4 and upper == UDP and len(transport) > UDP_OCTETS
     )
@@ -143,7 +147,9 @@ def _cut(frame: Frame, room: int) -> list[bytes] | list[bytes | bytearray] | Non
         return _cut_udp(transport, size, partial(datagram.addresses(frame.header)))
     octets = tcp_header_octets(transport)
     size = min(size, room - octets)
-    if not octets or size <= 0 or (transport[13] & (SYN | RST) and len(transport) > room):
+    if not octets or len(transport) - octets > size * SEGMENTS_MAX:
+        return None
+    if size <= 0 or (transport[13] & (SYN | RST) and len(transport) > room):
         return None
     return _cut_tcp(transport, octets, size, partial(datagram.addresses(frame.header)))
 
@@ -154,6 +160,19 @@ def tcp_header_octets(transport: bytes | bytearray | memoryview) -> int:
         return 0
     octets = (transport[12] >> 4) * 4
     return octets if TCP_MIN <= octets <= len(transport) else 0
+
+
+def opens_connection(frame: Frame) -> bool:
+    """Whether this is TCP's SYN."""
+    transport = frame.transport
+    is_tcp = frame.proto == TCP and not frame.is_fragment and len(transport) > 13
+    return is_tcp and bool(transport[13] & SYN)
+
+
+def tcp_sequence(transport: bytes | bytearray | memoryview) -> int:
+    """The sequence number in a TCP header that `tcp_header_octets` has found."""
+    number: int = _U32.unpack_from(transport, 4)[0]
+    return number
 
 
 def _cut_tcp(transport: bytes | bytearray, octets: int, size: int, addresses: int) -> list[bytes]:

@@ -52,12 +52,16 @@ class Knobs:
         has_ecn: marks travel through the tunnel (RFC 6040 normal mode); False neither tells
             routers of ECN nor takes their marks (net.inet.ipsec.ecn).
         has_dscp: the class of service shows outside.
+        takes_dscp: the class of service on arrival replaces the inner one (Linux's flag
+            DECAP_DSCP). DEVIATION from RFC 4301 5.1.2.1 note 5 when set
+            (test_the_class_of_service_comes_in_where_a_flag_says_so).
         ttl: of the outer header, IPv6's hop limit as well.
     """
 
     dfbit: DfBit = DfBit.COPY
     has_ecn: bool = True
     has_dscp: bool = True
+    takes_dscp: bool = False
     ttl: int = TTL
 
 
@@ -123,12 +127,15 @@ def inner(
     else:
         return Drop.TUNNEL
     packet = bytes(payload[:total])
-    if not knobs.has_ecn or len(outer_header) < 2:
+    if len(outer_header) < 2 or not (knobs.has_ecn or knobs.takes_dscp):
         return packet
-    before = _service(packet) & _CE
-    after = _ARRIVES[before][_service(outer_header) & _CE]
+    before, outside = _service(packet), _service(outer_header)
+    after: int | None = before & _CE
+    if knobs.has_ecn:
+        after = _ARRIVES[before & _CE][outside & _CE]
     if after is None:
         return Drop.TUNNEL
+    after |= (outside if knobs.takes_dscp else before) & _DSCP
     return packet if after == before else _marked(packet, after)
 
 
@@ -163,14 +170,16 @@ def _service(header: Octets) -> int:
     return header[1] if header[0] >> 4 == 4 else ip6.traffic_class(header)
 
 
-def _marked(packet: bytes, ecn: int) -> bytes:
-    """The packet with another mark. A checksum that was wrong stays wrong (RFC 1624)."""
+def _marked(packet: bytes, service: int) -> bytes:
+    """The packet with another TOS or traffic class. A checksum that was wrong stays so."""
     fresh = bytearray(packet)
     if packet[0] >> 4 == 6:
-        fresh[1] = packet[1] & 0xCF | ecn << 4
+        fresh[0] = packet[0] & 0xF0 | service >> 4
+        fresh[1] = packet[1] & 0x0F | (service & 0x0F) << 4
         return bytes(fresh)
-    fresh[1] = packet[1] & _DSCP | ecn
-    total = (~_U16.unpack_from(packet, 10)[0] & 0xFFFF) + (packet[1] ^ 0xFFFF) + fresh[1]
+    fresh[1] = service
+    # RFC 1624: the difference of the two words, without a look at the rest
+    total = (~_U16.unpack_from(packet, 10)[0] & 0xFFFF) + (packet[1] ^ 0xFFFF) + service
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     _U16.pack_into(fresh, 10, ~total & 0xFFFF)

@@ -5,6 +5,9 @@
                      {"op": "policy", "added": […], "removed": [ids], "more": bool}
                      {"op": "settings", …Settings.to_json()}
                      {"op": "wait-", "need": Need.to_json()}   no SA will come for it
+                     {"op": "door+", "door": n, "pair": SocketPair.to_json() or null}
+                         a TUN device, whose descriptor comes along; see `keyd.doors`
+                     {"op": "door-", "door": n}
     from the worker  {"op": "ready"}   {"op": "log", "level": n, "text": "…"}
                      {"op": "need", "need": Need.to_json(), "packets": n}
                      {"op": "used", "policies": [ids]}   these had packets in the last second
@@ -16,6 +19,7 @@ A change of policies larger than `POLICIES` is sent as several records, all but 
 
 import json
 import socket
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -27,6 +31,8 @@ RECORD_MAX = 1 << 18
 POLICIES = 256
 _SO_SNDBUFFORCE = 32
 _DONTWAIT = socket.MSG_DONTWAIT
+_INT_OCTETS = 4
+_ONE_DESCRIPTOR = socket.CMSG_LEN(_INT_OCTETS)
 
 Record = dict[str, Any]
 
@@ -49,8 +55,15 @@ def encode(record: Record) -> bytes:
 
 
 def decode(octets: bytes | bytearray | memoryview) -> Record:
-    """The inverse of `encode`."""
-    record = json.loads(bytes(octets))
+    """The inverse of `encode`.
+
+    Raises:
+        ValueError: TypeError: it is none.
+    """
+    try:
+        record = json.loads(bytes(octets))
+    except RecursionError:
+        raise ValueError("a record is not that deep") from None
     if not isinstance(record, dict):
         raise TypeError(f"a record is an object, not {type(record).__name__}")
     return record
@@ -72,6 +85,14 @@ def policy_records(added: Iterable[PolicySpec], removed: Sequence[int]) -> Itera
         first, ids = later, later_ids
 
 
+def send(sock: socket.socket, octets: bytes, fd: int) -> None:
+    """Send a record and, unless it is -1, a descriptor."""
+    if fd < 0:
+        sock.send(octets)
+    else:
+        socket.send_fds(sock, [octets], [fd])
+
+
 class WorkerEnd:
     """The worker's half."""
 
@@ -86,11 +107,16 @@ class WorkerEnd:
         return self.sock.fileno()
 
     def drain(self) -> list[Record] | None:
-        """All records that are there; None when the control process is gone."""
+        """All records that are there; None when the control process is gone.
+
+        A descriptor that came with one is its `fd`.
+        """
         records: list[Record] = []
         while True:
             try:
-                octets = self.sock.recv_into(self._buffer, 0, _DONTWAIT)
+                octets, ancillary, _, _ = self.sock.recvmsg_into(
+                    [self._buffer], _ONE_DESCRIPTOR, _DONTWAIT | socket.MSG_CMSG_CLOEXEC
+                )
             except BlockingIOError:
                 return records
             except ConnectionError:
@@ -98,6 +124,8 @@ class WorkerEnd:
             if not octets:
                 return None
             records.append(decode(self._view[:octets]))
+            for _, _, descriptor in ancillary:
+                records[-1]["fd"] = int.from_bytes(descriptor[:_INT_OCTETS], sys.byteorder)
 
     def post(self, record: Record) -> bool:
         """Send one record up, or drop it when the control process is behind."""

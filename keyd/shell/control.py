@@ -7,6 +7,12 @@
     sysctl       params {name}: {schema_version, values: {name: n}} of it and all below it, of all
                  where it is ""; with {value}: sets it, {before, value}
     subscribe    params {show_keys}: from now on each PF_KEY record as a notification `message`
+    adopt        with a socket as SCM_RIGHTS, see `keyd.shell.adopted`
+    set_policy, get_policy, set_mark, set_group
+                 with a socket or a directory as SCM_RIGHTS, see `keyd.shell.socket_policies`
+
+The socket is open to everybody. Who may not speak PF_KEY may ask for the version, and give sockets
+the policies that users may.
 
 A notification that does not fit its subscriber's queue is dropped; `lost` tells how many.
 """
@@ -14,7 +20,7 @@ A notification that does not fit its subscriber's queue is dropped; `lost` tells
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from errno import EAGAIN
 from typing import Any
 
@@ -27,38 +33,59 @@ from keyd.shell.log import LEVELS, current_level, limited, set_level
 from keyd.shell.options import program_version
 from keyd.shell.rpc import Call, RpcError
 from keyd.shell.tap import Tap
+from pfkey.dialect import DIALECTS
 
 LOG = limited("keyd.shell.control")
 
 SCHEMA_VERSION = 1
 CONNECTIONS = 256
+STRANGERS, STRANGERS_EACH = 64, 8  # connections of users who may not speak PF_KEY; of each of them
+FOR_ALL = frozenset(("version", "set_policy", "get_policy", "set_group"))
 _REQUEST_OCTETS = 1 << 16
 _QUEUE_OCTETS = 4 << 20
 
 Counters = dict[str, dict[str, int]]
+# what a method does with a descriptor, and the names of its parameters
+Handed = Callable[["Peer", int | None, dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
 class Peer:
-    """One connection to the control socket."""
+    """One connection to the control socket; a stranger may call little."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, *, is_stranger: bool = False) -> None:
         self.sock = sock
+        self.is_stranger = is_stranger
         _, self.uid, _ = wire.credentials(sock)
         self.shows_keys = False
         self.lost = 0
         wire.make_room(sock, _QUEUE_OCTETS)
 
-    def watch(self, direction: str, client: int, pid: int, record: bytes) -> None:
+    def watch(self, direction: str, client: int, pid: int, record: bytes, dialect: str) -> None:
         """Tell of a PF_KEY record, or count that it was lost."""
         if self.lost and not self._send("lost", {"count": self.lost}):
             self.lost = 0
-        shown = record if self.shows_keys else without_keys(record)
+        shown = record
+        if not self.shows_keys:
+            shown = without_keys(record, dialect=DIALECTS[dialect])
         params = {
             "time": time.time(), "client": client, "pid": pid, "direction": direction,
-            "hex": shown.hex(),
+            "dialect": dialect, "hex": shown.hex(),
         }  # fmt: skip
         if self._send("message", params):
             self.lost += 1
+
+    def check_user(self, params: dict[str, Any]) -> None:
+        """A stranger speaks for itself alone.
+
+        Raises:
+            RpcError: it does not.
+        """
+        if self.is_stranger and params.get("uid") != self.uid:
+            raise RpcError(rpc.NOT_PERMITTED, f"uid must be your own, {self.uid}")
+
+    def notify(self, method: str, params: dict[str, Any]) -> None:
+        """Tell something that it need not have asked for."""
+        self._send(method, params)
 
     def _send(self, method: str, params: dict[str, Any]) -> int:
         return wire.send(self.sock, rpc.encode_notification(method, params))
@@ -73,16 +100,19 @@ class Control:
         status: Callable[[], dict[str, Any]],
         counters: Callable[[], Awaitable[Counters]],
         knobs: Knobs,
+        handed: Mapping[str, tuple[Handed, tuple[str, ...]]],
         tap: Tap,
         nursery: trio.Nursery,
     ) -> None:
         self._status = status
         self._counters = counters
         self._knobs = knobs
+        self._handed = handed
         self._tap = tap
         self._nursery = nursery
         self._reader = wire.Reader(_REQUEST_OCTETS)
         self._count = 0
+        self._strangers: list[int] = []
 
     def admit(self, sock: socket.socket) -> None:
         """Begin to serve a connection, or close it when there are too many."""
@@ -91,17 +121,29 @@ class Control:
             sock.close()
             return
         self._count += 1
-        self._nursery.start_soon(self._serve, sock)
+        self._nursery.start_soon(self._serve, Peer(sock))
 
-    async def _serve(self, sock: socket.socket) -> None:
-        peer = Peer(sock)
+    def admit_stranger(self, sock: socket.socket) -> None:
+        """The same for a user who may set policies of sockets and no more."""
+        peer = Peer(sock, is_stranger=True)
+        if len(self._strangers) >= STRANGERS or self._strangers.count(peer.uid) >= STRANGERS_EACH:
+            LOG.warning("control-refused reason=too-many uid=%d", peer.uid)
+            sock.close()
+            return
+        self._strangers.append(peer.uid)
+        self._nursery.start_soon(self._serve, peer)
+
+    async def _serve(self, peer: Peer) -> None:
         try:
             await self._requests(peer)
         finally:
-            self._count -= 1
+            if peer.is_stranger:
+                self._strangers.remove(peer.uid)
+            else:
+                self._count -= 1
             self._tap.remove(peer.watch)
-            trio.lowlevel.notify_closing(sock)
-            sock.close()
+            trio.lowlevel.notify_closing(peer.sock)
+            peer.sock.close()
 
     async def _requests(self, peer: Peer) -> None:
         """Answer each record, until the peer is gone or will read no more."""
@@ -113,8 +155,12 @@ class Control:
                 continue
             if octets is None:
                 return
-            wire.take(peer.sock)
-            answer = await self._answer(peer, octets)
+            fd = wire.take_descriptor(peer.sock)
+            try:
+                answer = await self._answer(peer, octets, fd)
+            finally:
+                if fd is not None:
+                    os.close(fd)
             while answer and (error := wire.send(peer.sock, answer)):
                 if error != EAGAIN:
                     return
@@ -122,18 +168,20 @@ class Control:
                 await trio.lowlevel.checkpoint()
             await trio.lowlevel.checkpoint()
 
-    async def _answer(self, peer: Peer, octets: bytes) -> bytes:
+    async def _answer(self, peer: Peer, octets: bytes, fd: int | None) -> bytes:
         try:
             call = rpc.decode(octets)
         except RpcError as error:
             return rpc.encode_error(None, error)
         try:
-            result = await self._do(peer, call)
+            result = await self._do(peer, call, fd)
         except RpcError as error:
             return rpc.encode_error(call.id, error) if call.wants_reply else b""
         return rpc.encode_result(call.id, result) if call.wants_reply else b""
 
-    async def _do(self, peer: Peer, call: Call) -> object:
+    async def _do(self, peer: Peer, call: Call, fd: int | None) -> object:
+        if peer.is_stranger and call.method not in FOR_ALL:
+            raise RpcError(rpc.NOT_PERMITTED, "be root or in the group of pfkeyd --group")
         match call.method:
             case "version":
                 _only(call)
@@ -153,6 +201,10 @@ class Control:
             case "subscribe":
                 _only(call, "show_keys")
                 return self._subscribe(peer, call.params.get("show_keys", False))
+        if call.method in self._handed:
+            handle, names = self._handed[call.method]
+            _only(call, *names)
+            return await handle(peer, fd, call.params)
         raise RpcError(rpc.METHOD_NOT_FOUND, f"no method {call.method[:40]!r}")
 
     async def _sysctl(self, peer: Peer, params: dict[str, Any]) -> dict[str, Any]:

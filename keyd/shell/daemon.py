@@ -8,12 +8,15 @@
 6. sockets away, workers ended, steering undone (or left closed: `--hold`, and after a fault).
 """
 
+import gc
 import logging
 import os
 import signal
+import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +25,29 @@ import trio
 from keyd.engine import Engine, Limits
 from keyd.engine.effects import Now
 from keyd.model import PolicySpec, SaSpec, Settings, Usage
+from keyd.shell.adopted import adopt
 from keyd.shell.applier import Applier
-from keyd.shell.control import Control
+from keyd.shell.control import Control, Handed, Peer
 from keyd.shell.knobs import Knobs
 from keyd.shell.listener import accept_all, listen
 from keyd.shell.load import Loader
+from keyd.shell.marks import PAIRS_MAX, Marks
 from keyd.shell.notify import notify
 from keyd.shell.options import Options, program_version
-from keyd.shell.paths import beside, netns_inode, remove_socket
+from keyd.shell.paths import OTHER_DIALECTS, beside, netns_cookie, remove_socket
 from keyd.shell.plane import Plane
 from keyd.shell.reports import Reports
 from keyd.shell.serve import CLIENTS, Server
+from keyd.shell.socket_left import Left
+from keyd.shell.socket_policies import Sockets
 from keyd.shell.tap import Tap
 from keyd.shell.timers import Timers
 from pfkey import crypto
 from pfkey.errors import ShellError
+from pfkey.transport import netns_inode
 
 LOG = logging.getLogger("keyd.shell")
+Admit = Callable[[socket.socket], object]
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 
@@ -54,9 +63,19 @@ def pick(low: int, high: int) -> int:
     return low + int.from_bytes(os.urandom(16), "big") % span
 
 
-def make_engine(usage: Callable[[int], Usage]) -> Engine:
+def make_engine(usage: Callable[[int], Usage], socket_pairs: int = PAIRS_MAX) -> Engine:
     """The key engine with all that this machine can do."""
-    return Engine(supported=crypto.probe(), usage=usage, pick=pick, limits=Limits(clients=CLIENTS))
+    limits = Limits(clients=CLIENTS, socket_pairs=socket_pairs)
+    return Engine(supported=crypto.probe(), usage=usage, pick=pick, limits=limits)
+
+
+def _settle() -> None:
+    """What is there now stays: no later collection of garbage need look at it again.
+
+    A look at 100,000 SAs takes a tenth of a second, and control answers nobody meanwhile.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 class Daemon:
@@ -71,7 +90,8 @@ class Daemon:
         self._is_asked = False
         self._is_serving = False
         self._holds = 0
-        self._engine = make_engine(plane.usage)
+        self._marks = Marks(options.mark_mask)
+        self._engine = make_engine(plane.usage, self._marks.pairs)
         self._reload = trio.Event()
         self._tap = Tap()
         self._server: Server | None = None
@@ -110,7 +130,11 @@ class Daemon:
 
     async def _serve(self, nursery: trio.Nursery, task_status: trio.TaskStatus[None]) -> None:
         plane, engine = self._plane, self._engine
-        holds = await plane.open()
+        sockets = Sockets(
+            engine.sockets, commit=plane.commit_sockets, marks=self._marks, clock=clock,
+            left=Left(beside(self._path, "sockets"), netns_cookie()),
+        )  # fmt: skip
+        holds = await plane.open(*sockets.restore())
         self._holds = len(holds)
         if holds:
             LOG.warning("holds-adopted policies=%d", len(holds))
@@ -121,12 +145,13 @@ class Daemon:
         )  # fmt: skip
         timers = Timers(engine, clock, applier.obey)
         server = self._server = Server(
-            engine, obey=applier.obey, clock=clock, called=timers.changed, tap=self._tap,
+            engine, applier=applier, clock=clock, called=timers.changed, tap=self._tap,
             nursery=nursery,
         )  # fmt: skip
         control = Control(
             status=self._status, counters=plane.counters, tap=self._tap, nursery=nursery,
             knobs=Knobs(engine, applier.obey, plane.counters),
+            handed=self._handed(server, sockets),
         )  # fmt: skip
 
         def snapshot() -> tuple[tuple[SaSpec, ...], tuple[PolicySpec, ...], Settings]:
@@ -136,6 +161,7 @@ class Daemon:
         await plane.start(nursery, snapshot, reports.take)
         nursery.start_soon(applier.run)
         nursery.start_soon(timers.run)
+        nursery.start_soon(sockets.run)
         nursery.start_soon(reports.run)
         options = self._options
         loader = Loader(
@@ -143,15 +169,24 @@ class Daemon:
             default=options.default_file,
         )  # fmt: skip
         await loader.load()
-        ctl = beside(self._path, "ctl")
+        _settle()
+        # the first socket comes last: who waits for it finds all
+        doors: dict[Path, tuple[Admit, Admit | None]] = {
+            beside(self._path, "ctl"): (control.admit, control.admit_stranger),
+            **{
+                beside(self._path, name): (partial(server.admit, dialect=name), None)
+                for name in OTHER_DIALECTS
+            },
+            self._path: (server.admit, None),
+        }
         with ExitStack() as stack:
             listeners = []
-            for path in (ctl, self._path):
-                listeners.append(listen(path, self._gid))
+            for path, (_, admit_stranger) in doors.items():
+                listeners.append(listen(path, self._gid, for_all=admit_stranger is not None))
                 stack.callback(remove_socket, path)
                 stack.callback(listeners[-1].close)
-            for listener, admit in zip(listeners, (control.admit, server.admit), strict=True):
-                nursery.start_soon(accept_all, listener, self._gid, admit)
+            for listener, admits in zip(listeners, doors.values(), strict=True):
+                nursery.start_soon(accept_all, listener, self._gid, *admits)
             self._is_serving = True
             LOG.info(
                 "ready socket=%s pid=%d dataplane=%s version=%s", self._path, os.getpid(),
@@ -170,9 +205,34 @@ class Daemon:
             try:
                 if not await loader.load():
                     LOG.info("reload-ignored reason=no-file")
+                _settle()
             except ShellError as error:
                 LOG.error("reload-refused reason=%s", error)
             notify("READY=1")
+
+    def _handed(
+        self, server: Server, sockets: Sockets
+    ) -> dict[str, tuple[Handed, tuple[str, ...]]]:
+        """The control socket's methods that take a descriptor."""
+
+        def of(handle: Callable[[int | None, dict[str, Any]], Awaitable[dict[str, Any]]]) -> Handed:
+            return lambda _, fd, params: handle(fd, params)
+
+        async def set_policy(peer: Peer, fd: int | None, params: dict[str, Any]) -> dict[str, Any]:
+            peer.check_user(params)
+            return await sockets.set(fd, params)
+
+        async def set_group(peer: Peer, fd: int | None, params: dict[str, Any]) -> dict[str, Any]:
+            peer.check_user(params)
+            return await sockets.group(fd, params)
+
+        return {
+            "adopt": (partial(adopt, server.adopt), ("registered", "promiscuous", "dialect")),
+            "set_policy": (set_policy, ("policies", "uid", "keep")),
+            "get_policy": (of(sockets.get), ("direction",)),
+            "set_mark": (of(sockets.mark), ("mark",)),
+            "set_group": (set_group, ("policies", "uid")),
+        }
 
     def _status(self) -> dict[str, Any]:
         stats = self._engine.stats()

@@ -11,7 +11,7 @@ line: the word at fault is not shown.
 import logging
 import os
 import stat
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from errno import ENOENT, EOPNOTSUPP, ESRCH
 from pathlib import Path
 
@@ -57,7 +57,8 @@ def parse(path: Path) -> list[Statement]:
     """
     try:
         with open(path, "rb", opener=_opened) as file:
-            mode = os.fstat(file.fileno()).st_mode
+            found = os.fstat(file.fileno())
+            mode = found.st_mode
             octets = file.read(_OCTETS_MAX + 1) if stat.S_ISREG(mode) else None
     except OSError as error:
         raise FaultsError(path, [f"{path}: {error.strerror}"]) from None
@@ -69,6 +70,8 @@ def parse(path: Path) -> list[Statement]:
         raise FaultsError(path, [f"{path}: not a text"])
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         LOG.warning("load-mode file=%s mode=%04o remedy=chmod 600", path, mode & 0o7777)
+    if found.st_uid not in (0, os.geteuid()):
+        LOG.warning("load-owner file=%s uid=%d remedy=chown root", path, found.st_uid)
     text = octets.decode("utf-8-sig", "surrogateescape")
     statements, faults = grammar.parse(text, str(path), SystemNames())
     if faults:
@@ -156,19 +159,24 @@ class Loader:
             raise
         loading = self._engine.loading
         try:
-            effects = loading.begin(wish, self._clock())
+            await self._obey_all(loading.keys(wish, self._clock))
+            await self._obey_all([loading.begin(wish, self._clock())])
         except SadbError as error:
+            await self._obey_all([loading.take_back(self._clock())])
             raise ShellError(f"{path}: {error}, so it is not loaded") from None
-        self._called()
-        await self._obey(effects)
         is_refused = loading.is_refused
-        effects = loading.finish(self._clock())
-        self._called()
-        await self._obey(effects)
+        await self._obey_all(loading.finish(self._clock))
         if is_refused:
             raise ShellError(f"{path}: nft refused its policies", "the log says why")
         LOG.info("loaded file=%s sas=%d policies=%d", path, len(wish.sas), len(wish.policies))
         return True
+
+    async def _obey_all(self, portions: Iterable[Sequence[Effect]]) -> None:
+        """Obey one portion after the other, and let others have their turn between them."""
+        for effects in portions:
+            self._called()
+            await self._obey(effects)
+            await trio.lowlevel.checkpoint()
 
 
 def choose(given: Path | None, default: Path | None) -> Path | None:

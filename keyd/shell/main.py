@@ -81,9 +81,15 @@ def _check(options: Options) -> int:
     said = [*map(str, faults), *_faults_of_file(options)]
     for fault in (*said, *preflight.notes(dataplane=options.dataplane)):
         sys.stderr.write(f"pfkeyd: {fault}\n")
-    if not said:
+    if said:
+        return 1
+    try:
         sys.stdout.write(f"pfkeyd: ready to serve {path}\n")
-    return 1 if said else 0
+        sys.stdout.flush()
+    except OSError as error:
+        streams.give_up_output()
+        raise ShellError(f"standard output: {error.strerror}") from None
+    return 0
 
 
 def _faults_of_file(options: Options) -> Sequence[str]:
@@ -98,6 +104,7 @@ def _faults_of_file(options: Options) -> Sequence[str]:
 
 
 def _serve(options: Options) -> int:
+    privilege.need_descriptors()
     preflight.require(dataplane=options.dataplane)
     for note in preflight.notes(dataplane=options.dataplane):
         LOG.warning("%s", note)
@@ -110,7 +117,6 @@ def _serve(options: Options) -> int:
     try:
         with Lock(paths.beside(path, "lock"), cookie):
             privilege.keep_secrets()
-            privilege.raise_descriptor_limit()
             privilege.drop_capabilities(_kept(path))
             plane = _plane(options, path)
             LOG.debug("priority taken=%s", privilege.raise_priority())

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from keyd import doors
 from keyd.shell.nft_rules import Frame
 
 CHAIN = "as_it_is"
@@ -36,9 +37,10 @@ def commands(frame: Frame, *, wanted: bool) -> list[str]:
     if not wanted:
         return [f"flush chain {table} {CHAIN}", f"delete chain {table} {CHAIN}"]
     hook = f"type nat hook postrouting priority {_PRIORITY}; policy accept;"
+    devices = f'"{doors.device(frame.device, doors.ANY)}"'
     return [f"add chain {table} {CHAIN} {{ {hook} }}"] + [
         f"add rule {table} {CHAIN} {whose} meta nfproto ipv{version} snat {ip} to {ip} saddr"
-        for whose in (frame.is_protect, f'iifname "{frame.device}"', frame.is_ours)
+        for whose in (frame.is_protect, f"oifname {devices}", f"iifname {devices}", frame.is_ours)
         for version, ip in ((4, "ip"), (6, "ip6"))
     ]
 

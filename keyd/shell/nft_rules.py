@@ -13,6 +13,7 @@ that the first match decides as in the SPD. The table's base chains lead there:
     transit  → policy_out   (packets to be forwarded, before routing; those from the TUN as well)
     leaving  → the same again for those that were not routed into the TUN; policy_own
                for broadcast and multicast
+    natt       gives ESP in UDP to the data path and IKE to its daemon (`keyd.shell.nft_natt`)
     forward  → policy_fwd   (forwarded packets; empty, and so without effect, without fwd policies)
     guard      drops what bears the protect mark and leaves by another device than the TUN
 
@@ -26,11 +27,15 @@ takes non-first fragments, outbound all, so that the data path can put them toge
 let packets pass leave to those that follow what they cannot be sure of.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_network
 
+from keyd import doors
 from keyd.model import PolicySpec
+from keyd.shell import nft_natt, nft_sockets
 from keyd.shell.holds import encode_comment
+from keyd.shell.marks import Marks
+from keyd.shell.nft_sockets import UNSTEERED
 from pfkey.const import IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP, UNSPEC_PROTO, Dir, PolicyType
 from pfkey.selector import Range, Selector
 
@@ -52,7 +57,6 @@ COUNTERS = (
     "hold_dropped",  # what a policy selects that a crashed predecessor left behind
 )
 
-_PROTECT, _BYPASS = 0x4B, 0x4C
 _TCP, _UDP, _ICMP, _ICMPV6, _MH = 6, 17, 1, 58, 135
 _WITH_PORTS = (_TCP, _UDP, 33, 132, 136)  # and DCCP, SCTP, UDP-Lite
 _TYPE_AND_CODE = {
@@ -67,40 +71,8 @@ _NEIGHBOUR_DISCOVERY = (
 )
 # nft takes IPv6 tails of AH for extension headers and tells no protocol; the header itself does
 _SEALED = (f"meta l4proto {_IPSEC}", f"frag nexthdr {IPPROTO_AH}")
-_UNSTEERED = "{ local, broadcast, anycast, multicast }"
 _PRIVATE_UID = 0x38000000  # users from here on are nobody's, see `keyd.shell.plane_real`
 _REFUSED_IN = "refused_in"  # the chain that drops and counts clear packets under `require`
-
-
-@dataclass(frozen=True, slots=True)
-class Marks:
-    """The two marks in the bits of the packet mark that are ours."""
-
-    mask: int = 0xFF000000
-
-    def __post_init__(self) -> None:
-        bits = self.mask >> self._shift if self.mask else 0
-        if not 0 < self.mask <= 0xFFFFFFFF or bits & (bits + 1) or bits < 0x7F:
-            raise ValueError(f"mark mask {self.mask:#x}: 7 or more adjacent bits are needed")
-
-    @property
-    def _shift(self) -> int:
-        return (self.mask & -self.mask).bit_length() - 1
-
-    @property
-    def protect(self) -> int:
-        """Leads to the TUN."""
-        return _PROTECT << self._shift
-
-    @property
-    def bypass(self) -> int:
-        """On what the data path itself sends."""
-        return _BYPASS << self._shift
-
-    @property
-    def others(self) -> int:
-        """The bits that are not ours."""
-        return ~self.mask & 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,14 +83,15 @@ class Frame:
     that nobody else's bypass mark counts, and ours need not stand. `fragment_key`, of 32 bits and
     just as random, changes the identification of IPv6 fragments that come out of the TUN: a tail
     in clear that claims to be ESP must be let in, and without knowing the key it cannot join a
-    head that was protected.
+    head that was protected. `natt_port` is the sink of `keyd.shell.nft_natt`.
     """
 
     table: str = TABLE
     device: str = "pfkey0"
-    marks: Marks = Marks()
+    marks: Marks = field(default_factory=Marks)
     bypass_uid: int
     fragment_key: int
+    natt_port: int = 0
 
     @property
     def is_protect(self) -> str:
@@ -138,16 +111,25 @@ class Frame:
 
     def skeleton(self) -> list[str]:
         """Commands that fill an empty table with counters, chains and fixed rules."""
-        t = f"inet {self.table}"
+        m, t = self.marks, f"inet {self.table}"
         is_bypass, is_protect, is_ours = self.is_bypass, self.is_protect, self.is_ours
-        from_tun = f'iifname "{self.device}"'
-        strip = f"meta mark set meta mark & {self.marks.others:#010x}"
+        entrances = (doors.device(self.device, door) for door in doors.ALL)
+        from_tun = f"iifname {{ {', '.join(entrances)} }}"
+        strip = f"meta mark set meta mark & {m.others:#010x}"
         exempt = (*(f"{is_bypass} {sealed} accept" for sealed in _SEALED), f"{is_ours} accept")
+        sockets = nft_sockets.Hooks(m)
         decision = (
             _NEIGHBOUR_DISCOVERY,
-            f"fib daddr type {_UNSTEERED} goto policy_own",
-            "goto policy_out",
+            *sockets.out,
+            f"fib daddr type {UNSTEERED} goto own",
+            "jump policy_out",
+            *sockets.out_after,
         )
+        fixed = {
+            **nft_sockets.FIXED,
+            "own": ("jump policy_own", *sockets.out_after),
+            _REFUSED_IN: ('iifname "lo" counter name in_own drop', "counter name in_polvio drop"),
+        }
         chains = {
             "cut": (  # IPv4's sockets say it themselves (IP_NODEFRAG)
                 f"type filter hook output priority {PRIORITY_EARLY}",
@@ -162,39 +144,50 @@ class Frame:
                 *exempt,
                 f"{is_bypass} {strip}",
                 f"{is_protect} {strip}",
+                *sockets.strip,
                 *decision,
             ),
             "late": (
                 f"type route hook output priority {PRIORITY_LATE}",
                 f"{is_protect} accept",
+                *sockets.steered,
                 *exempt,
                 *decision,
             ),
             "guard": (
                 f"type filter hook postrouting priority {PRIORITY_GUARD}",
                 f'{is_protect} oifname != "{self.device}" counter name out_guard drop',
+                "jump guard_sockets",
             ),
             "inbound": (
                 f"type filter hook prerouting priority {PRIORITY_EARLY}",
                 f"{from_tun} ip6 nexthdr 44 @nh,352,32 set @nh,352,32 ^ {self.fragment_key:#010x}",
                 f"{from_tun} ip6 nexthdr != 44 exthdr frag exists counter name in_discard drop",
+                "jump sealed_sockets",
                 f"{from_tun} accept",
                 *(f"{sealed} fib daddr type local accept" for sealed in _SEALED),
+                *nft_natt.accepts(),
                 _NEIGHBOUR_DISCOVERY,
-                "goto policy_in",
+                "jump socket_in",
+                "jump policy_in",
+                "jump socket_in_after",
             ),
             "transit": (
                 f"type filter hook prerouting priority {PRIORITY_LATE}",
                 f"{is_protect} {strip}",
-                f"fib daddr type {_UNSTEERED} accept",
+                f"fib daddr type {UNSTEERED} accept",
                 "goto policy_out",
             ),
             "leaving": (
                 f"type filter hook forward priority {PRIORITY_LATE}",
                 f"{is_protect} accept",
                 f'oifname "{self.device}" accept',
-                f"fib daddr type {_UNSTEERED} goto policy_own",
+                f"fib daddr type {UNSTEERED} goto policy_own",
                 "goto policy_out",
+            ),
+            "natt": (
+                f"type filter hook input priority {PRIORITY_LATE}",
+                *nft_natt.redirects(self.natt_port),
             ),
             "forward": (
                 "type filter hook forward priority -1",
@@ -203,9 +196,12 @@ class Frame:
             ),
         }
         commands = [f"add counter {t} {name}" for name in COUNTERS]
-        commands += [f"add chain {t} {name}" for name in (*POLICY_CHAINS, _REFUSED_IN)]
-        commands.append(f'add rule {t} {_REFUSED_IN} iifname "lo" counter name in_own drop')
-        commands.append(f"add rule {t} {_REFUSED_IN} counter name in_polvio drop")
+        for name, type in nft_natt.SETS.items():
+            commands += (f"add set {t} {name} {{ type {type}; }}", f"flush set {t} {name}")
+        commands += [f"add set {t} {what}" for what in nft_sockets.SETS]
+        named = (*POLICY_CHAINS, *nft_sockets.CHAINS, *fixed)
+        commands += [f"add chain {t} {name}" for name in named]
+        commands += [f"add rule {t} {name} {rule}" for name, all in fixed.items() for rule in all]
         for name, (hook, *rules) in chains.items():
             commands.append(f"add chain {t} {name} {{ {hook}; policy accept; }}")
             commands += [f"add rule {t} {name} {rule}" for rule in rules]

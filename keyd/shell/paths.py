@@ -12,16 +12,16 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from pfkey.dialect import DIALECTS, LINUX
 from pfkey.errors import ShellError
+from pfkey.transport import netns_inode
 
 RUN = Path("/run/pfkey")
 _SO_NETNS_COOKIE = 71
+# Dialects whose socket is beside the first one, which speaks Linux's.
+OTHER_DIALECTS = tuple(name for name in DIALECTS if name != LINUX.name)
+BESIDE = ("ctl", "lock", "state", *OTHER_DIALECTS)
 _PATH_OCTETS = 107  # sun_path without its final zero
-
-
-def netns_inode() -> int:
-    """The inode of this process's network namespace."""
-    return Path("/proc/self/ns/net").stat().st_ino
 
 
 def netns_cookie() -> int:
@@ -57,13 +57,13 @@ def socket_path(given: str | None, environ: Mapping[str, str], *, is_root: bool)
     path = path.absolute()
     if not path.name:
         raise ShellError(f"{path} is a directory", "give another --socket PATH")
-    if len(os.fsencode(beside(path, "state"))) > _PATH_OCTETS:
+    if max(len(os.fsencode(beside(path, what))) for what in BESIDE) > _PATH_OCTETS:
         raise ShellError(f"the socket's path is too long: {path}", "give a shorter --socket PATH")
     return path
 
 
 def beside(path: Path, what: str) -> Path:
-    """A file that belongs to the socket: `ctl`, `lock` or `state`."""
+    """A file that belongs to the socket: `ctl`, `lock`, `state`, or a dialect's socket."""
     return path.with_name(f"{path.name}.{what}")
 
 
@@ -83,8 +83,11 @@ def make_parent(path: Path, *, is_default: bool) -> bool:
             raise ShellError(f"{parent}: {error.strerror}", "give --socket PATH") from None
         else:
             return True
-    if not parent.is_dir():
-        raise ShellError(f"{parent} is no directory", f"mkdir -p {parent}")
+    if parent.is_symlink() or parent.exists():
+        if not parent.is_dir():
+            raise ShellError(f"{parent} is no directory", "give another --socket PATH")
+    else:
+        raise ShellError(f"there is no directory {parent}", f"mkdir -p {parent}")
     return False
 
 

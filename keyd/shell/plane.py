@@ -1,6 +1,6 @@
 """What the daemon asks of a data path; `NoPlane` is the one of `--no-dataplane`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import trio
@@ -11,6 +11,8 @@ from keyd.shell.applier import Commit
 from keyd.shell.channel import Record
 from keyd.shell.ports import DataPath, NoDataPath
 from keyd.shell.workers import Snapshot
+from keyd.socket_group import SocketGroup
+from keyd.socket_pair import SocketPair
 
 Counters = dict[str, dict[str, int]]
 Report = Callable[[Record], None]
@@ -27,8 +29,18 @@ class Plane(Protocol):
     def commit(self) -> Commit | None:
         """How policies come into force; None where they do at once."""
 
-    async def open(self) -> list[PolicySpec]:
-        """Close the namespace's leaks; the holds that a predecessor left."""
+    async def open(
+        self, pairs: Sequence[SocketPair] = (), groups: Sequence[SocketGroup] = ()
+    ) -> list[PolicySpec]:
+        """Close the namespace's leaks; the holds that a predecessor left.
+
+        `pairs` and `groups` are the policies of sockets that it left.
+        """
+
+    async def commit_sockets(
+        self, pairs: Sequence[SocketPair], groups: Sequence[SocketGroup]
+    ) -> None:
+        """Return when all these policies of sockets, and no others, are in force."""
 
     async def start(self, nursery: trio.Nursery, snapshot: Snapshot, report: Report) -> None:
         """Return when packets can flow. What workers tell the engine goes to `report`."""
@@ -53,9 +65,16 @@ class NoPlane:
         self.data_path: DataPath = NoDataPath()
         self.commit: Commit | None = None
 
-    async def open(self) -> list[PolicySpec]:
+    async def open(
+        self, pairs: Sequence[SocketPair] = (), groups: Sequence[SocketGroup] = ()
+    ) -> list[PolicySpec]:
         """Nothing is there."""
         return []
+
+    async def commit_sockets(
+        self, pairs: Sequence[SocketPair], groups: Sequence[SocketGroup]
+    ) -> None:
+        """Nothing to do."""
 
     async def start(self, nursery: trio.Nursery, snapshot: Snapshot, report: Report) -> None:
         """Nothing to start."""

@@ -18,6 +18,8 @@ from keyd.shell.applier import Commit
 from keyd.shell.committed import Step
 from keyd.shell.leftover import forget_foreign, mark
 from keyd.shell.lock import NamespaceLock
+from keyd.shell.natt import NattSets
+from keyd.shell.nft_natt import Element
 from keyd.shell.options import Options
 from keyd.shell.paths import beside, netns_cookie
 from keyd.shell.plane import Counters, Report
@@ -28,6 +30,8 @@ from keyd.shell.spawn import Role, Worker
 from keyd.shell.state import StateFile
 from keyd.shell.steer import Steer
 from keyd.shell.workers import OneWorker, Snapshot, Workers
+from keyd.socket_group import SocketGroup
+from keyd.socket_pair import SocketPair
 from pfkey.errors import ShellError
 
 LOG = logging.getLogger("keyd.shell")
@@ -71,6 +75,7 @@ class RealPlane:
         self._one = trio.CapacityLimiter(1)
         self._state: StateFile | None = None
         self._workers: Workers | None = None
+        self._natt: NattSets | None = None
         self._committed: Sequence[PolicySpec] = ()
         self._report: Report | None = None
 
@@ -97,10 +102,12 @@ class RealPlane:
 
         return await trio.to_thread.run_sync(raised, limiter=self._one)
 
-    async def open(self) -> list[PolicySpec]:
+    async def open(
+        self, pairs: Sequence[SocketPair] = (), groups: Sequence[SocketGroup] = ()
+    ) -> list[PolicySpec]:
         """Table, guard, routes and device; then the state file and the raw sockets."""
         self._mine = NamespaceLock()
-        holds = await self._in_thread(self._steer.open)
+        holds = await self._in_thread(lambda: self._steer.open(pairs, groups))
         try:
             self._state = await self._in_thread(self._open_state)
             self._raw = await self._in_thread(self._open_sockets)
@@ -108,7 +115,9 @@ class RealPlane:
             with trio.CancelScope(shield=True):  # what a predecessor held stays held
                 await self._in_thread(lambda: self._steer.close(bool(holds)))
             raise
-        self._workers = Workers(self._state, self._worker)
+        self._natt = NattSets(self._commit_natt)
+        self._workers = Workers(self._state, self._worker, self._natt)
+        self._workers.follow(pairs, self._steer.socket_fds)
         return holds
 
     def _open_state(self) -> StateFile:
@@ -143,6 +152,8 @@ class RealPlane:
         for fd in self._steer.event_fds():
             nursery.start_soon(self._watch, fd)
         nursery.start_soon(self._watch_own)
+        if self._natt is not None:
+            nursery.start_soon(self._natt.run)
 
     async def close(self, *, hold: bool) -> None:
         """Undo the steering, and keep the state file if any SA ever was."""
@@ -179,6 +190,13 @@ class RealPlane:
             "workers": self._opened.status() if self._workers else [],
         }
 
+    async def commit_sockets(
+        self, pairs: Sequence[SocketPair], groups: Sequence[SocketGroup]
+    ) -> None:
+        """Devices and nft, then the workers."""
+        await self._in_thread(lambda: self._steer.commit_sockets(pairs, groups))
+        self._opened.follow(pairs, self._steer.socket_fds)
+
     async def _commit(self, step: Step) -> None:
         began = time.monotonic()
         await self._in_thread(lambda: self._steer.commit(step.policies, step.added, step.removed))
@@ -188,17 +206,25 @@ class RealPlane:
             len(step.removed), 1000 * (time.monotonic() - began),
         )  # fmt: skip
 
+    async def _commit_natt(self, elements: frozenset[Element]) -> None:
+        await self._in_thread(lambda: self._steer.natt(elements))
+
     async def _watch(self, fd: int) -> None:
         """Put back what others take, until cancelled."""
+        failed = ""
         while True:
-            await trio.lowlevel.wait_readable(fd)
+            if not failed:
+                await trio.lowlevel.wait_readable(fd)
             self._steer.drain_events(fd)
             try:
                 restored = await self._in_thread(partial(self._steer.ensure, fd))
             except ShellError as error:
-                LOG.error("restore-failed reason=%s", error)
+                if str(error) != failed:
+                    LOG.error("restore-failed reason=%s", error)
+                failed = str(error)
                 await trio.sleep(_STEER_RETRY_SECONDS)
                 continue
+            failed = ""
             for what in restored:
                 LOG.warning("restored what=%s", what)
             await trio.sleep(_SETTLE_SECONDS)
@@ -233,7 +259,9 @@ def real_plane(options: Options, path: Path) -> RealPlane:
         mark_mask=options.mark_mask, bypass_uid=uid, owned=False if options.plain_table else None
     )
     return RealPlane(
-        steer, beside(path, "state"), lambda: open_raw(mark=steer.marks.bypass, bypass_uid=uid)
+        steer,
+        beside(path, "state"),
+        lambda: open_raw(mark=steer.marks.bypass, bypass_uid=uid, natt_port=steer.natt_port),
     )
 
 

@@ -5,14 +5,15 @@ from typing import Protocol
 
 from keyd.engine.effects import ClientId, Effect, Now, PoliciesChanged
 from keyd.engine.load import Draft, Loading
+from keyd.engine.sad import SaKey
 from keyd.model import Need, PolicySpec, SaSpec, Settings
 
 
 class KeyEngine(Protocol):
     """`keyd.engine.Engine`, as the shell uses it. All calls come from the trio thread."""
 
-    def connect(self, client: ClientId) -> None:
-        """A client is there."""
+    def connect(self, client: ClientId, dialect: str = "linux") -> None:
+        """A client is there, which speaks like a program of this system."""
 
     def disconnect(self, client: ClientId) -> list[Effect]:
         """A client is gone."""
@@ -23,8 +24,19 @@ class KeyEngine(Protocol):
     def need(self, wanted: Need, packets: int, now: Now) -> list[Effect]:
         """Packets lack an SA."""
 
+    def new_mapping(self, key: SaKey, ports: tuple[int, int], address: bytes) -> list[Effect]:
+        """The peer of an SA of ESP in UDP has moved."""
+
     def used(self, ids: Iterable[int], now: Now) -> None:
         """Policies had packets."""
+
+    def registrations(self, client: ClientId) -> tuple[tuple[int, ...], bool]:
+        """The SA types a client registered for, and whether it hears everything."""
+
+    def restore(
+        self, client: ClientId, satypes: Iterable[int], *, is_promiscuous: bool, now: Now
+    ) -> list[Effect]:
+        """Register a client for what it had registered with a predecessor, without a word."""
 
     def tick(self, now: Now) -> list[Effect]:
         """Do what is due."""

@@ -7,12 +7,16 @@ import os
 import resource
 import struct
 
+from pfkey.errors import ShellError
+
 LOG = logging.getLogger("keyd.shell")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_DUMPABLE, _PR_CAPBSET_DROP = 4, 24
 _VERSION_3 = 0x20080522
 _LAST_CAPABILITY = 63
+
+DESCRIPTORS_MIN = 128  # about 50 in use with a data path, and what no client may have
 
 CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH = 0, 1, 2
 KILL, SETGID, SETUID, SETPCAP, NET_ADMIN, NET_RAW, SYS_NICE = 5, 6, 7, 8, 12, 13, 23
@@ -68,6 +72,17 @@ def raise_priority() -> str:
         os.setpriority(os.PRIO_PROCESS, 0, -15)
         return "nice"
     return "none"
+
+
+def need_descriptors() -> None:
+    """Raise the limit on descriptors as far as it goes.
+
+    Raises:
+        ShellError: that is too few for what pfkeyd keeps open and still has to open.
+    """
+    if (most := raise_descriptor_limit()) < DESCRIPTORS_MIN:
+        what = f"the hard limit on open files is {most}, and {DESCRIPTORS_MIN} are needed"
+        raise ShellError(what, "ulimit -n 1024")
 
 
 def raise_descriptor_limit() -> int:

@@ -1,12 +1,16 @@
-"""Raw sockets: five for each IP version, opened by the control process while it has the rights.
+"""Raw sockets: some for each IP version, opened by the control process while it has the rights.
 
 | socket    | protocol | does |
 |-----------|----------|------|
 | esp_in    | 50       | receives ESP, and keeps the kernel from answering "protocol unreachable" |
 | ah        | 51       | the same for AH |
-| comp      | 108      | only the latter |
+| comp      | 108      | the same for IPComp |
 | esp_out   | 50       | sends sealed packets, hears the ICMP errors about them (IPv4), no more |
 | clear_out | 255      | sends what `use` lets out in clear |
+| bare4     | 4        | receives packets in packets, for IPComp leaves what does not shrink |
+| bare6     | 41       | the same |
+| udp       | 17       | receives ESP in UDP, as `keyd.shell.nft_rules` tells it from IKE |
+| icmp_udp  | 17       | IPv4 alone: hears the ICMP errors about ESP in UDP, receives nothing |
 | icmp      | 58       | IPv6 alone: hears the ICMPv6 errors about sealed packets |
 
 Senders write whole packets (IP_HDRINCL, IPV6_HDRINCL) and carry the bypass mark. No socket takes
@@ -59,9 +63,18 @@ _ICMPV6 = struct.Struct("!BBHI")
 
 # Classic BPF: (code, jump if true, jump if false, operand)
 _LOAD_OCTET, _IF_AT_LEAST, _IF_EQUAL, _RETURN = 0x30, 0x35, 0x15, 0x06
+_LOAD_HALF, _LOAD_HALF_BEHIND, _X_IS_HEADER_OCTETS = 0x28, 0x48, 0xB1
 _Program = tuple[tuple[int, int, int, int], ...]
 _NOTHING: _Program = ((_RETURN, 0, 0, 0),)
-_QUOTED = (IPPROTO_ESP, IPPROTO_AH, 44, 0, 43, 60)  # or an extension header, which may lead there
+_QUOTED = (
+    IPPROTO_ESP,
+    IPPROTO_AH,
+    socket.IPPROTO_UDP,
+    44,
+    0,
+    43,
+    60,
+)  # or an extension header, which may lead there
 # an ICMPv6 error (types below 128) whose quotation, behind 8 octets, may be of a sealed packet
 _ERRORS_ABOUT_US: _Program = (
     (_LOAD_OCTET, 0, 0, 0),
@@ -84,18 +97,24 @@ class RawSockets:
     comp: socket.socket
     esp_out: socket.socket
     clear_out: socket.socket
+    bare4: socket.socket
+    bare6: socket.socket
+    udp: socket.socket
+    icmp_udp: socket.socket | None = None
     icmp: socket.socket | None = None
 
     @property
     def receiving(self) -> dict[str, socket.socket]:
         """What the worker "in" is given, by name."""
-        return {"esp_in": self.esp_in, "ah": self.ah, "comp": self.comp}
+        named = {"esp_in": self.esp_in, "ah": self.ah, "comp": self.comp, "udp": self.udp}
+        return {**named, "bare4_": self.bare4, "bare6_": self.bare6}
 
     @property
     def sending(self) -> dict[str, socket.socket]:
         """What the worker "out" is given, by name."""
         named = {"esp_out": self.esp_out, "clear_out": self.clear_out}
-        return named if self.icmp is None else {**named, "icmp": self.icmp}
+        some = {"icmp_udp": self.icmp_udp, "icmp": self.icmp}
+        return {**named, **{name: sock for name, sock in some.items() if sock is not None}}
 
     def close(self) -> None:
         """Close all."""
@@ -103,9 +122,12 @@ class RawSockets:
             sock.close()
 
 
-def open_raw(*, mark: int = 0x4C000000, bypass_uid: int | None = None) -> dict[int, RawSockets]:
+def open_raw(
+    *, mark: int = 0x4C000000, bypass_uid: int | None = None, natt_port: int = 0
+) -> dict[int, RawSockets]:
     """The sockets by IP version: 4, and 6 where the kernel has it.
 
+    `natt_port` is the port to which nft sends ESP in UDP; 0 for none.
     Needs CAP_NET_RAW, and CAP_SETUID for `bypass_uid`.
 
     Raises:
@@ -115,7 +137,7 @@ def open_raw(*, mark: int = 0x4C000000, bypass_uid: int | None = None) -> dict[i
     try:
         for version in FAMILIES:
             if version == 4 or has_ipv6():
-                found[version] = _open(version, mark, bypass_uid)
+                found[version] = _open(version, mark, bypass_uid, natt_port)
     except PermissionError:
         for sockets in found.values():
             sockets.close()
@@ -125,7 +147,7 @@ def open_raw(*, mark: int = 0x4C000000, bypass_uid: int | None = None) -> dict[i
     return found
 
 
-def _open(version: int, mark: int, uid: int | None) -> RawSockets:
+def _open(version: int, mark: int, uid: int | None, natt_port: int) -> RawSockets:
     opened: list[socket.socket] = []
 
     def one(make: Callable[..., socket.socket], *args: int | None) -> socket.socket:
@@ -134,10 +156,14 @@ def _open(version: int, mark: int, uid: int | None) -> RawSockets:
 
     try:
         esp_in, ah, comp = (one(_receiver, p) for p in (IPPROTO_ESP, IPPROTO_AH, IPPROTO_COMP))
+        bare4, bare6 = one(_receiver, socket.IPPROTO_IPIP), one(_receiver, socket.IPPROTO_IPV6)
+        udp = one(_receiver, socket.IPPROTO_UDP)
+        _filter(udp, _to_port(version, natt_port))
         esp_out = one(_owned_sender, IPPROTO_ESP, mark, uid)
         _filter(esp_out, _NOTHING)
         if version == 4:
             esp_out.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+        icmp_udp = one(_listener, socket.IPPROTO_UDP) if version == 4 else None
         clear_out = one(_owned_sender, socket.IPPROTO_RAW, mark, uid)
         icmp = one(_raw, socket.IPPROTO_ICMPV6) if version == 6 else None
         if icmp is not None:
@@ -146,7 +172,7 @@ def _open(version: int, mark: int, uid: int | None) -> RawSockets:
         for sock in opened:
             sock.close()
         raise
-    return RawSockets(esp_in, ah, comp, esp_out, clear_out, icmp)
+    return RawSockets(esp_in, ah, comp, esp_out, clear_out, bare4, bare6, udp, icmp_udp, icmp)
 
 
 def _raw(version: int, proto: int) -> socket.socket:
@@ -165,6 +191,23 @@ def _receiver(version: int, proto: int) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IPV6, option, 1)
     _room(sock, _SO_RCVBUFFORCE, socket.SO_RCVBUF)
     return sock
+
+
+def _listener(version: int, proto: int) -> socket.socket:
+    """What hears the ICMP errors about packets of a protocol over IPv4, whoever sent them."""
+    sock = _raw(version, proto)
+    _filter(sock, _NOTHING)
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL, 1)  # they quote whole headers then
+    sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+    return sock
+
+
+def _to_port(version: int, port: int) -> _Program:
+    """Datagrams to a port. A filter over IPv4 sees the IP header, one over IPv6 does not."""
+    load: _Program = ((_LOAD_HALF, 0, 0, 2),)
+    if version == 4:
+        load = ((_X_IS_HEADER_OCTETS, 0, 0, 0), (_LOAD_HALF_BEHIND, 0, 0, 2))
+    return (*load, (_IF_EQUAL, 0, 1, port), (_RETURN, 0, 0, 0x40000), *_NOTHING)
 
 
 def _sender(version: int, proto: int, mark: int) -> socket.socket:

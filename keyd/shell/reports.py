@@ -8,13 +8,16 @@ from collections.abc import Awaitable, Callable, Sequence
 import trio
 
 from keyd.engine.effects import Effect, Now
+from keyd.engine.sad import SaKey
 from keyd.model import Need
 from keyd.shell.channel import Record
 from keyd.shell.log import limited
 from keyd.shell.ports import KeyEngine
+from pfkey.const import IPPROTO_ESP
 
 LOG = limited("keyd.shell.reports")
 
+_Told = Callable[[], Sequence[Effect]]
 WAITING_MAX = 1024  # a need that is dropped here is told again with the flow's next packet
 
 
@@ -30,7 +33,7 @@ class Reports:
         self._engine = engine
         self._clock = clock
         self._obey = obey
-        self._inlet, self._outlet = trio.open_memory_channel[tuple[Need, int]](WAITING_MAX)
+        self._inlet, self._outlet = trio.open_memory_channel[_Told](WAITING_MAX)
 
     def take(self, record: Record) -> None:
         """A record from a worker, other than a log line."""
@@ -38,18 +41,29 @@ class Reports:
             if record["op"] == "used":
                 self._engine.used(map(int, record["policies"]), self._clock())
                 return
-            if record["op"] != "need":
-                raise ValueError(record["op"])
-            report = Need.from_json(record["need"]), int(record["packets"])
-        except (KeyError, ValueError, TypeError) as error:
+            told = self._told(record)
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
             LOG.error("bad-report error=%s", type(error).__name__)
             return
         try:
-            self._inlet.send_nowait(report)
+            self._inlet.send_nowait(told)
         except trio.WouldBlock:
             LOG.warning("report-dropped waiting=%d", WAITING_MAX)
 
+    def _told(self, record: Record) -> _Told:
+        if record["op"] == "need":
+            wanted, packets = Need.from_json(record["need"]), int(record["packets"])
+            return lambda: self._engine.need(wanted, packets, self._clock())
+        if record["op"] == "mapping":
+            key = SaKey(bytes.fromhex(record["dst"]), IPPROTO_ESP, int(record["spi"]))
+            ports = int(record["old_port"]), int(record["port"])
+            address = bytes.fromhex(record["address"])
+            if len(address) != len(key.dst) or not 0 < ports[1] < 1 << 16:
+                raise ValueError(record["op"])
+            return lambda: self._engine.new_mapping(key, ports, address)
+        raise ValueError(record["op"])
+
     async def run(self) -> None:
         """Tell the engine, and obey it, until cancelled."""
-        async for need, packets in self._outlet:
-            await self._obey(self._engine.need(need, packets, self._clock()))
+        async for told in self._outlet:
+            await self._obey(told())

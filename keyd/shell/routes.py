@@ -1,7 +1,8 @@
-"""The rule and the routes that lead marked packets into the TUN, by pyroute2.
+"""The rule and the routes that lead marked packets into a TUN, by pyroute2.
 
 `ip rule` 75: protect mark → table 7575, which holds `default dev pfkey0` and, behind it,
 `unreachable default metric 9999`: when the device is gone, nothing falls through to table main.
+Each pair of policies of sockets that seals has its mark, the next table, and its device.
 
 The kernel gives every device a route for IPv6 multicast, in table local, and the first such route
 takes what names no device. That of pfkey0 goes: nothing but the mark leads there.
@@ -16,7 +17,7 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from keyd.shell.nft_rules import Marks
+from keyd.shell.marks import Marks
 from pfkey.doctor import has_ipv6
 from pfkey.errors import ShellError
 
@@ -45,11 +46,16 @@ def _netlink() -> Iterator[Any]:
 
 
 class Routes:
-    """The rules and the table of one mark and one device. Call it in its network namespace."""
+    """The rules and the table of one mark and one device. Call it in its network namespace.
 
-    def __init__(self, device: str, marks: Marks) -> None:
+    `pair` is that of policies of sockets; None: the SPD.
+    """
+
+    def __init__(self, device: str, marks: Marks, pair: int | None = None) -> None:
         self.device = device
         self.marks = marks
+        self.mark = marks.protect if pair is None else marks.steered(pair)
+        self.table = TABLE if pair is None else TABLE + 1 + pair
 
     def ensure(self, index: int) -> list[str]:
         """Make rule and routes stand, with the device's interface index; says what was missing."""
@@ -58,11 +64,11 @@ class Routes:
             for family, name in _families().items():
                 if not self._has_route(ip, family, _RTN_UNREACHABLE, index):
                     self._route(ip, "add", family, None)
-                    missing.append(f"{name} unreachable route in table {TABLE}")
+                    missing.append(f"{name} unreachable route in table {self.table}")
                 if not self._has_route(ip, family, _RTN_UNICAST, index) and self._route(
                     ip, "add", family, index
                 ):
-                    missing.append(f"{name} route to {self.device} in table {TABLE}")
+                    missing.append(f"{name} route to {self.device} in table {self.table}")
                 if not self._has_rule(ip, family):
                     self._rule(ip, "add", family)
                     missing.append(f"{name} rule {RULE_PRIORITY}")
@@ -73,8 +79,8 @@ class Routes:
                     )  # fmt: skip
         return missing
 
-    def remove(self) -> None:
-        """Take rule, routes and device away, as far as they are there."""
+    def remove(self, *, device: bool = True) -> None:
+        """Take rule, routes and, if wanted, the device away, as far as they are there."""
         with _netlink() as ip:
             found = list(ip.link_lookup(ifname=self.device))
             for family in _families():
@@ -85,7 +91,7 @@ class Routes:
                 for index in found:
                     if self._has_route(ip, family, _RTN_UNICAST, index):
                         self._route(ip, "del", family, index)
-            for index in found:
+            for index in found if device else ():
                 _unless((_ENODEV,), ip.link, "del", index=index)
 
     def own_addresses(self) -> list[bytes]:
@@ -101,8 +107,8 @@ class Routes:
 
     def _has_rule(self, ip: Any, family: int) -> bool:
         ours = {
-            "FRA_PRIORITY": RULE_PRIORITY, "FRA_TABLE": TABLE,
-            "FRA_FWMARK": self.marks.protect, "FRA_FWMASK": self.marks.mask,
+            "FRA_PRIORITY": RULE_PRIORITY, "FRA_TABLE": self.table,
+            "FRA_FWMARK": self.mark, "FRA_FWMASK": self.marks.mask,
         }  # fmt: skip
         return any(
             all(rule.get_attr(name) == value for name, value in ours.items())
@@ -114,7 +120,7 @@ class Routes:
     def _rule(self, ip: Any, command: str, family: int) -> None:
         _unless(
             (_EEXIST, _ENOENT), ip.rule, command, family=family, priority=RULE_PRIORITY,
-            fwmark=self.marks.protect, fwmask=self.marks.mask, table=TABLE,
+            fwmark=self.mark, fwmask=self.marks.mask, table=self.table,
         )  # fmt: skip
 
     def _has_route(self, ip: Any, family: int, kind: int, index: int) -> bool:
@@ -122,7 +128,7 @@ class Routes:
             route["type"] == kind
             and route["dst_len"] == 0
             and (kind == _RTN_UNREACHABLE or route.get_attr("RTA_OIF") == index)
-            for route in ip.get_routes(family=family, table=TABLE)
+            for route in ip.get_routes(family=family, table=self.table)
         )
 
     def _route(self, ip: Any, command: str, family: int, index: int | None) -> bool:
@@ -138,8 +144,8 @@ class Routes:
         )
         try:
             _unless(
-                (_EEXIST, _ESRCH), ip.route, command, family=family, dst="default", table=TABLE,
-                **how,
+                (_EEXIST, _ESRCH), ip.route, command, family=family, dst="default",
+                table=self.table, **how,
             )  # fmt: skip
         except NetlinkError as error:
             if error.code != _EACCES or family != socket.AF_INET6:

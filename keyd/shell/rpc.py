@@ -10,6 +10,7 @@ METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
 NOT_PERMITTED = -32001  # ours: the peer's rights do not suffice
 REFUSED = -32002  # ours: the system would not have it
+NO_ROOM = -32003  # ours: a limit is reached
 
 Id = str | int | None
 
@@ -17,9 +18,10 @@ Id = str | int | None
 class RpcError(Exception):
     """What goes back in `error`."""
 
-    def __init__(self, code: int, message: str) -> None:
+    def __init__(self, code: int, message: str, data: dict[str, Any] | None = None) -> None:
         self.code = code
         self.message = message
+        self.data = data
         super().__init__(message)
 
 
@@ -66,7 +68,9 @@ def encode_result(identity: Id, result: object) -> bytes:
 
 def encode_error(identity: Id, error: RpcError) -> bytes:
     """A refusal."""
-    said = {"code": error.code, "message": error.message}
+    said: dict[str, Any] = {"code": error.code, "message": error.message}
+    if error.data is not None:
+        said["data"] = error.data
     return _encode({"jsonrpc": "2.0", "id": identity, "error": said})
 
 

@@ -62,7 +62,7 @@ class Worker:
         self._descriptors |= {"tun": tun_fd, "state": state.fd, "channel": self._theirs.fileno()}
         self._mark = mark
         self._process: subprocess.Popen[bytes] | None = None
-        self._waiting: deque[bytes] = deque()
+        self._waiting: deque[tuple[bytes, int]] = deque()  # with a descriptor, or -1
         self._waiting_octets = 0
         self._more = trio.Event()
         self._empty = trio.Event()
@@ -96,22 +96,23 @@ class Worker:
                 return
             self._on_record(record)
 
-    def send(self, record: Record) -> None:
+    def send(self, record: Record, fd: int = -1) -> None:
         """Write a record to the channel, or keep it until there is room; never waits.
 
+        A copy of the descriptor goes with it.
         A worker that leaves far too much unread is stuck: it is ended, and its successor told anew.
         """
         octets = channel.encode(record)
         if not self._waiting:
             try:
-                self._ours.send(octets)
+                channel.send(self._ours, octets, fd)
             except BlockingIOError:
                 pass
             except OSError:  # it is gone, as `wait` will tell
                 return
             else:
                 return
-        self._waiting.append(octets)
+        self._waiting.append((octets, os.dup(fd) if fd >= 0 else -1))
         self._waiting_octets += len(octets)
         if self._waiting_octets > WAITING_MAX:
             LOG.error("worker-stuck role=%s pid=%d", self.role, self.pid)
@@ -150,7 +151,8 @@ class Worker:
 
     def close(self) -> None:
         """End the worker and its channel; what was not sent is forgotten."""
-        self._waiting.clear()
+        while self._waiting:
+            self._pop()
         self._empty.set()
         trio.lowlevel.notify_closing(self._ours)
         self._ours.close()
@@ -175,26 +177,37 @@ class Worker:
                 continue
             except (OSError, trio.ClosedResourceError):
                 return None
-            else:
+            try:
                 return channel.decode(octets) if octets else None
+            except (ValueError, TypeError):  # it is not itself any more: a new one takes its place
+                LOG.error("worker-garbled role=%s pid=%d", self.role, self.pid)
+                self._kill()
+                return None
 
     async def _write(self) -> None:
         while True:
             while self._waiting:
                 try:
                     await trio.lowlevel.wait_writable(self._ours)
-                    self._ours.send(self._waiting[0])
+                    channel.send(self._ours, *self._waiting[0])
                 except BlockingIOError:
                     continue
                 except (OSError, trio.ClosedResourceError):
                     return
-                self._waiting_octets -= len(self._waiting.popleft())
+                self._pop()
             self._empty.set()
             self._more = trio.Event()
             await self._more.wait()
 
+    def _pop(self) -> None:
+        octets, fd = self._waiting.popleft()
+        self._waiting_octets -= len(octets)
+        if fd >= 0:
+            os.close(fd)
+
     def _log(self, record: Record) -> None:
-        if record.get("op") == "log":
-            LOG.log(int(record["level"]), "%s pid=%d", record["text"], self.pid)
+        level, text = record.get("level"), record.get("text")
+        if record.get("op") == "log" and isinstance(level, int) and isinstance(text, str):
+            LOG.log(level, "%s pid=%d", text, self.pid)
         elif self._on_report:
             self._on_report(record)

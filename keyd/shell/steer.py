@@ -17,22 +17,28 @@ import secrets
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from keyd.model import PolicySpec
-from keyd.shell import nat, nft, nft_rules, routes
+from keyd.shell import nat, nft, nft_chains, nft_natt, nft_rules, nft_sockets, routes
 from keyd.shell.holds import holds
+from keyd.shell.marks import Marks
 from keyd.shell.nft import Nft, OwnerlessError
-from keyd.shell.nft_rules import POLICY_CHAINS, Frame, Marks
+from keyd.shell.nft_chains import Chains
+from keyd.shell.nft_natt import Element
+from keyd.shell.nft_rules import POLICY_CHAINS, Frame
 from keyd.shell.routes import Routes
+from keyd.shell.sink import open_sink
+from keyd.shell.socket_devices import SocketDevices
 from keyd.shell.tun import Tun
+from keyd.socket_group import SocketGroup
+from keyd.socket_pair import SocketPair
 from pfkey.errors import ShellError
 
 LOG = logging.getLogger("keyd.shell")
 
 _LEFTOVER_WAIT_SECONDS = 3.0  # for the workers of a dead predecessor to end
-
-_Rules = dict[str, list[str]]
 
 
 class Steer:
@@ -62,10 +68,13 @@ class Steer:
         self._table = f"inet {table}"
         self._tun = Tun(device)
         self._routes = Routes(device, self.marks)
+        self._socket_devices = SocketDevices(device, self.marks)
         self._nft: Nft | None = None
         self._events: list[socket.socket] = []
-        self._policies: dict[int, tuple[PolicySpec, _Rules]] = {}
-        self._rules: _Rules = {chain: [] for chain in POLICY_CHAINS}
+        self._chains = Chains()
+        self._socket_rules = nft_sockets.rules((), (), self.marks, device)
+        self._natt: frozenset[Element] = frozenset()
+        self._sink: socket.socket | None = None
         self._generation = 0
         self._fixed: object = None
         self._has_nat_chain = False
@@ -76,8 +85,22 @@ class Steer:
         """The TUN device's descriptor; it stays the same even if the device is made anew."""
         return self._tun.fd
 
-    def open(self) -> list[PolicySpec]:
+    @property
+    def socket_fds(self) -> dict[int, int]:
+        """The descriptors of the devices that policies of sockets need, by door."""
+        return self._socket_devices.fds
+
+    @property
+    def natt_port(self) -> int:
+        """To which port ESP in UDP is sent."""
+        return self._frame.natt_port
+
+    def open(
+        self, pairs: Sequence[SocketPair] = (), groups: Sequence[SocketGroup] = ()
+    ) -> list[PolicySpec]:
         """Take the namespace: table, chains, device, rule, routes.
+
+        `pairs` and `groups` are policies of sockets, in force from the first moment.
 
         Returns the holds: what a leftover table protected or discarded. They are in force as
         drops when this returns, and there was no moment without a drop.
@@ -89,6 +112,8 @@ class Steer:
         self._nft = Nft()
         is_leftover = True
         try:
+            self._sink = open_sink()
+            self._frame = replace(self._frame, natt_port=self._sink.getsockname()[1])
             listed = self._claim_table()
             is_leftover = any("chain" in o for o in listed)
             found = holds(
@@ -98,7 +123,9 @@ class Steer:
             )
             self._tun.open(_LEFTOVER_WAIT_SECONDS if is_leftover else 0.0)
             self._events = [routes.event_socket(), nft.event_socket()]
-            self._policies, self._rules = self._render(found)
+            self._chains = self._after(found)
+            self._socket_rules = nft_sockets.rules(pairs, groups, self.marks, self._frame.device)
+            self._socket_devices.add(pairs, _LEFTOVER_WAIT_SECONDS if is_leftover else 0.0)
             self._write_table(listed)
             self._tun.start()
             self._routes.ensure(self._tun.index)
@@ -116,19 +143,53 @@ class Steer:
     ) -> None:
         """Make nft equal to `policies`: all of them, in match order, holds first.
 
-        They are in force when this returns. Appending and deleting cost a rule or two; anything
-        else rewrites the chains concerned. It is one transaction either way.
+        They are in force when this returns. One more at the end, one less, and one more in between
+        cost a rule or two; a new order rewrites the chains concerned. It is one transaction either
+        way. `added` and `removed` save time where they are all the difference.
 
         Raises:
             ShellError: nft refused, and nothing has changed.
         """
-        known, rules = self._render(policies)
-        commands: list[str] = []
-        for chain in POLICY_CHAINS:
-            commands += self._changes(chain, self._rules[chain], rules[chain])
+        after = self._after(policies, added, removed)
+        # positions say nothing in a table that others may write to
+        commands = after.commands(self._chains, self._table, self._handles if self.owned else None)
         if commands:
             self._transact(commands)
-        self._policies, self._rules = known, rules
+        self._chains = after
+
+    def commit_sockets(
+        self, pairs: Sequence[SocketPair], groups: Sequence[SocketGroup] = ()
+    ) -> None:
+        """Make devices and nft follow these policies of sockets; then they are in force.
+
+        Raises:
+            ShellError: something was refused. A device may be there that nothing leads to; the
+                next call makes it right.
+        """
+        self._socket_devices.add(pairs)
+        rules = nft_sockets.rules(pairs, groups, self.marks, self._frame.device)
+        commands = [
+            command
+            for chain in nft_sockets.CHAINS
+            if rules[chain] != self._socket_rules[chain]
+            for command in (f"flush chain {self._table} {chain}", *self._added(chain, rules[chain]))
+        ]
+        if commands:
+            self._transact(commands)
+            self._note_fixed()
+        self._socket_rules = rules
+        self._socket_devices.keep(pairs)
+
+    def natt(self, elements: frozenset[Element]) -> None:
+        """Make these what is ESP in UDP; in force when this returns.
+
+        Raises:
+            ShellError: nft refused, and nothing has changed.
+        """
+        commands = nft_natt.changes(self._table, self._natt, elements)
+        if commands:
+            self._transact(commands)
+        self._natt = elements
 
     def counters(self) -> dict[str, int]:
         """Packets dropped, by the names of `nft_rules.COUNTERS`."""
@@ -151,6 +212,7 @@ class Steer:
             return restored
         restored += self._tun.ensure()
         restored += self._routes.ensure(self._tun.index)
+        restored += self._socket_devices.ensure()
         return restored
 
     def event_fds(self) -> list[int]:
@@ -176,6 +238,8 @@ class Steer:
         for link in self._events:
             link.close()
         self._events = []
+        if self._sink is not None:
+            self._sink.close()
         context, self._nft = self._nft, None
         try:
             if context and not hold:
@@ -184,6 +248,7 @@ class Steer:
                 if self._tun.fd >= 0:
                     self._routes.remove()
         finally:
+            self._socket_devices.close(hold=hold)
             self._tun.close()
             if context:
                 context.close()
@@ -220,19 +285,24 @@ class Steer:
             f"delete chain {self._table} {o['chain']['name']}" for o in listed if "chain" in o
         ]
         commands += self._frame.skeleton()
-        commands += [
-            f"add rule {self._table} {chain} {rule}"
-            for chain, rules in self._rules.items()
-            for rule in rules
-        ]
+        for chain, held in self._chains.by_name.items():
+            commands += self._added(chain, held.rules)
+        for chain, rules in self._socket_rules.items():
+            commands += self._added(chain, rules)
+        commands += nft_natt.changes(self._table, frozenset(), self._natt)
         self._generation = nft.generation()
         self._transact(commands)
+        for held in self._chains.by_name.values():
+            held.handles[:] = [nft_chains.UNKNOWN] * len(held.rules)
         self._has_nat_chain = False
         self._follow_nat()
         self._note_fixed()
 
+    def _added(self, chain: str, rules: Sequence[str]) -> list[str]:
+        return [f"add rule {self._table} {chain} {rule}" for rule in rules]
+
     def _note_fixed(self) -> None:
-        """Remember the fixed part of a table that others can change."""
+        """Remember how a table that others can change looks when it is as it should be."""
         if not self.owned:
             self._fixed = _picture(self._list_table())[0]
             if nft.generation() != self._generation:
@@ -260,26 +330,16 @@ class Steer:
         self._has_nat_chain = wanted
         self._note_fixed()
 
-    def _changes(self, chain: str, old: list[str], new: list[str]) -> list[str]:
-        """Commands that make a chain of rules `old` one of rules `new`."""
-        kept = 0
-        doomed = []
-        for position, rule in enumerate(old):
-            if kept < len(new) and new[kept] == rule:
-                kept += 1
-            else:
-                doomed.append(position)
-        where = f"{self._table} {chain}"
-        commands: list[str] = []
-        if doomed:
-            # positions say nothing in a table that others may write to
-            few = self.owned and 2 * len(doomed) <= len(old)
-            handles = nft.rule_handles(self._frame.table, chain) if few else []
-            if len(handles) == len(old):
-                commands = [f"delete rule {where} handle {handles[n]}" for n in doomed]
-            else:
-                commands, kept = [f"flush chain {where}"], 0
-        return commands + [f"add rule {where} {rule}" for rule in new[kept:]]
+    def _handles(self, chain: str) -> list[int]:
+        return nft.rule_handles(self._frame.table, chain)
+
+    def _after(
+        self,
+        policies: Sequence[PolicySpec],
+        added: Sequence[PolicySpec] = (),
+        removed: Sequence[PolicySpec] = (),
+    ) -> Chains:
+        return self._chains.after(policies, added, removed, self._frame.policy_rules)
 
     def _ensure_table(self) -> list[str]:
         generation = nft.generation()
@@ -287,7 +347,7 @@ class Steer:
             return []
         self._generation = generation
         if not self.owned and _picture(self._list_table()) != (
-            self._fixed, self._expected_comments(),
+            self._fixed, self._expected_comments(), self._expected_elements(),
         ):  # fmt: skip
             self._write_table(self._list_table())
             return [f"nft table {self._table}"]
@@ -296,38 +356,33 @@ class Steer:
 
     def _expected_comments(self) -> dict[str, list[str]]:
         return {
-            chain: [rule.partition(' comment "')[2].rstrip('"') for rule in rules]
-            for chain, rules in self._rules.items()
+            chain: [rule.partition(' comment "')[2].rstrip('"') for rule in held.rules]
+            for chain, held in self._chains.by_name.items()
         }
 
-    def _render(
-        self, policies: Sequence[PolicySpec]
-    ) -> tuple[dict[int, tuple[PolicySpec, _Rules]], _Rules]:
-        """All rules by chain, holds first; unchanged policies are not written anew."""
-        known: dict[int, tuple[PolicySpec, _Rules]] = {}
-        chains: _Rules = {chain: [] for chain in POLICY_CHAINS}
-        for spec in sorted(policies, key=lambda p: not p.is_hold):
-            entry = self._policies.get(spec.id)
-            if entry is None or (entry[0] is not spec and entry[0] != spec):
-                entry = (spec, self._frame.policy_rules(spec))
-            known[spec.id] = entry
-            for chain, rules in entry[1].items():
-                chains[chain] += rules
-        return known, chains
+    def _expected_elements(self) -> dict[str, int]:
+        names = [name for name, _ in self._natt]
+        return {name: names.count(name) for name in nft_natt.SETS}
 
 
-def _picture(listed: list[dict[str, Any]]) -> tuple[object, dict[str, list[str]]]:
+def _picture(
+    listed: list[dict[str, Any]],
+) -> tuple[object, dict[str, list[str]], dict[str, int]]:
     """What others may have changed in a plain table: its fixed part, and the policies' rules.
 
-    The latter by their number and comments: enough to see a flush, a deletion, an insertion.
+    The latter by their number and comments, and elements of sets by their number: enough to see
+    a flush, a deletion, an insertion.
     """
     fixed: list[dict[str, Any]] = []
+    sizes: dict[str, int] = {}
     comments: dict[str, list[str]] = {chain: [] for chain in POLICY_CHAINS}
     for entry in listed:
         for kind, o in entry.items():
             if kind == "rule" and o["chain"] in comments:
                 comments[o["chain"]].append(o.get("comment", ""))
             else:
-                hidden = {"handle", "packets", "bytes"}
+                hidden = {"handle", "packets", "bytes", "elem"}
+                if kind == "set" and o["name"] in nft_natt.SETS:
+                    sizes[o["name"]] = len(o.get("elem", ()))
                 fixed.append({kind: {k: v for k, v in o.items() if k not in hidden}})
-    return fixed, comments
+    return fixed, comments, sizes

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-# direction, client, pid, the record
-Watcher = Callable[[str, int, int, bytes], None]
+# direction, client, pid, the record, in which dialect
+Watcher = Callable[[str, int, int, bytes, str], None]
 
 
 class Tap:
@@ -20,7 +20,7 @@ class Tap:
         """Tell no more."""
         self._watchers.discard(watcher)
 
-    def passed(self, direction: str, client: int, pid: int, record: bytes) -> None:
+    def passed(self, direction: str, client: int, pid: int, record: bytes, dialect: str) -> None:
         """A record came `in` from the client or went `out` to it."""
         for watcher in tuple(self._watchers):
-            watcher(direction, client, pid, record)
+            watcher(direction, client, pid, record, dialect)

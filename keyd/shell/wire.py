@@ -1,6 +1,12 @@
-"""Records on a SOCK_SEQPACKET socket, without waiting: look, take, send; end or empty record."""
+"""Records on a SOCK_SEQPACKET socket, without waiting: look, take, send; end or empty record.
 
+Sockets that were handed to us share their flags with who handed them, so nothing here relies on
+O_NONBLOCK: each call says that it will not wait.
+"""
+
+import array
 import fcntl
+import os
 import select
 import socket
 import struct
@@ -12,6 +18,10 @@ _SO_SNDBUFFORCE = 32
 _SO_PEERGROUPS = 59
 _GROUP_OCTETS = 1024  # as much as Python asks for
 _GONE = select.POLLHUP | select.POLLRDHUP
+_INT_OCTETS = 4
+
+
+_PEEK = socket.MSG_PEEK | socket.MSG_TRUNC | socket.MSG_DONTWAIT
 
 
 class Reader:
@@ -30,7 +40,7 @@ class Reader:
             BlockingIOError: no record is there, or an empty one was.
         """
         try:
-            length = sock.recv_into(self._buffer, 0, socket.MSG_PEEK | socket.MSG_TRUNC)
+            length = sock.recv_into(self._buffer, 0, _PEEK)
         except ConnectionResetError:
             # it went without reading all we sent; what it said before still counts
             raise BlockingIOError from None
@@ -46,12 +56,32 @@ def take(sock: socket.socket) -> None:
     """Consume one record, whatever its length."""
     while True:
         try:
-            sock.recv(1)
+            sock.recv(1, socket.MSG_DONTWAIT)
         except ConnectionResetError:
             continue
         except BlockingIOError:
             pass
         return
+
+
+def take_descriptor(sock: socket.socket) -> int | None:
+    """Consume one record; the first descriptor that came with it, if any. Others are closed."""
+    room = socket.CMSG_SPACE(_INT_OCTETS)
+    flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+    while True:
+        try:
+            _, ancillary, _, _ = sock.recvmsg(1, room, flags)
+        except ConnectionResetError:
+            continue
+        except BlockingIOError:
+            return None
+        given = array.array("i")
+        for level, kind, octets in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                given.frombytes(octets[: len(octets) // _INT_OCTETS * _INT_OCTETS])
+        for surplus in given[1:]:
+            os.close(surplus)
+        return given[0] if given else None
 
 
 def is_gone(sock: socket.socket) -> bool:

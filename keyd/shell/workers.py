@@ -4,14 +4,17 @@ While a worker is away nothing leaks: nft's guard and inbound drops do not depen
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import trio
 
+from keyd import doors
 from keyd.model import Need, PolicySpec, SaSpec, Settings
 from keyd.shell.channel import Record, policy_records
+from keyd.shell.natt import NattSets
 from keyd.shell.state import StateFile
+from keyd.socket_pair import SocketPair
 from pfkey.errors import ShellError
 
 LOG = logging.getLogger("keyd.shell")
@@ -35,7 +38,7 @@ class OneWorker(Protocol):
     async def start(self) -> None:
         """Return when it is ready; raise ShellError when it cannot be."""
 
-    def send(self, record: Record) -> None:
+    def send(self, record: Record, fd: int = -1) -> None:
         """Write a record to its channel, or keep it until there is room, without waiting."""
 
     @property
@@ -53,30 +56,42 @@ class OneWorker(Protocol):
 
 
 class Workers:
-    """Both roles. `make` makes a worker of a role that has not been started."""
+    """Both roles. `make` makes a worker of a role that has not been started.
 
-    def __init__(self, state: StateFile, make: Callable[[str], OneWorker]) -> None:
+    `natt` is told of every SA as well; None without steering.
+    """
+
+    def __init__(
+        self, state: StateFile, make: Callable[[str], OneWorker], natt: NattSets | None = None
+    ) -> None:
         self.had_sas = False
+        self._natt = natt
         self._state = state
         self._make = make
         self._running: dict[str, OneWorker] = {}
+        self._doors: dict[int, tuple[Record, int]] = {}
 
     @property
     def is_behind(self) -> bool:
         """Whether some of what they were told is not in their channels yet."""
-        return any(worker.is_behind for worker in self._running.values())
+        is_behind = self._natt is not None and self._natt.is_behind
+        return is_behind or any(worker.is_behind for worker in self._running.values())
 
     async def flush(self) -> None:
         """Return once it is; a worker that takes nothing holds up nobody for longer than this."""
         with trio.move_on_after(_FLUSH_SECONDS) as scope:
             for worker in tuple(self._running.values()):
                 await worker.flush()
+            if self._natt is not None:
+                await self._natt.settled()
         if scope.cancelled_caught:
             LOG.error("workers-behind seconds=%g", _FLUSH_SECONDS)
 
     def install(self, sa: SaSpec) -> None:
         """Give an SA its record in the state file and tell both workers."""
         self.had_sas = True
+        if self._natt is not None:
+            self._natt.install(sa)
         record = self._sa_record(sa)
         if record is not None:
             self._tell(record)
@@ -84,6 +99,8 @@ class Workers:
     def remove(self, sa: SaSpec) -> None:
         """Take an SA from both workers."""
         self._state.release(sa.slot)
+        if self._natt is not None:
+            self._natt.remove(sa.slot)
         self._tell({"op": "sa-", "slot": sa.slot})
 
     def move(self, old: SaSpec, new: SaSpec) -> None:
@@ -104,6 +121,25 @@ class Workers:
     def tune(self, settings: Settings) -> None:
         """Tell both workers of settings."""
         self._tell({"op": "settings", **settings.to_json()})
+
+    def follow(self, pairs: Iterable[SocketPair], fds: Mapping[int, int]) -> None:
+        """Tell both workers of policies of sockets and of their devices, by door.
+
+        Of pairs without a device nft does all.
+        """
+        by_door = {doors.of_pair(pair.number): pair.to_json() for pair in pairs}
+        wanted = {
+            door: ({"op": "door+", "door": door, "pair": by_door.get(door)}, fd)
+            for door, fd in fds.items()
+        }
+        for door, known in tuple(self._doors.items()):
+            if wanted.get(door) != known:
+                del self._doors[door]
+                self._tell({"op": "door-", "door": door})
+        for door, (record, fd) in wanted.items():
+            if door not in self._doors:
+                self._doors[door] = (record, fd)
+                self._tell(record, fd)
 
     def end_wait(self, need: Need) -> None:
         """Tell the outbound worker that packets are to wait for this no longer."""
@@ -168,6 +204,8 @@ class Workers:
                 worker.send(record)
         for change in policy_records(policies, ()):
             worker.send(change)
+        for record, fd in self._doors.values():
+            worker.send(record, fd)
         self._running[role] = worker
         LOG.info("worker-ready role=%s pid=%d", role, worker.pid)
 
@@ -180,6 +218,6 @@ class Workers:
             return None
         return {"op": "sa+", "sa": sa.to_json(), "record": number}
 
-    def _tell(self, record: Record) -> None:
+    def _tell(self, record: Record, fd: int = -1) -> None:
         for worker in self._running.values():
-            worker.send(record)
+            worker.send(record, fd)

@@ -21,7 +21,7 @@ from pfkey.aio.client import AsyncClient
 from pfkey.client import QUEUE_RECORDS
 from pfkey.errors import AbsentError
 from pfkey.link import ANSWER_SECONDS, RETRY_SECONDS, no_answer, own_end
-from pfkey.transport import Transport, attempt
+from pfkey.transport import Transport, attempt, choose
 
 __all__ = ["AsyncClient", "connect"]
 
@@ -35,6 +35,8 @@ class connect:  # noqa: N801 - it is used as a function
         timeout: how many seconds to wait for an answer.
         queue: how many events wait at most; what does not fit is counted in `lost`.
         wait: how many seconds to wait for an engine to be there.
+        dialect: whose PF_KEY to speak: `linux`, `netbsd`, `freebsd` or `openbsd`. None: Linux's;
+            with `af_key`, this system's.
 
     Raises:
         AbsentError: no engine is there.
@@ -50,24 +52,33 @@ class connect:  # noqa: N801 - it is used as a function
         timeout: float = ANSWER_SECONDS,
         queue: int = QUEUE_RECORDS,
         wait: float = 0.0,
+        dialect: str | None = None,
     ) -> None:
-        self._attempt: Callable[[], socket.socket | None] = lambda: attempt(transport, path)
+        spoken = self._dialect = choose(dialect, transport)
+        self._attempt: Callable[[], socket.socket | None] = lambda: attempt(transport, path, spoken)
         self._timeout = timeout
         self._queue = queue
         self._wait = wait
 
     @classmethod
     def over(
-        cls, link: socket.socket, *, timeout: float = ANSWER_SECONDS, queue: int = QUEUE_RECORDS
+        cls,
+        link: socket.socket,
+        *,
+        timeout: float = ANSWER_SECONDS,
+        queue: int = QUEUE_RECORDS,
+        dialect: str | None = None,
     ) -> Self:
         """The same over a socket that exists; the client closes it in the end."""
-        self = cls(timeout=timeout, queue=queue)
+        self = cls(timeout=timeout, queue=queue, dialect=dialect)
         self._attempt = lambda: link
         return self
 
     async def __aenter__(self) -> AsyncClient:
         link = await self._connected()
-        self._client = AsyncClient(link, timeout=self._timeout, queue=self._queue)
+        self._client = AsyncClient(
+            link, timeout=self._timeout, queue=self._queue, dialect=self._dialect
+        )
         self._manager = trio.open_nursery()
         self._nursery = await self._manager.__aenter__()
         self._nursery.start_soon(self._client._read_all)

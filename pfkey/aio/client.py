@@ -7,7 +7,6 @@ from pfkey.aio.session import AsyncDump, AsyncSession
 from pfkey.const import UNSPEC_PROTO, Mode, MsgType, SaType
 from pfkey.entries import Algorithms, NatT, SadEntry, SpdEntry
 from pfkey.events import Acquire
-from pfkey.message import Message
 
 
 class AsyncClient(AsyncSession):
@@ -19,7 +18,7 @@ class AsyncClient(AsyncSession):
 
     async def register(self, satype: int) -> Algorithms:
         """REGISTER: as `Client.register`."""
-        return Algorithms.of(Message.decode(await self._ask(requests.register(satype))))
+        return Algorithms.of(self._message(await self._ask(requests.register(satype))))
 
     async def getspi(
         self,
@@ -35,25 +34,25 @@ class AsyncClient(AsyncSession):
     ) -> SadEntry:
         """GETSPI: as `Client.getspi`."""
         message = requests.getspi(satype, src, dst, spis=spis, mode=mode, reqid=reqid, nat_t=nat_t)
-        return SadEntry.decode(await self._ask(message, seq))
+        return self._entry(await self._ask(message, seq))
 
     async def add(self, entry: SadEntry, *, seq: int | None = None) -> SadEntry:
         """ADD: as `Client.add`."""
-        return SadEntry.decode(await self._ask(requests.sa(MsgType.ADD, entry), seq))
+        return self._entry(await self._ask(requests.sa(MsgType.ADD, entry), seq))
 
     async def update(self, entry: SadEntry, *, seq: int | None = None) -> SadEntry:
         """UPDATE: as `Client.update`."""
-        return SadEntry.decode(await self._ask(requests.sa(MsgType.UPDATE, entry), seq))
+        return self._entry(await self._ask(requests.sa(MsgType.UPDATE, entry), seq))
 
     async def delete(self, satype: int, src: str, dst: str, spi: int) -> SadEntry:
         """DELETE: as `Client.delete`."""
         message = requests.sa_name(MsgType.DELETE, satype, src, dst, spi)
-        return SadEntry.decode(await self._ask(message))
+        return self._entry(await self._ask(message))
 
     async def get(self, satype: int, src: str, dst: str, spi: int) -> SadEntry:
         """GET: as `Client.get`."""
         message = requests.sa_name(MsgType.GET, satype, src, dst, spi)
-        return SadEntry.decode(await self._ask(message))
+        return self._entry(await self._ask(message))
 
     async def flush(self, satype: int = SaType.UNSPEC) -> None:
         """FLUSH: as `Client.flush`."""
@@ -72,15 +71,15 @@ class AsyncClient(AsyncSession):
 
     async def spdadd(self, entry: SpdEntry) -> SpdEntry:
         """SPDADD: as `Client.spdadd`."""
-        return SpdEntry.decode(await self._ask(requests.spd(MsgType.X_SPDADD, entry)))
+        return self._policy(await self._ask(requests.spd(MsgType.X_SPDADD, entry)))
 
     async def spdupdate(self, entry: SpdEntry) -> SpdEntry:
         """SPDUPDATE: as `Client.spdupdate`."""
-        return SpdEntry.decode(await self._ask(requests.spd(MsgType.X_SPDUPDATE, entry)))
+        return self._policy(await self._ask(requests.spd(MsgType.X_SPDUPDATE, entry)))
 
     async def spdsetidx(self, entry: SpdEntry) -> SpdEntry:
         """SPDSETIDX: as `Client.spdsetidx`."""
-        return SpdEntry.decode(await self._ask(requests.spd(MsgType.X_SPDSETIDX, entry)))
+        return self._policy(await self._ask(requests.spd(MsgType.X_SPDSETIDX, entry)))
 
     async def spddelete(
         self,
@@ -96,16 +95,16 @@ class AsyncClient(AsyncSession):
         message = requests.spddelete(
             src, dst, direction, proto=proto, src_port=src_port, dst_port=dst_port
         )
-        return SpdEntry.decode(await self._ask(message))
+        return self._policy(await self._ask(message))
 
     async def spddelete2(self, number: int) -> SpdEntry:
         """SPDDELETE2: as `Client.spddelete2`."""
         message = requests.policy_name(MsgType.X_SPDDELETE2, number)
-        return SpdEntry.decode(await self._ask(message))
+        return self._policy(await self._ask(message))
 
     async def spdget(self, number: int) -> SpdEntry:
         """SPDGET: as `Client.spdget`."""
-        return SpdEntry.decode(await self._ask(requests.policy_name(MsgType.X_SPDGET, number)))
+        return self._policy(await self._ask(requests.policy_name(MsgType.X_SPDGET, number)))
 
     async def spdflush(self) -> None:
         """SPDFLUSH: as `Client.spdflush`."""
@@ -118,7 +117,7 @@ class AsyncClient(AsyncSession):
     async def migrate(self, entry: SpdEntry, *, local: str = "", remote: str = "") -> SpdEntry:
         """MIGRATE: as `Client.migrate`."""
         message = requests.migrate(entry, local=local, remote=remote)
-        return SpdEntry.decode(await self._ask(message))
+        return self._policy(await self._ask(message))
 
     async def promisc(self, is_on: bool = True) -> None:
         """X_PROMISC: as `Client.promisc`."""

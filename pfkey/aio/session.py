@@ -10,6 +10,8 @@ from typing import Generic, Self, TypeVar
 import trio
 
 from pfkey.client import DUMPS, Exchange, refusal
+from pfkey.dialect import LINUX, Dialect
+from pfkey.entries import SadEntry, SpdEntry
 from pfkey.errors import MisuseError
 from pfkey.events import Event, types_of
 from pfkey.link import broken, closed, no_answer
@@ -76,12 +78,15 @@ class AsyncDump(Generic[_T]):
 class AsyncSession:
     """A socket and the conversation over it; `timeout` is the wait for an answer, in seconds."""
 
-    def __init__(self, link: socket.socket, *, timeout: float, queue: int) -> None:
+    def __init__(
+        self, link: socket.socket, *, timeout: float, queue: int, dialect: Dialect = LINUX
+    ) -> None:
         self.timeout = timeout
+        self.dialect = dialect
         self._socket = link
         self._buffer = bytearray(RECORD_OCTETS_MAX)
         self._view = memoryview(self._buffer)
-        self._conversation = conversation(queue)
+        self._conversation = conversation(queue, dialect)
         self._gone: Callable[[], Exception] | None = None
         self._may_read = trio.Event()
         self._wakes: dict[Exchange, trio.Event] = {}
@@ -170,7 +175,7 @@ class AsyncSession:
 
     async def _send(self, message: Message) -> None:
         """Send a message. AF_KEY refuses some at once."""
-        octets = message.encode()
+        octets = self._conversation.encode(message)
         await trio.lowlevel.checkpoint()
         with trio.move_on_after(self.timeout):
             while True:
@@ -250,8 +255,20 @@ class AsyncSession:
         exchange.check()
         return exchange.records.popleft()
 
-    def _dump(self, message: Message, decode: Callable[[bytes], _T]) -> AsyncDump[_T]:
-        return AsyncDump(self, self._conversation.stamp(message), decode)
+    def _dump(self, message: Message, decode: Callable[[bytes, Dialect], _T]) -> AsyncDump[_T]:
+        def read(record: bytes) -> _T:
+            return decode(record, self.dialect)
+
+        return AsyncDump(self, self._conversation.stamp(message), read)
+
+    def _entry(self, record: bytes) -> SadEntry:
+        return SadEntry.decode(record, self.dialect)
+
+    def _policy(self, record: bytes) -> SpdEntry:
+        return SpdEntry.decode(record, self.dialect)
+
+    def _message(self, record: bytes) -> Message:
+        return Message.decode(record, self.dialect)
 
     async def event(self) -> Event:
         """The next event. Put a limit to the wait with `trio.move_on_after`.

@@ -1,5 +1,7 @@
 """The crypto wall: keys meet octets here, and the crypto library is imported nowhere else.
 
+Compression, which has no keys, is here because SAs name it as they name a cipher.
+
 Algorithms are named by their numbers in SADB messages; 0, no algorithm, is done as NULL. What a
 number means, its key lengths and the length of its ICV stand in `pfkey.algorithms`; here each
 primitive that the table names has its function. Only `CryptoError` and its children are raised.
@@ -15,15 +17,18 @@ from pfkey.crypto import authenticators, ciphers, counter_modes
 from pfkey.crypto.authenticators import Integrity
 from pfkey.crypto.ciphers import Cipher
 from pfkey.crypto.counter_modes import Combined, CtrThenMac
+from pfkey.crypto.deflate import Compression, Deflate
 from pfkey.errors import CryptoError, UnsupportedAlgorithmError
 
 __all__ = [
     "COUNTER_IV",
     "Cipher",
     "Combined",
+    "Compression",
     "Integrity",
     "cipher",
     "combined",
+    "compression",
     "integrity",
     "probe",
 ]
@@ -65,6 +70,7 @@ AUTHENTICATORS: dict[str, Callable[[bytes, int], Integrity]] = {
     "xcbc.aes": authenticators.aes_xcbc,
     "cmac.aes": authenticators.aes_cmac,
 }
+COMPRESSIONS: dict[str, Callable[[], Compression]] = {"zlib.deflate": Deflate}
 
 
 def cipher(number: int, key: bytes) -> Cipher:
@@ -135,12 +141,23 @@ def integrity(number: int, key: bytes, icv_octets: int = 0) -> Integrity:
     return made
 
 
+def compression(number: int) -> Compression:
+    """The algorithm of an SADB_X_CALG number. Raises UnsupportedAlgorithmError."""
+    row = algorithms.by_number(Kind.COMPRESS, number)
+    make = COMPRESSIONS.get(row.wall) if row else None
+    if make is None:
+        raise _not_done("compression", number, row)
+    return make()
+
+
 def probe() -> frozenset[tuple[str, int]]:
     """The (kind, number) pairs that work on this machine, found by doing each once.
 
     A FIPS mode or an OpenSSL without legacy algorithms shows only in the doing.
     """
-    works = set()
+    works = {
+        (row.kind.value, row.number) for row in algorithms.COMPRESS if row.wall in COMPRESSIONS
+    }
     for row in algorithms.AUTH + algorithms.ENCRYPT:
         # no octet pattern is asked for: parity and weak keys are nobody's business here
         key = bytes(range(row.min_bits // 8))

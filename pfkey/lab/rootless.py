@@ -67,4 +67,4 @@ def again(argv: Sequence[str]) -> NoReturn:
     prepare = 'mount -t tmpfs -o mode=755 tmpfs /run && exec "$@"'
     command = [*_UNSHARE, "sh", "-c", prepare, "sh", sys.executable, "-m", "pfkey.cli", *argv]
     inside = {STATE_VARIABLE: str(state_directory()), INSIDE_VARIABLE: "1"}
-    os.execvpe(command[0], command, {**os.environ, **inside})  # noqa: S606 - no shell is wanted
+    os.execvpe(command[0], command, {**os.environ, **inside})

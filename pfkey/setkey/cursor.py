@@ -5,7 +5,8 @@ from typing import NoReturn
 
 from pfkey.const import AF_INET, AF_INET6
 from pfkey.errors import ConfError
-from pfkey.setkey.lexer import QUOTED, WORD, Lexed, Token, mask_keys
+from pfkey.setkey.lexer import DOT, QUOTED, WORD, Lexed, Token, mask_keys
+from pfkey.setkey.lookalikes import hint
 from pfkey.setkey.names import Names, numeric_host
 from pfkey.setkey.statements import Context, Host
 
@@ -31,8 +32,9 @@ class Cursor:
         if token is None:
             token = self.token
         text = mask_keys(token.text)
-        if is_secret and token.kind != QUOTED:
-            text = "·" * len(text)
+        if token.kind != QUOTED:
+            why = _hinted(why, token.text)
+            text = DOT * len(text) if is_secret else text
         return self._source.error(token.offset, why, text or self._mark)
 
     @property
@@ -62,12 +64,12 @@ class Cursor:
         self._at += 1
         return True
 
-    def unexpected(self, expected: str) -> NoReturn:
+    def unexpected(self, expected: str, *, is_secret: bool = False) -> NoReturn:
         """Raise the syntax error: `expected` says what would have been right here."""
         token = self.token
         if token.text == '"':
             raise self.fail("syntax error: this string has no closing quote", token)
-        raise self.fail(f"syntax error: {expected} expected", token)
+        raise self.fail(f"syntax error: {expected} expected", token, is_secret=is_secret)
 
     def word(self, expected: str) -> Token:
         """A plain word."""
@@ -98,7 +100,7 @@ class Cursor:
 
     def fail_at(self, offset: int, why: str, token: str) -> ConfError:
         """The error at an offset inside the text that `raw_rest` returned."""
-        return self._source.error(offset, why, token)
+        return self._source.error(offset, _hinted(why, token), token)
 
     def family_options(self) -> tuple[int, bool]:
         """`-4`, `-6`, `-n` and their clusters: the family (0 any), numeric only."""
@@ -153,6 +155,11 @@ class Cursor:
             self.unexpected('the context in double quotes, as in "system_u:object_r:ipsec_t"')
         text = self.take().text[1:-1]
         return Context(doi, algorithm, octets(text) + b"\0")
+
+
+def _hinted(why: str, text: str) -> str:
+    found = hint(text)
+    return f"{why} ({found})" if found else why
 
 
 def parse_number(text: str) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pfkey.algorithms import Algorithm, Kind, bits_ok, by_name, lengths_text
-from pfkey.const import KameFlag, Mode, MsgType, SaType
+from pfkey.const import WINDOW_MAX, KameFlag, Mode, MsgType, SaFlag, SaType
 from pfkey.setkey.cursor import Cursor, octets, parse_number
 from pfkey.setkey.lexer import QUOTED, WORD, Token
 from pfkey.setkey.statements import DeleteAll, Host, Limits, SaStatement
@@ -109,7 +109,7 @@ def parse_sa(cursor: Cursor, type: MsgType, offered: Offered | None) -> SaStatem
             values["natt_oa"] = hosts[0]._replace(port=cursor.port())
     spi_token = cursor.token
     values["spi"] = spi(cursor)
-    flags = KameFlag.CYCSEQ | (KameFlag.OLD if proto.text.endswith("-old") else 0)
+    flags: int = KameFlag.CYCSEQ | (KameFlag.OLD if proto.text.endswith("-old") else 0)
     seen: set[str] = set()
     while cursor.peek():
         token = cursor.token
@@ -121,6 +121,10 @@ def parse_sa(cursor: Cursor, type: MsgType, offered: Offered | None) -> SaStatem
             flags = _flag(cursor, flags)
             continue
         seen.add(option)
+        if option == "-esn":  # FreeBSD's
+            cursor.take()
+            flags |= SaFlag.ESN
+            continue
         if not _plain(cursor, option, values):
             flags |= _algorithm(cursor, option, proto, values, offered)
     values["flags"] = int(flags)
@@ -140,7 +144,7 @@ def parse_deleteall(cursor: Cursor) -> DeleteAll:
     return DeleteAll(line=cursor.line, pair=pair, satype=number)
 
 
-def _flag(cursor: Cursor, flags: KameFlag) -> KameFlag:
+def _flag(cursor: Cursor, flags: int) -> int:
     token = cursor.word("an extension flag")
     if token.text == "nocyclic-seq":
         return flags & ~KameFlag.CYCSEQ
@@ -162,7 +166,7 @@ def _plain(cursor: Cursor, option: str, values: dict[str, Any]) -> bool:
         values["reqid"] = cursor.number("a request number")
     elif option == "-r":
         cursor.take()
-        values["replay"] = cursor.number("the size of the replay window", 0xFF)
+        values["replay"] = cursor.number("the size of the replay window", WINDOW_MAX)
     elif option == "-ctx":
         cursor.take()
         values["context"] = cursor.context()
@@ -188,7 +192,8 @@ def _algorithm(
         return KameFlag.RAWCPI
     wants = {"-E": SaType.ESP, "-C": SaType.X_IPCOMP}.get(option)
     if option not in ("-E", "-A", "-C"):
-        cursor.unexpected("an option such as -E, -A, -m, -u or ;")
+        is_piece = option[:1] != "-" and not {"encrypt_key", "auth_key"}.isdisjoint(values)
+        cursor.unexpected("an option such as -E, -A, -m, -u or ;", is_secret=is_piece)
     if (wants is not None and wants != number) or (option == "-A" and number == SaType.X_IPCOMP):
         raise cursor.fail(f"syntax error: {option} does not go with {proto.text}")
     cursor.take()
@@ -230,7 +235,7 @@ def _key(cursor: Cursor, row: Algorithm, offered: Offered | None) -> bytes | Non
         return None
     found = _HEX.fullmatch(token.text)
     if token.kind != QUOTED and found is None:
-        cursor.unexpected('a key, "text" or 0xHEX,')
+        cursor.unexpected('a key, "text" or 0xHEX,', is_secret=token.text[:1] != "-")
     cursor.take()
     if found is None:
         key = octets(token.text[1:-1])

@@ -57,7 +57,11 @@ class Source:
         if not 0 <= index < len(lines):
             return ""
         start = max(0, error.column - 1 - WIDTH // 2)  # long lines: what is around the fault
-        line = printable(mask_keys(lines[index])[start : start + WIDTH].rstrip())
+        whole = mask_keys(lines[index])
+        if error.token.startswith(DOT):  # a key whose algorithm stands on another line
+            before, after = whole[: error.column - 1], whole[error.column - 1 :]
+            whole = before + _BARE.sub(lambda found: _dotted(found[0]), after, 1)
+        line = printable(whole[start : start + WIDTH].rstrip())
         blanks = "".join("\t" if c == "\t" else " " for c in line[: error.column - 1 - start])
         return f"{line}\n{blanks.ljust(error.column - 1 - start)}^"
 
@@ -67,12 +71,29 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\t" else "?" for c in text)
 
 
-_SECRET = re.compile(r'"[^"]*"?|\b0[xX][0-9a-fA-F]{9,}')
+DOT = "·"  # stands for each character of a key
+
+# Words that stand where a key should, up to the next option.
+_BARE = re.compile(r"""(?:[^-\s;#"][^\s;#"]*+\s*+)++""")
+# Quoted, or in quotes that are none, or hexadecimal; else such words.
+_SECRET = re.compile(
+    r"""()("[^"]*"?|\b0[xX][0-9a-fA-F]{9,}|(?<!\S)['`\u2018-\u201f\u00ab][^;"]*)"""
+    rf"""|(-[AE]\s++[^\s;]++\s++)({_BARE.pattern})"""
+)
 
 
 def mask_keys(text: str) -> str:
     """The text with keys replaced by dots of the same length, so that columns stay."""
-    return _SECRET.sub(lambda found: "·" * len(found[0]), text)
+    return _SECRET.sub(_dots, text)
+
+
+def _dots(found: re.Match[str]) -> str:
+    return (found[3] or "") + _dotted(found[2] or found[4])
+
+
+def _dotted(key: str) -> str:
+    bare = key.rstrip()
+    return DOT * len(bare) + key[len(bare) :]
 
 
 class Lexed(NamedTuple):

@@ -93,11 +93,10 @@ def _from_file(options: Options) -> int:
         if statements is None:
             return FAILED
         status = DONE
-        for statement in statements:
-            for refusal in runner.carry_out(statement):
-                _complain(f"{name},{statement.line}: {refusal.why}")
-                if not refusal.is_empty:
-                    status = FAILED
+        for statement, refusal in runner.carry_out_all(statements):
+            _complain(f"{name},{statement.line}: {refusal.why}")
+            if not refusal.is_empty:
+                status = FAILED
     return status
 
 

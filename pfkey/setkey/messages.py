@@ -15,6 +15,7 @@ from pfkey.ext_spirange import SpiRange
 from pfkey.ext_x_linux import SecCtx
 from pfkey.ext_x_natt import NatTPort, NatTType
 from pfkey.ext_x_sa2 import Sa2
+from pfkey.ext_x_word import Word
 from pfkey.message import Extension, Message
 from pfkey.setkey.statements import (
     NO_LIMITS,
@@ -29,6 +30,7 @@ from pfkey.setkey.statements import (
 
 UDP_ENCAP_ESPINUDP = 2
 NATT_PORT = 4500
+WINDOW_SAID = 255  # the most that sadb_sa_replay can say
 
 
 def register(pid: int) -> Message:
@@ -78,9 +80,15 @@ def delete_of(statement: DeleteAll, record: Message, pid: int) -> Message | None
     )
 
 
+def dump_sas(pid: int) -> Message:
+    """DUMP, by one who knows of the extension for windows that sadb_sa_replay cannot say."""
+    knows = Word(exttype=ExtType.X_REPLAY_WINDOW, value=0)
+    return Message(type=MsgType.DUMP, pid=pid, extensions=(knows,))
+
+
 def _sa(s: SaStatement, src: Host, dst: Host, pid: int) -> Message:
     sa = Sa(
-        spi=s.spi, replay=s.replay, state=SaState.LARVAL,
+        spi=s.spi, replay=min(s.replay, WINDOW_SAID), state=SaState.LARVAL,
         auth=s.auth, encrypt=s.encrypt, flags=s.flags,
     )  # fmt: skip
     sa2 = Sa2(mode=s.mode, reqid=s.reqid)
@@ -99,6 +107,8 @@ def _sa(s: SaStatement, src: Host, dst: Host, pid: int) -> Message:
             sport, dport = src.port or NATT_PORT, dst.port or NATT_PORT
             extensions.append(NatTPort(exttype=ExtType.X_NAT_T_SPORT, port=sport))
             extensions.append(NatTPort(exttype=ExtType.X_NAT_T_DPORT, port=dport))
+        if s.replay > WINDOW_SAID:
+            extensions.append(Word(exttype=ExtType.X_REPLAY_WINDOW, value=s.replay))
     elif s.type == MsgType.GETSPI:
         extensions += [sa2, *addresses]
     else:

@@ -171,6 +171,8 @@ def parse(arguments: Sequence[str]) -> Options:
             elif mode == Mode.FILE:
                 raise UsageError("one -f at a time")
             if mode == Mode.FILE:
+                if not value:
+                    raise UsageError("-f is empty; - is standard input")
                 file = value
         else:
             flags.add(option)

@@ -2,9 +2,11 @@
 
 import errno
 import json
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
+from itertools import groupby
 from typing import Protocol
 
 from pfkey import document, text
@@ -14,7 +16,7 @@ from pfkey.const import MsgType
 from pfkey.message import Message
 from pfkey.setkey import dump, messages
 from pfkey.setkey.grammar import Offered
-from pfkey.setkey.statements import DeleteAll, Statement
+from pfkey.setkey.statements import DeleteAll, Quit, Statement
 
 # What ENOENT is called for a message.
 NO_ENTRY = {
@@ -26,6 +28,10 @@ NO_ENTRY = {
 }
 _DUMPS = (MsgType.DUMP, MsgType.X_SPDDUMP)
 _SHOWN = (MsgType.GET, MsgType.GETSPI)
+_PLAIN = (
+    MsgType.ADD, MsgType.UPDATE, MsgType.DELETE, MsgType.FLUSH, MsgType.X_SPDADD,
+    MsgType.X_SPDUPDATE, MsgType.X_SPDDELETE, MsgType.X_SPDFLUSH,
+)  # fmt: skip
 
 
 def refused(type: int, number: int, strerror: Callable[[int], str]) -> str:
@@ -40,6 +46,9 @@ class Link(Protocol):
 
     def request(self, message: Message) -> Exchange:
         """Send a request and wait for all its replies."""
+
+    def requests(self, messages: Iterable[Message]) -> Iterator[Exchange]:
+        """The same for each, in their order; some may be sent before others are answered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +123,42 @@ class Runner:
                     offered[kind.value, row.id] = (row.minbits, row.maxbits)
         return offered or None
 
+    def carry_out_all(self, statements: Iterable[Statement]) -> Iterator[tuple[Statement, Refusal]]:
+        """`carry_out` for each, in their order: what was refused, and of which statement.
+
+        Those that print nothing are sent one behind the other, so that the engine need not put
+        every one in force alone.
+        """
+        for is_plain, some in groupby(statements, self._is_plain):
+            if is_plain:
+                yield from self._carry_out_ahead(some)
+                continue
+            for statement in some:
+                yield from ((statement, refusal) for refusal in self.carry_out(statement))
+
+    def _is_plain(self, statement: Statement) -> bool:
+        if self._is_verbose or isinstance(statement, DeleteAll | Quit):
+            return False
+        return statement.type in _PLAIN
+
+    def _carry_out_ahead(
+        self, statements: Iterable[Statement]
+    ) -> Iterator[tuple[Statement, Refusal]]:
+        sent = deque[Statement]()
+
+        def all_messages() -> Iterator[Message]:
+            for statement in statements:
+                for message in messages.of_statement(
+                    statement, self._world.pid, has_fwd_copy=self._has_fwd_copy
+                ):
+                    sent.append(statement)
+                    yield message
+
+        for exchange in self._link.requests(all_messages()):
+            statement, refusal = sent.popleft(), self._refusal(exchange)
+            if refusal is not None:
+                yield statement, refusal
+
     def carry_out(self, statement: Statement) -> list[Refusal]:
         """Send what a statement means and print what it asks for; what was refused of it."""
         refusals = []
@@ -153,7 +198,9 @@ class Runner:
 
     def records(self, type: MsgType) -> tuple[list[Message], Refusal | None]:
         """All entries of a database."""
-        exchange = self._request(messages.table(type, self._world.pid))
+        pid = self._world.pid
+        is_sad = type == MsgType.DUMP
+        exchange = self._request(messages.dump_sas(pid) if is_sad else messages.table(type, pid))
         return exchange.replies(), self._refusal(exchange)
 
     def dump(

@@ -65,6 +65,15 @@ def test_doctor_finds_the_daemon(socket: Path) -> None:
     assert "no data path" in found["seen"]
 
 
+def test_a_capture_that_cannot_be_written_is_named(socket: Path) -> None:
+    done = subprocess.run(
+        [BIN / "pfkey", "monitor", "--socket", socket, "--pcap", "/dev/full"],
+        capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "pfkey monitor: /dev/full: No space left on device\n"
+
+
 @pytest.mark.parametrize("options", [(), ("--json",), ("--show-keys",), ("--json", "--show-keys")])
 def test_monitor_shows_what_passes_and_keys_only_on_demand(
     socket: Path, tmp_path: Path, options: tuple[str, ...]

@@ -8,7 +8,8 @@ import pytest
 from pfkey.lab.hosts import Net
 from tests.netns.test_conversation import MEGABYTE, transfer
 from tests.netns.test_tunnel import FAR, LEAF, ROUTER, LeafNet
-from tests.support.system import until
+from tests.support.sites import BEHIND, NETWORKS, Vpn
+from tests.support.system import ENDS, until
 from tests.support.wire import Tap, drain, udp_listener
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
@@ -71,3 +72,16 @@ def test_a_host_behind_is_told_what_fits_the_tunnel(leaf: LeafNet) -> None:
         leaf.far.run("ping", "-c1", "-W1", "-M", "do", "-s", "1380", LEAF, check=False).returncode
         == 0
     )
+
+
+def test_a_gateways_own_errors_go_by_policies_for_its_own_address(net: Net, tmp_path: Path) -> None:
+    vpn = Vpn(net, tmp_path)
+    vpn.load(4, 4)
+    near, far = ENDS[4]
+    policy = f"spdadd {far} {NETWORKS[4][0]} any -P {{}} ipsec esp/tunnel/{far}-{near}/require;"
+    vpn.dg.setkey(policy.format("in"))
+    vpn.dr.setkey(policy.format("out"))
+    with Tap(vpn.g, "tor") as tap:
+        said = vpn.h.run("ping", "-c2", "-i0.2", "-W1", "-t2", BEHIND[4][1], check=False).stdout
+    assert f"From {far} icmp_seq=1 Time to live exceeded" in said
+    assert {packet[9] for packet in tap.packets if packet[0] >> 4 == 4} == {50}

@@ -1,6 +1,8 @@
 """Bad times: links and policies change, workers stand still, everything dies, floods come."""
 
+import contextlib
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pfkey.errors import ClosedError
 from pfkey.lab.hosts import Net
 from tests.netns.test_conversation import MEGABYTE, SEND, transfer
 from tests.support.attacked import Attacked, counters, only_esp
@@ -64,6 +67,52 @@ def test_the_largest_datagram_is_dropped_and_counted_where_it_no_longer_fits(two
         assert two.ping("-s", "65000")
         assert not two.ping("-s", {4: "65507", 6: "65480"}[two.version])
     assert counters(two.da)["toobig"] == 2
+
+
+def test_clients_that_take_every_descriptor_do_not_end_the_data_path(
+    net: Net, tmp_path: Path
+) -> None:
+    two = Attacked(net, tmp_path)
+    workers = two.da.workers().values()
+    resource.prlimit(two.da.process.pid, resource.RLIMIT_NOFILE, (160, 160))
+    with contextlib.ExitStack() as stack:
+        for _ in range(300):
+            link = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            link.connect(str(two.da.socket))
+        until(lambda: "client-refused reason=descriptors" in two.da.log)
+        two.a.ip("addr", "add", "10.77.0.1/32", "dev", "lo")  # it looks at routes and devices again
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: two.da.log.count("worker-ready") == 4, 10, "two workers more")
+        with only_esp(two):
+            until(two.ping, 10)
+
+    def are_gone() -> bool:
+        with contextlib.suppress(ClosedError):  # refused while they are
+            return bool(two.da.control("status")["clients"] == 0)
+        return False
+
+    until(are_gone)
+    assert "internal error" not in two.da.log
+
+
+def test_a_hangup_or_an_interrupt_sent_to_all_ends_no_worker(net: Net, tmp_path: Path) -> None:
+    two = Attacked(net, tmp_path)
+    workers = two.da.workers()
+    for pid in workers.values():
+        os.kill(pid, signal.SIGHUP)
+        os.kill(pid, signal.SIGINT)
+    with only_esp(two):
+        assert two.ping()
+    assert two.da.workers() == workers
+
+
+def test_a_renamed_device_leaks_nothing_and_gets_its_name_back(net: Net, tmp_path: Path) -> None:
+    two = Attacked(net, tmp_path)
+    with only_esp(two):
+        two.a.ip("link", "set", "pfkey0", "name", "other0")
+        until(lambda: "restored what=device pfkey0" in two.da.log)
+        until(two.ping)
 
 
 @pytest.mark.parametrize("role", ["out", "in"])

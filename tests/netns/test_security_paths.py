@@ -1,5 +1,6 @@
-"""ICMP errors and path MTU tried with real packets over either family (RFC 4301 8, RFC 5927)."""
+"""ICMP errors, path MTU and fragments, with real packets over either family (RFC 4301 7, 8)."""
 
+import socket
 import struct
 from pathlib import Path
 
@@ -7,20 +8,21 @@ import pytest
 
 from pfkey.lab.hosts import Net
 from tests.netns.test_conversation import MEGABYTE, transfer
-from tests.support.attacked import ICMP, Attacked, counters, only_esp
+from tests.support.attacked import ICMP, PORT, Attacked, counters, only_esp
 from tests.support.steering import (
     AH,
     ESP,
     FRAGMENT,
     ICMPV6,
     OPTIONS,
+    UDP,
     extension,
     join,
     packet,
     piece,
 )
 from tests.support.system import AUTHENTIC_KEYS, ENDS, A, B, Daemon, over, require, until, versions
-from tests.support.wire import Tap, checksum, packed
+from tests.support.wire import Tap, checksum, drain, in_host, ipv4, packed, udp_listener
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -85,10 +87,11 @@ def test_a_forged_icmp_error_teaches_neither_us_nor_the_kernel(two: Attacked) ->
             quoted = packet(two.own, two.other, kind, octets)
             assert told(two, quoted, 1300, *too_big) == 0
     for kind, code in HARD[two.version]:
-        assert told(two, quotation(two, 9876, 1), 0, kind, code) == 0
+        assert told(two, quotation(two, 9876, 5000), 0, kind, code) == 0
+        assert told(two, quotation(two, 9876, 1), 0, kind, code) == 1
     assert "mtu" not in two.a.ip("route", "get", two.other)
-    assert two.ping(), "hard errors stay soft"
-    assert len(transfer(two.a, two.b, two.other, MEGABYTE)) == MEGABYTE
+    assert len(transfer(two.a, two.b, two.other, MEGABYTE)) == MEGABYTE, "hard errors stay soft"
+    assert counters(two.da)["icmp_relayed"]
     assert counters(two.da)["output"] < 1000, "the segments are as large as ever"
 
 
@@ -103,6 +106,38 @@ def test_a_true_one_lowers_the_path_to_the_floor_and_no_further(two: Attacked) -
         largest = max(map(len, tap.between(two.own, two.other)))
         assert max(mtu, floor) - 8 < largest <= max(mtu, floor)
     assert "mtu" not in two.a.ip("route", "get", two.other)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_fragments_that_an_application_makes_cross_as_one_datagram(
+    two: Attacked, order: tuple[int, ...]
+) -> None:
+    """Transport mode protects whole datagrams (RFC 4301 section 7); a missing piece is nobody's."""
+    kind = socket.AF_INET if two.version == 4 else socket.AF_INET6
+    sender = in_host(two.a, lambda: socket.socket(kind, socket.SOCK_RAW, socket.IPPROTO_RAW))
+    listener = udp_listener(two.b, two.other, PORT)
+
+    def pieces(word: bytes, ident: int) -> list[bytes]:
+        whole = two.datagram(word * 300)
+        made = []
+        for at in range(0, len(whole), 800):
+            part, more = whole[at : at + 800], at < 1600
+            if two.version == 4:
+                made.append(ipv4(A, B, UDP, part, ident=ident, offset=at, more=more))
+            else:
+                part = piece(UDP, part, at, more=more, ident=ident)
+                made.append(packet(two.own, two.other, FRAGMENT, part))
+        return made
+
+    lost, whole = pieces(b"gone..", 7), pieces(b"hello.", 8)
+    assert len(whole) == 3
+    with only_esp(two):
+        for octets in [*lost[:2], *(whole[n] for n in order)]:
+            sender.sendto(octets, (two.other, 0))
+        until(lambda: drain(listener) == [b"hello." * 300])
+    seen = counters(two.da)
+    assert "frag_dropped" not in seen
+    assert (seen["frag_held"], seen["frag_joined"], seen["output"]) == (5, 1, 1)
 
 
 @versions

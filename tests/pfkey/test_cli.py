@@ -59,7 +59,7 @@ def test_without_pfkeyd_one_line_says_how_to_start_it(
     status, out, err = run(capsys, *words, "--socket", "/nonexistent/pfkey.sock")
     assert (status, out) == (1, "")
     assert len(err.splitlines()) == 1
-    assert "pfkeyd &" in err
+    assert "; start it with: pfkeyd --socket /nonexistent/pfkey.sock &" in err
 
 
 def test_doctor_ends_with_1_while_something_is_missing(

@@ -28,7 +28,7 @@ def test_whatever_is_missing_here_comes_with_its_remedy(monkeypatch: pytest.Monk
     monkeypatch.setenv("PFKEY_SOCKET", "/nonexistent/sock")
     findings = doctor.examine(os.environ)
     assert [f.name for f in findings] == [
-        "kernel", "tun", "nftables", "ipv6", "rights", "crypto", "lab", "pfkeyd",
+        "kernel", "tun", "nftables", "ipv6", "rights", "crypto", "lab", "run", "pfkeyd",
     ]  # fmt: skip
     assert all(f.ok or f.remedy for f in findings)
     assert findings[-1].remedy == "pfkeyd &"
@@ -158,7 +158,9 @@ def test_a_pfkeyd_that_refuses_is_missing(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_doctor_says_why_it_may_not_ask_pfkeyd(tmp_path: Path) -> None:
     found = doctor.check_pfkeyd({"PFKEY_SOCKET": str(tmp_path / "none.sock")})
-    assert (found.ok, found.remedy) == (False, "pfkeyd &")
+    assert (found.ok, found.remedy) == (
+        False, f"pfkeyd --socket {tmp_path}/none.sock &"
+    )  # fmt: skip
     assert found.seen == f"no pfkeyd answers at {tmp_path}/none.sock"
     assert not doctor.check_pfkeyd({"PFKEY_SOCKET": "/"}).ok
 

@@ -33,16 +33,23 @@ def test_the_socket_is_named_by_the_namespace(monkeypatch: pytest.MonkeyPatch) -
     assert set_id == Path(f"/run/pfkey/{inode}.sock")
 
 
-def test_nobody_there_is_one_line_with_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(ShellError, match=r"no pfkeyd answers at .*; start it with: pfkeyd &"):
+def test_nobody_there_is_one_line_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remedy = f"start it with: pfkeyd --socket {tmp_path}/s &"
+    with pytest.raises(ShellError, match=re.escape(f"no pfkeyd answers at {tmp_path}/s; {remedy}")):
         Client(tmp_path / "s")
+    with pytest.raises(ShellError, match=re.escape(f"no pfkeyd answers at {tmp_path}/s; {remedy}")):
+        control_call(tmp_path / "s", "version")
+    monkeypatch.setenv("PFKEY_SOCKET", str(tmp_path / "s"))  # pfkeyd will look there as well
+    for call in (Client, lambda: control_call(None, "version")):
+        with pytest.raises(ShellError, match=r"start it with: pfkeyd &$"):
+            call()
     stale = tmp_path / "stale"
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as gone:
         gone.bind(str(stale))
     with pytest.raises(ShellError, match="no pfkeyd answers"):
         Client(stale)
-    with pytest.raises(ShellError, match=f"no pfkeyd answers at {tmp_path / 's'};"):
-        control_call(tmp_path / "s", "version")
 
 
 def test_a_path_may_be_longer_than_a_socket_address(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ NOW = 1_700_000_000_000_000
 G, H = bytes((30, 1, 1, 1)), bytes((40, 1, 1, 1))
 G6, H6 = (bytes.fromhex("fd00" + "00" * 13 + f"{n:02x}") for n in (3, 4))
 MTU = 1500
-ESP, AH = 50, 51
+ESP, AH, COMP = 50, 51, 108
 TRANSPORT, TUNNEL = Mode.TRANSPORT, Mode.TUNNEL
 
 Step = tuple[int, Mode, bytes, bytes]  # protocol, mode, ends of the SA
@@ -24,6 +24,10 @@ Step = tuple[int, Mode, bytes, bytes]  # protocol, mode, ends of the SA
 
 def sa(slot: int, step: Step) -> SaSpec:
     proto, mode, src, dst = step
+    if proto == COMP:
+        return SaSpec(
+            slot=slot, proto=proto, spi=1000 + slot, src=src, dst=dst, mode=mode, encrypt=2
+        )
     return SaSpec(
         slot=slot, proto=proto, spi=1000 + slot, src=src, dst=dst, mode=mode, auth=5,
         auth_key=b"a" * 32, encrypt=12 if proto == ESP else 0,

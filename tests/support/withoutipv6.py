@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, head, 0, 0):
         raise OSError(ctypes.get_errno(), "seccomp")
-    os.execv(argv[0], argv)  # noqa: S606
+    os.execv(argv[0], argv)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from keyd.engine.effects import ClientId, Dump, Effect, Log, Now, Send
 from keyd.model import Need, Usage
 from pfkey.algorithms import ROWS
 from pfkey.base import error_reply
-from pfkey.const import ExtType, Level, Mode, MsgType, PolicyType, SaType
+from pfkey.const import HEADER_OCTETS, ExtType, Level, Mode, MsgType, PolicyType, SaType
+from pfkey.dialect import LINUX, Dialect
 from pfkey.ext_address import Address
 from pfkey.ext_key import Key
 from pfkey.ext_lifetime import Lifetime
@@ -15,6 +16,7 @@ from pfkey.ext_sa import Sa
 from pfkey.ext_x_policy import IpsecRequest, Policy
 from pfkey.ext_x_sa2 import Sa2
 from pfkey.message import Extension, Message
+from pfkey.neutral import spoken
 
 A, B, C = ClientId(1), ClientId(2), ClientId(3)
 USABLE = frozenset(
@@ -107,6 +109,19 @@ def policy(
     return message(type, ext, source or src(), to or dst(), seq=seq)
 
 
+def encoded(request: Message, dialect: Dialect) -> bytes:
+    """The request as a client of this dialect sends it."""
+    return spoken(request, dialect).encode(dialect)
+
+
+def decoded(record: bytes, dialect: Dialect) -> Message:
+    """What a client of this dialect reads; the copy itself where one is wrapped."""
+    is_wrapped = record[1] == MsgType.X_PROMISC and len(record) > HEADER_OCTETS
+    if dialect is not LINUX and is_wrapped:
+        record = record[HEADER_OCTETS:]
+    return Message.decode(record, dialect)
+
+
 class Desk:
     """The engine, its clock, and what each client has read."""
 
@@ -117,6 +132,7 @@ class Desk:
         usable: Container[tuple[str, int]] = USABLE,
     ) -> None:
         self.mono = 1000.0
+        self.dialects: dict[ClientId, Dialect] = {}
         self.used: dict[int, Usage] = {}
         self.engine = Engine(
             supported=usable,
@@ -132,8 +148,14 @@ class Desk:
         return Now(self.mono, WALL + self.mono - 1000.0)
 
     def effects(self, request: Message | bytes, client: ClientId = A) -> list[Effect]:
-        octets = request if isinstance(request, bytes) else request.encode()
+        dialect = self.dialects.get(client, LINUX)
+        octets = request if isinstance(request, bytes) else encoded(request, dialect)
         return self.engine.receive(client, octets, self.now)
+
+    def join(self, client: ClientId, dialect: Dialect) -> None:
+        """Connect one more client, which speaks like this system."""
+        self.engine.connect(client, dialect.name)
+        self.dialects[client] = dialect
 
     def ask(self, request: Message | bytes, client: ClientId = A) -> dict[ClientId, list[Message]]:
         """What each client hears when `client` sends the request; dumps are read whole."""
@@ -158,10 +180,12 @@ class Desk:
         heard: dict[ClientId, list[Message]] = {}
         for effect in effects:
             if isinstance(effect, Send):
-                heard.setdefault(effect.client, []).append(Message.decode(effect.record))
+                dialect = self.dialects.get(effect.client, LINUX)
+                heard.setdefault(effect.client, []).append(decoded(effect.record, dialect))
             elif isinstance(effect, Dump):
+                dialect = self.dialects.get(effect.client, LINUX)
                 for record in effect.records:
-                    heard.setdefault(effect.client, []).append(Message.decode(record))
+                    heard.setdefault(effect.client, []).append(Message.decode(record, dialect))
                 self.engine.dump_done(effect.client)
         return heard
 

@@ -189,7 +189,7 @@ def test_flush_ends_larval_sas_too() -> None:
         (getspi(spis(0, 0)), ENOENT),
         (getspi(Sa2(mode=9)), EINVAL),
         (getspi(Sa2(mode=Mode.BEET)), EOPNOTSUPP),
-        (getspi(satype=SaType.X_IPCOMP), EOPNOTSUPP),
+        (getspi(spis(0x100, 0x10000), satype=SaType.X_IPCOMP), EINVAL),
     ],
 )
 def test_a_wrong_request_is_refused(request_: Message, errno: int) -> None:

@@ -1,6 +1,6 @@
 """Algorithms and keys of an SA (RFC 2367 section 3.5), on a machine that does all of the table."""
 
-from errno import EINVAL
+from errno import EINVAL, ENOSYS
 
 import pytest
 
@@ -86,6 +86,51 @@ def test_ah_authenticates_and_no_more() -> None:
         add(spi=2, satype=SaType.AH),
     ):
         assert desk.errno(request) == EINVAL
+
+
+def ipcomp(
+    calg: int = 2, spi: int = 0x100, auth: int = 0, keys: list[Key] | None = None, flags: int = 0x40
+) -> Message:
+    return add(
+        spi=spi, encrypt=calg, auth=auth, keys=keys or [], flags=flags, satype=SaType.X_IPCOMP
+    )  # fmt: skip
+
+
+def test_ipcomp_names_its_algorithm_and_has_no_keys() -> None:
+    """RFC 3173; Linux's GET and DUMP show the algorithm and no key."""
+    desk = Desk(A, usable=ALL)
+    for spi, more in ((2, 0x80), (0xFFFF, 0), (0x100, 0)):
+        reply = desk.reply(ipcomp(spi=spi, flags=0x40 | more))
+        assert reply.errno == 0
+        assert reply.sa is not None
+        assert (reply.sa.encrypt, reply.sa.spi, reply.sa.flags) == (2, spi, more)
+        assert reply.key_encrypt is None
+        assert reply.key_auth is None
+    assert desk.errno(ipcomp(spi=0x101, keys=[Key(exttype=9, bits=0, key=b"")])) == 0
+    assert {sa.proto for sa in desk.engine.sas()} == {108}
+    assert desk.logs(ipcomp(spi=0x102)) == []
+
+
+@pytest.mark.parametrize(
+    ("request_", "errno", "reason"),
+    [
+        (ipcomp(calg=0), EINVAL, "deflate"),
+        (ipcomp(calg=5), EINVAL, "none"),
+        (ipcomp(calg=3), ENOSYS, "no maintained library"),
+        (ipcomp(calg=1), ENOSYS, "vendor"),
+        (ipcomp(spi=0x10000), EINVAL, "16 bits"),
+        (ipcomp(auth=SHA256, keys=[auth_key()]), EINVAL, "authenticates nothing"),
+        (ipcomp(keys=[auth_key()]), EINVAL, "authenticates nothing"),
+        (ipcomp(keys=[cipher_key()]), EINVAL, "keys of no bits"),
+        (ipcomp(flags=0x41), EINVAL, "no old IPComp"),
+        (ipcomp(flags=0x440), EINVAL, "extended"),
+    ],
+)
+def test_what_is_no_ipcomp_is_refused(request_: Message, errno: int, reason: str) -> None:
+    desk = Desk(A, usable=ALL - {("compress", 1), ("compress", 3), ("compress", 4)})
+    (log,) = desk.logs(request_)
+    assert reason in log.text
+    assert desk.errno(request_) == errno
 
 
 def test_null_authenticator_is_no_authenticator() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from errno import EEXIST
+from itertools import chain
 
 import pytest
 from hypothesis import given
@@ -10,10 +11,11 @@ from hypothesis import strategies as st
 
 from keyd.engine import Limits
 from keyd.engine.effects import Effect, InstallSa, Log, PoliciesChanged, RemoveSa, Send
-from keyd.engine.load import Sweep
+from keyd.engine.load import PORTION, Draft, Sweep
 from keyd.model import PolicySpec
 from pfkey.const import Dir, Level, Mode, MsgType, PolicyType
 from pfkey.errors import SadbError
+from pfkey.ext_key import Key
 from pfkey.ext_spirange import SpiRange
 from pfkey.ext_x_policy import IpsecRequest, Policy
 from pfkey.message import Message
@@ -52,13 +54,30 @@ def begin(desk: Desk, requests: Iterable[Message]) -> list[Effect]:
     draft = desk.engine.draft(desk.now)
     for request in requests:
         draft.carry_out(request)
-    return desk.engine.loading.begin(draft.wish(), desk.now)
+    return put_in(desk, draft)
+
+
+def put_in(desk: Desk, draft: Draft) -> list[Effect]:
+    """New SAs, then the policies, as the shell does."""
+    loading, wish = desk.engine.loading, draft.wish()
+    effects: list[Effect] = []
+    try:
+        for portion in loading.keys(wish, lambda: desk.now):
+            effects += portion
+        return [*effects, *loading.begin(wish, desk.now)]
+    except SadbError:
+        loading.take_back(desk.now)
+        raise
+
+
+def finish(desk: Desk) -> list[Effect]:
+    return [*chain.from_iterable(desk.engine.loading.finish(lambda: desk.now))]
 
 
 def load(desk: Desk, *requests: Message) -> tuple[list[Effect], list[Effect]]:
     """The effects before and after the change of policies is in force."""
     first = begin(desk, requests)
-    return first, desk.engine.loading.finish(desk.now)
+    return first, finish(desk)
 
 
 def change(effects: Iterable[Effect]) -> PoliciesChanged:
@@ -81,7 +100,8 @@ def spis(desk: Desk) -> list[int]:
 def test_everything_is_one_change_with_sas_before_and_notices_after_it() -> None:
     desk = Desk()
     first, then = load(desk, add(spi=1000), port(1), add(spi=1001), port(2))
-    assert kinds(first) == [InstallSa, InstallSa, PoliciesChanged] + [Send] * 8
+    told = [InstallSa, Send, Send]
+    assert kinds(first) == [*told, *told, PoliciesChanged] + [Send] * 4
     assert [policy.selector.dst.port for policy in change(first).added] == [1, 2]
     assert then == []
     assert set(desk.heard(first)) == {A, B}
@@ -190,8 +210,8 @@ def test_a_part_of_what_others_made_can_be_swept(sweep: Message) -> None:
             draft.carry_out(sweep)
     else:
         draft.carry_out(sweep)
-    desk.engine.loading.begin(draft.wish(), desk.now)
-    desk.engine.loading.finish(desk.now)
+    put_in(desk, draft)
+    finish(desk)
     assert spis(desk) == [3000]
 
 
@@ -203,8 +223,8 @@ def test_deleteall_reaches_the_files_own_sas_and_others() -> None:
     draft.carry_out(add(spi=1000))
     draft.end_all(Sweep(50, None, HERE, THERE))
     draft.carry_out(add(spi=1001))
-    desk.engine.loading.begin(draft.wish(), desk.now)
-    desk.engine.loading.finish(desk.now)
+    put_in(desk, draft)
+    finish(desk)
     assert spis(desk) == [2001, 1001]
 
 
@@ -215,7 +235,7 @@ def test_spddelete_reaches_others_policies() -> None:
     draft = desk.engine.draft(desk.now)
     with pytest.raises(SadbError):
         draft.carry_out(policy(MsgType.X_SPDDELETE, to=dst(port=7, proto=6)))
-    desk.engine.loading.begin(draft.wish(), desk.now)
+    put_in(desk, draft)
     assert ports(desk) == [8]
 
 
@@ -252,7 +272,7 @@ def test_when_nft_refuses_what_was_reserved_still_is() -> None:
     desk.ask(reserve(1000))
     first = begin(desk, (FLUSH, add(spi=1000), port(1)))
     desk.engine.revert(change(first))
-    assert desk.engine.loading.finish(desk.now) == []
+    assert finish(desk) == []
     assert (spis(desk), desk.engine.stats()["larvals"]) == ([], 1)
 
 
@@ -316,7 +336,7 @@ def test_when_nft_refuses_everything_is_as_before() -> None:
     first = begin(desk, (SPDFLUSH, add(spi=1001), add(spi=1000, keys=OTHER_KEYS), port(2), port(3)))
     desk.engine.revert(change(first))
     assert desk.engine.loading.is_refused
-    then = desk.engine.loading.finish(desk.now)
+    then = finish(desk)
     assert [e.sa.spi for e in then if isinstance(e, RemoveSa)] == [1001]
     assert (desk.engine.policies(), desk.engine.sas()) == before
     first, _ = load(desk, add(spi=1000), port(1), port(2))
@@ -339,9 +359,50 @@ def test_what_ends_while_nft_works_is_not_ended_again() -> None:
     begin(desk, (add(spi=1000, keys=OTHER_KEYS), port(2)))
     desk.ask(named(MsgType.DELETE, 1000))
     desk.ask(named(MsgType.DELETE, 1001))
-    desk.engine.loading.finish(desk.now)
+    finish(desk)
     (sa,) = desk.engine.sas()
     assert (sa.spi, sa.encrypt_key) == (1000, KEY24[::-1])
+
+
+def many(count: int, keys: tuple[Key, ...] | None = None) -> list[Message]:
+    return [add(spi=1000 + n, keys=keys) for n in range(count)]
+
+
+def test_others_are_served_between_portions_and_what_they_did_stands() -> None:
+    desk = Desk()
+    count = 3 * PORTION
+    draft = desk.engine.draft(desk.now)
+    for request in many(count):
+        draft.carry_out(request)
+    wish, loading = draft.wish(), desk.engine.loading
+    keys = loading.keys(wish, lambda: desk.now)
+    assert len([e for e in next(keys) if isinstance(e, InstallSa)]) == PORTION
+    desk.ask(named(MsgType.DELETE, 1000))
+    assert desk.errno(add(spi=1000 + count - 1, keys=OTHER_KEYS)) == 0
+    assert len([*keys]) == 2
+    assert loading.begin(wish, desk.now) == []
+    assert kinds(finish(desk)).count(InstallSa) == 1, "that of another got new keys"
+    assert len(desk.engine.sas()) == count - 1
+    assert all(sa.encrypt_key == KEY24 for sa in desk.engine.sas())
+    load(desk, *many(count, OTHER_KEYS))
+    assert all(sa.encrypt_key == KEY24[::-1] for sa in desk.engine.sas())
+
+
+def test_a_full_sad_refuses_the_file_and_each_sa_that_was_made_is_ended() -> None:
+    desk = Desk(limits=Limits(sas=PORTION + 50))
+    draft = desk.engine.draft(desk.now)
+    for request in many(PORTION + 50):
+        draft.carry_out(request)
+    desk.ask(add(spi=1))
+    portions = desk.engine.loading.keys(draft.wish(), lambda: desk.now)
+    done = [*next(portions), *next(portions)]
+    with pytest.raises(SadbError, match="ENOBUFS"):
+        next(portions)
+    done += desk.engine.loading.take_back(desk.now)
+    made, ended = ([e.sa.slot for e in done if isinstance(e, k)] for k in (InstallSa, RemoveSa))
+    assert sorted(made) == sorted(ended)
+    assert len(made) == PORTION + 49
+    assert spis(desk) == [1]
 
 
 files = st.lists(
@@ -373,8 +434,8 @@ def loaded(desk: Desk, requests: list[Message]) -> None:
             draft.carry_out(request)
         except SadbError:
             continue
-    desk.engine.loading.begin(draft.wish(), desk.now)
-    desk.engine.loading.finish(desk.now)
+    put_in(desk, draft)
+    finish(desk)
 
 
 @given(st.lists(files, min_size=1, max_size=4))

@@ -11,7 +11,7 @@ from keyd.model import Usage
 from pfkey.const import Dir, ExtType, Level, Mode, MsgType, PolicyType, SaType
 from pfkey.ext_sa import Sa
 from pfkey.ext_x_linux import KmAddress
-from pfkey.ext_x_natt import NatTPort
+from pfkey.ext_x_natt import NatTPort, NatTType
 from pfkey.ext_x_policy import IpsecRequest, Policy
 from pfkey.ext_x_sa2 import Sa2
 from pfkey.message import Extension, Message
@@ -225,7 +225,11 @@ def test_a_wrong_request_is_refused_and_nothing_moves(request_: Message, errno: 
 def test_a_peer_that_moved_is_told_to_the_registered_as_linux_does() -> None:
     desk = Desk(A, B, C)
     desk.ask(message(MsgType.REGISTER, satype=SaType.AH), B)
-    desk.ask(add())
+    ports = (
+        NatTPort(exttype=ExtType.X_NAT_T_SPORT, port=4500),
+        NatTPort(exttype=ExtType.X_NAT_T_DPORT, port=4500),
+    )
+    desk.ask(add(NatTType(type=2), *ports))
     heard = desk.heard(desk.engine.new_mapping(SaKey(THERE, 50, 0x2694), (4500, 61000), NEW_HERE))
     assert set(heard) == {B}
     (notice,) = heard[B]

@@ -14,6 +14,7 @@ from keyd.engine.sysctl import DUMPS, OPAQUE, ROWS
 from keyd.model import Settings
 from pfkey import sysctl as client
 from pfkey.const import Dir, ExtType, Level, Mode, MsgType, PolicyType
+from pfkey.dialect import FREEBSD, NETBSD, Dialect
 from pfkey.errors import SadbError
 from pfkey.ext_ident import Ident
 from pfkey.ext_x_policy import IpsecRequest
@@ -240,18 +241,19 @@ ESP_TRANS, ESP_NET = (50, Mode.TRANSPORT), (50, Mode.TUNNEL)
 AH_TRANS, AH_NET = (51, Mode.TRANSPORT), (51, Mode.TUNNEL)
 
 
-@pytest.mark.parametrize("dialect", ["netbsd", "freebsd"])
+@pytest.mark.parametrize("dialect", [NETBSD, FREEBSD], ids=repr)
 @pytest.mark.parametrize(
     ("leaf", "step"),
     [("esp_trans", ESP_TRANS), ("esp_net", ESP_NET), ("ah_trans", AH_TRANS), ("ah_net", AH_NET)],
 )
 def test_level_default_is_what_the_knob_says_to_a_bsd(
-    dialect: str, leaf: str, step: tuple[int, Mode]
+    dialect: Dialect, leaf: str, step: tuple[int, Mode]
 ) -> None:
     desk = Desk(A)
-    desk.engine.connect(B, dialect)
+    desk.join(B, dialect)
     every = steps(ESP_TRANS, AH_TRANS, ESP_NET, AH_NET)
-    desk.ask(policy(requests=every, source=src(port=1)), B)
+    priority = 0x80000000 if dialect.has_priority else 0
+    desk.ask(policy(requests=every, source=src(port=1), priority=priority), B)
     desk.ask(policy(requests=every, source=src(port=2)), A)
 
     def levels() -> list[list[Level]]:
@@ -265,7 +267,7 @@ def test_level_default_is_what_the_knob_says_to_a_bsd(
     assert levels() == [expected, [Level.REQUIRE] * 4]
     assert len(change.added) == len(change.removed) == 1
     assert change.added[0].id == change.removed[0].id
-    desk.ask(policy(requests=every, source=src(port=3)), B)
+    desk.ask(policy(requests=every, source=src(port=3), priority=priority), B)
     assert levels()[2] == expected
     assert changes(turn(desk, name.replace("net.inet.ipsec", "net.inet6.ipsec6"), 2)) == []
     (change,) = changes(turn(desk, name, 1))

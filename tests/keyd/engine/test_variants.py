@@ -5,13 +5,14 @@ from errno import EINVAL, EOPNOTSUPP
 import pytest
 
 from pfkey.algorithms import ROWS
-from pfkey.const import KameFlag, SaType
+from pfkey.const import KameFlag, SaFlag, SaType
 from pfkey.message import Message
 from tests.keyd.engine.desk import NULL, SHA1, A, Desk, add, auth_key, cipher_key
 
 DES = 2
 ALL = frozenset((row.kind.value, row.number) for row in ROWS)
 OLD, IV4B, DERIV, RAWCPI = (int(KameFlag[n]) for n in ("OLD", "IV4B", "DERIV", "RAWCPI"))
+ESN = int(SaFlag.ESN)
 RANDOM, ZERO = int(KameFlag.RANDOM_PAD), int(KameFlag.ZERO_PAD)
 CYC = int(KameFlag.CYCSEQ)
 
@@ -39,6 +40,8 @@ def ah(flags: int, auth: int = SHA1, octets: int = 20) -> Message:
         ah(OLD),
         ah(OLD, auth=249, octets=16),
         ah(0, auth=11),
+        add(flags=CYC | ESN, replay=32),
+        add(flags=ESN, replay=8, encrypt=0, keys=[auth_key()], satype=SaType.AH),
     ],
 )
 def test_variants_are_taken_and_reach_the_data_path(request_: Message) -> None:
@@ -65,6 +68,9 @@ def test_variants_are_taken_and_reach_the_data_path(request_: Message) -> None:
         (des(OLD, auth=SHA1), "no authenticator"),
         (des(OLD, replay=32), "sequence numbers"),
         (ah(OLD, auth=11), "GMAC"),
+        (add(flags=CYC | ESN), "replay window"),
+        (des(OLD | ESN), "today's ESP"),
+        (des(DERIV | ESN, auth=SHA1, replay=32), "32 bits"),
         (add(encrypt=12, auth=11, keys=[cipher_key(bytes(16)), auth_key(bytes(20))]), "aes-gmac"),
     ],
 )

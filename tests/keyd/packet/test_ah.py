@@ -21,7 +21,7 @@ from keyd.packet.ah import FIXED_OCTETS, AhSa, frozen, peek
 from keyd.packet.drop import Drop
 from keyd.packet.esp import SEQ_MAX
 from pfkey import algorithms, crypto
-from pfkey.const import IPPROTO_AH, Mode
+from pfkey.const import IPPROTO_AH, Mode, SaFlag
 from pfkey.errors import CryptoError
 
 ROWS = [row for row in algorithms.AUTH if row.icv and row.wall in crypto.AUTHENTICATORS]
@@ -31,6 +31,7 @@ SCAPY = {
 }  # fmt: skip
 SHA1 = next(row for row in ROWS if row.name == "hmac-sha1")
 SHA256 = next(row for row in ROWS if row.name == "hmac-sha256")
+GMAC = next(row for row in ROWS if row.iv)
 A4, B4 = "10.1.1.1", "10.2.2.2"
 A6, B6 = "2001:db8::1", "2001:db8::2"
 rows = st.sampled_from(ROWS)
@@ -47,10 +48,12 @@ v4_options = st.lists(
 ).map(b"".join)
 
 
-def make(row: algorithms.Algorithm, *, pads_to_64_bits: bool = False, spi: int = 9877) -> AhSa:
+def make(
+    row: algorithms.Algorithm, *, pads_to_64_bits: bool = False, spi: int = 9877, flags: int = 0
+) -> AhSa:
     spec = SaSpec(
         slot=0, proto=IPPROTO_AH, spi=spi, src=bytes(4), dst=bytes(4), mode=Mode.TRANSPORT,
-        auth=row.number, auth_key=bytes(range(101, 101 + row.max_bits // 8)),
+        auth=row.number, auth_key=bytes(range(101, 101 + row.max_bits // 8)), flags=flags,
     )  # fmt: skip
     return AhSa(spec, pads_to_64_bits=pads_to_64_bits)
 
@@ -344,6 +347,38 @@ def test_scapy_opens_what_we_seal_and_we_open_what_scapy_seals(
     assert bytes(back)[-len(payload) :] == payload
 
 
+@pytest.mark.parametrize("name", SCAPY)
+@settings(max_examples=20)
+@given(
+    headers=st.composite(scapys)(),
+    payload=st.binary(min_size=1, max_size=100),
+    seq=st.integers(1, 2**64 - 1),
+)
+def test_scapy_and_we_agree_on_extended_numbers(
+    name: str, headers: Packet, payload: bytes, seq: int
+) -> None:
+    """3.3.3.2.2: the upper half is covered behind the payload."""
+    row = algorithms.by_name("auth", name)
+    assert row
+    sa = make(row, flags=SaFlag.ESN)
+    size = len(bytes(headers))
+    rebuild = ip.rebuild if headers.version == 4 else ip6.rebuild
+    clear = headers.__class__(rebuild(bytes(headers), 253, len(payload)) + payload)
+    assume(seq & SEQ_MAX)  # scapy takes 0 for "none given"
+    high = seq >> 32
+    theirs = scapy_sa(sa, row).encrypt(clear.copy(), seq_num=seq & SEQ_MAX, esn_en=True, esn=high)
+    ours = sa.seal(bytes(clear)[:size], payload, seq, 253)
+    assert ours == bytes(theirs)
+    if headers.haslayer(IPv6ExtHdrRouting):
+        return
+    result = sa.open(bytes(theirs), high)
+    assert not isinstance(result, Drop)
+    assert (result[0], bytes(result[1])) == (253, payload)
+    assert sa.open(bytes(theirs), high ^ 1) is Drop.BADAUTH
+    back = scapy_sa(sa, row).decrypt(headers.__class__(ours), esn_en=True, esn=high)
+    assert bytes(back)[-len(payload) :] == payload
+
+
 # Refusals
 
 
@@ -453,6 +488,16 @@ def test_too_large_a_packet_is_not_sent(version: int) -> None:
 def test_a_number_beyond_32_bits_is_never_sent(seq: int) -> None:
     with pytest.raises(ValueError, match="exceeds"):
         make(SHA1).seal(v4(), b"", seq, 17)
+
+
+@pytest.mark.parametrize(
+    ("row", "flags", "last"),
+    [(SHA1, 0, SEQ_MAX), (SHA1, SaFlag.CYCSEQ, 2**64 - 1), (SHA1, SaFlag.ESN, 2**64 - 1),
+     (GMAC, SaFlag.CYCSEQ, SEQ_MAX)],
+)  # fmt: skip
+def test_numbers_end_where_they_must(row: algorithms.Algorithm, flags: int, last: int) -> None:
+    """A counter mode never begins again."""
+    assert make(row, flags=flags).seq_max == last
 
 
 def test_an_sa_that_cannot_be_is_refused_without_its_key() -> None:

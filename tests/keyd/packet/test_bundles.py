@@ -6,8 +6,8 @@ import pytest
 
 from keyd.model import PolicySpec
 from keyd.packet import counters as count
-from keyd.packet import datagram, segment
-from keyd.packet.association import InSa
+from keyd.packet import datagram, ip, ip6, segment
+from keyd.packet.association import InSa, OutSa
 from keyd.packet.esp import EspSa
 from keyd.packet.ip6 import ICMPV6
 from keyd.packet.segment import GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4
@@ -218,31 +218,101 @@ def test_a_bundle_with_a_layer_too_few_or_too_many_is_refused(name: str) -> None
         assert {name for _, name in pair.dropped()} >= {"pdrops"}
 
 
-def test_a_tunnel_carries_fragments_as_they_are_and_transport_mode_none() -> None:
-    for name, passes in (("esp-tunnel", True), ("esp", False)):
+def test_a_tunnel_carries_fragments_as_they_are_and_transport_mode_whole_ones() -> None:
+    datagram = udp(bytes(892))
+    for name, in_pieces in (("esp-tunnel", True), ("esp", False)):
         steps, src, dst = BUNDLES[name]
         pair = Pair(steps, src, dst)
         pieces = [
-            ipv4(17, bytes(800), src=src, dst=dst, df=False, more=True),
-            ipv4(17, bytes(100), src=src, dst=dst, df=False, offset=800),
+            ipv4(17, datagram[:800], src=src, dst=dst, df=False, more=True),
+            ipv4(17, datagram[800:], src=src, dst=dst, df=False, offset=800),
         ]
         wire = [packet for piece in pieces for packet in pair.send(frame(piece))]
-        assert len(wire) == 2 * passes
-        assert [octets[10:] for octets in pair.receive(wire)] == pieces * passes
-        assert pair.out_values[count.FRAG_DROPPED] == 2 * (not passes)
+        whole = [ipv4(17, datagram, src=src, dst=dst, df=False)]
+        assert [octets[10:] for octets in pair.receive(wire)] == (pieces if in_pieces else whole)
+        assert pair.out_values[count.FRAG_HELD] == 2 * (not in_pieces)
+        assert pair.out_values[count.FRAG_DROPPED] == 0
 
 
-def test_a_later_fragment_that_a_policy_with_ports_might_want_is_dropped() -> None:
+@pytest.mark.parametrize("ports", [(4000, 53), (4000, 54)])
+def test_fragments_under_policies_with_ports_wait_for_each_other(ports: tuple[int, int]) -> None:
+    """RFC 4301 7.3: which policy is meant shows the first one alone, if any."""
     steps, src, dst = BUNDLES["esp-tunnel"]
     pair = Pair(steps, src, dst)
-    ports = PolicySpec(
-        id=9, dir=Dir.OUT, type=PolicyType.NONE, order=-1,
+    discard = PolicySpec(
+        id=9, dir=Dir.OUT, type=PolicyType.DISCARD, order=-1,
         selector=Selector(Range(src, 32), Range(dst, 32, 53), 17),
     )  # fmt: skip
-    pair.out.update_policies([ports], ())
-    assert pair.send(frame(ipv4(17, bytes(80), src=src, dst=dst, df=False, offset=800))) == []
-    assert pair.out_values[count.FRAG_DROPPED] == 1
+    pair.out.update_policies([discard], ())
+    datagram = udp(bytes(892), sport=ports[0], dport=ports[1])
+    pieces = [
+        ipv4(17, datagram[800:], src=src, dst=dst, df=False, offset=800),
+        ipv4(17, datagram[:800], src=src, dst=dst, df=False, more=True),
+    ]
+    wire = [packet for piece in pieces for packet in pair.send(frame(piece))]
+    assert pair.out_values[count.FRAG_HELD] == 2
+    assert pair.out_values[count.OUT_POLVIO] == (ports[1] == 53)
+    assert len(pair.receive(wire)) == (ports[1] == 54)
     assert len(pair.send(frame(ipv4(6, bytes(80), src=src, dst=dst, df=False, offset=800)))) == 1
+
+
+@pytest.mark.parametrize("name", ["esp6-tunnel", "6-in-4"])
+def test_ipv6_fragments_that_were_joined_are_cut_outside(name: str) -> None:
+    """Their sender did what it could: what is sealed is larger than the path all the same."""
+    steps, _, dst = BUNDLES[name]
+    far = A6[:-1] + b"\x77"
+    pair = Pair(steps, far, dst)
+    ports = PolicySpec(
+        id=9, dir=Dir.OUT, type=PolicyType.DISCARD, order=-1,
+        selector=Selector(Range(far, 128), Range(dst, 128, 99), 17),
+    )  # fmt: skip
+    pair.out.update_policies([ports], ())
+    whole = ipv6(17, udp(bytes(2000), src=far, dst=dst), src=far, dst=dst)
+    pieces = ip6.fragment(whole, 1280, 7)
+    assert len(pieces) == 2
+    wire = [packet for piece in pieces for packet in pair.send(frame(piece))]
+    assert pair.out.batch.back == []
+    assert len(wire) == 2
+    assert max(map(len, wire)) <= MTU
+
+
+@pytest.mark.parametrize("name", ["esp-in-esp-tunnel", "two-tunnels"])
+def test_what_is_protected_inside_a_tunnel_is_joined_before_it_is_opened(name: str) -> None:
+    """Others cut what transport mode made before they tunnel it (RFC 4301 section 7)."""
+    steps, src, dst = BUNDLES[name]
+    pair = Pair(steps, src, dst)
+    inner_pair = Pair(steps[:1], src, dst, mtu=60000)
+    packet = whole(src, dst, 17, udp(bytes(3000)), df=False)
+    (sealed,) = inner_pair.send(frame(packet))
+    outer_pair = Pair(steps[1:], datagram.src(sealed), datagram.dst(sealed))
+    outer_pair.out.remove(0)
+    outer_pair.out.install(OutSa(sa(1, steps[1]), part(1), (0, 0, 0)))
+    pieces = [wire for piece in ip.fragment(sealed, 1300) for wire in outer_pair.send(frame(piece))]
+    assert len(pieces) == 3
+    (written,) = pair.receive(pieces[::-1])
+    assert written[10:] == packet
+    assert pair.in_values[count.FRAG_HELD] == 3
+    assert pair.in_values[count.FRAG_JOINED] == 1
+
+
+def test_pieces_under_different_protection_are_not_joined() -> None:
+    steps, src, dst = BUNDLES["esp-in-esp-tunnel"]
+    pair = Pair(steps, src, dst)
+    other: Step = (ESP, TUNNEL, B, H)
+    pair.into.install(InSa(sa(5, other), part(0), (0, 0, 0)))
+    (sealed,) = Pair(steps[:1], src, dst, mtu=60000).send(
+        frame(whole(src, dst, 17, udp(bytes(3000)), df=False))
+    )
+    pieces = ip.fragment(sealed, 1600)
+    wire = []
+    for slot, step, piece in ((1, steps[1], pieces[0]), (5, other, pieces[1])):
+        sender = Pair([step], src, dst, mtu=9000)
+        sender.out.remove(0)
+        sender.out.install(OutSa(sa(slot, step), part(1), (0, 0, 0)))
+        wire += sender.send(frame(piece))
+    assert pair.receive(wire) == []
+    assert pair.in_values[count.FRAG_HELD] == 2
+    assert pair.in_values[count.FRAG_JOINED] == 0
 
 
 def test_another_end_point_than_the_policys_is_refused() -> None:

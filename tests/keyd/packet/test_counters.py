@@ -28,6 +28,9 @@ def test_every_drop_has_a_counter_of_its_own() -> None:
     assert len(set(counters.OF_DROP.values())) == len(Drop)
     assert set(counters.OF_AH_DROP) == set(Drop)
     assert {counters.ROWS[row][0] for row in counters.OF_AH_DROP.values()} == {"ah"}
+    assert set(counters.OF_COMP_DROP) == set(Drop)
+    assert {counters.ROWS[row][0] for row in counters.OF_COMP_DROP.values()} == {"ipcomp"}
+    assert set(counters.DROPS_OF) == set(counters.INPUTS) == set(counters.OPENED) == {50, 51, 108}
 
 
 def test_grouped_keeps_values_with_their_names() -> None:

@@ -13,7 +13,7 @@ from scapy.packet import Raw
 
 from keyd.model import SaSpec
 from keyd.packet.drop import Drop
-from keyd.packet.esp import HEADER_OCTETS, SEQ_MAX, EspSa, peek
+from keyd.packet.esp import ESN_MAX, HEADER_OCTETS, SEQ_MAX, EspSa, peek
 from keyd.packet.ip import rebuild
 from pfkey import algorithms, crypto
 from pfkey.const import IPPROTO_ESP, KameFlag, Mode, SaFlag
@@ -301,6 +301,42 @@ def test_scapy_opens_what_we_seal_and_we_open_what_scapy_seals(
     assert bytes(theirs.decrypt(IP(packet)))[20:] == payload  # type: ignore[attr-defined]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(("enc", "auth"), SCAPY_PAIRS)
+@settings(max_examples=10)
+@given(
+    payload=st.binary(min_size=1, max_size=100),
+    seq=st.one_of(st.integers(1, ESN_MAX), st.integers(2**32 - 2, 2**32 + 2)),
+    iv=st.binary(min_size=16),
+)
+def test_scapy_and_we_agree_on_extended_numbers(
+    enc: algorithms.Algorithm, auth: algorithms.Algorithm, payload: bytes, seq: int, iv: bytes
+) -> None:
+    """Section 2.2.1: the upper half is in the ICV and not in the packet; RFC 4106 5 for AEADs."""
+    plain = scapy_made_of(enc, auth)
+    sa = make(*keys_of(plain), flags=SaFlag.ESN)
+    theirs = scapy_sa(sa, enc, auth)
+    high, low = seq >> 32, seq & SEQ_MAX
+    clear = IP(src="10.0.0.1", dst="10.0.0.2", proto=253) / Raw(payload)
+    wire = theirs.encrypt(  # type: ignore[attr-defined]
+        clear, seq_num=low, iv=iv[: enc.iv] or None, esn_en=True, esn=high
+    )
+    if low:  # scapy takes 0 for "none given"
+        assert sa.seal(seq, payload, 253, iv[: enc.iv]) == bytes(wire)[20:]
+        result = sa.open(bytes(wire)[20:], high)
+        assert not isinstance(result, Drop)
+        assert (result[0], bytes(result[1])) == (253, payload)
+    (sealed,) = sa.seal_many(seq, [payload], 253, iv[: enc.iv])
+    assert peek(sealed) == (sa.spec.spi, low)
+    assert sa.sealed_size(len(payload)) == plain.sealed_size(len(payload)) == len(sealed)
+    packet = IP(rebuild(bytes(clear)[:20], IPPROTO_ESP, len(sealed)) + sealed)
+    back = theirs.decrypt(packet, esn_en=True, esn=high)  # type: ignore[attr-defined]
+    assert bytes(back)[20:] == payload
+    if sa.has_authenticator:
+        assert sa.open(sealed, high ^ 1) is Drop.BADAUTH
+        assert plain.open(sealed) is Drop.BADAUTH
+
+
 # Refusals
 
 
@@ -481,6 +517,51 @@ def test_a_number_beyond_32_bits_is_never_sent(seq: int) -> None:
     with pytest.raises(ValueError, match="exceed"):
         sa.seal_many(SEQ_MAX, [b"", b""], 6, b"")
     assert len(sa.seal_many(SEQ_MAX, [b""], 6, b"")) == 1
+
+
+def test_an_extended_number_beyond_64_bits_is_never_sent() -> None:
+    sa = make(flags=SaFlag.ESN)
+    assert len(sa.seal_many(ESN_MAX - 1, [b"", b""], 6, b"")) == 2
+    with pytest.raises(ValueError, match="exceed"):
+        sa.seal_many(ESN_MAX, [b"", b""], 6, b"")
+
+
+def test_a_batch_may_cross_from_one_upper_half_to_the_next() -> None:
+    assert AES
+    sa = make(AES.number, bytes(16), 5, bytes(32), flags=SaFlag.ESN)
+    sealed = sa.seal_many(SEQ_MAX - 1, [b"a", b"b", b"c", b"d"], 6, bytes(64))
+    assert [peek(octets) for octets in sealed] == [
+        (0x2694, seq) for seq in (SEQ_MAX - 1, SEQ_MAX, 0, 1)
+    ]
+    assert [isinstance(sa.open(octets, 0), Drop) for octets in sealed] == [False, False, True, True]
+    assert [isinstance(sa.open(octets, 1), Drop) for octets in sealed] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("encrypt", "key", "flags", "replay", "cycles"),
+    [
+        (12, 16, SaFlag.CYCSEQ, 0, True),
+        (12, 16, 0, 0, False),
+        (12, 16, SaFlag.CYCSEQ, 32, False),  # somebody would see all of them as repeated
+        (20, 20, SaFlag.CYCSEQ, 0, False),  # a counter mode
+        (13, 20, SaFlag.CYCSEQ, 0, False),
+    ],
+)
+def test_numbers_begin_again_where_that_is_asked_for_and_nobody_checks(
+    encrypt: int, key: int, flags: int, replay: int, cycles: bool
+) -> None:
+    spec = SaSpec(
+        slot=0, proto=IPPROTO_ESP, spi=1, src=bytes(4), dst=bytes(4), mode=Mode.TRANSPORT,
+        encrypt=encrypt, encrypt_key=bytes(key), flags=flags, replay_packets=replay,
+    )  # fmt: skip
+    sa = EspSa(spec)
+    ivs = bytes(sa.iv_octets * 3)
+    if cycles:
+        sealed = sa.seal_many(SEQ_MAX, [b"a", b"b", b"c"], 6, ivs)
+        assert [peek(octets) for octets in sealed] == [(1, SEQ_MAX), (1, 0), (1, 1)]
+    else:
+        with pytest.raises(ValueError, match="exceed"):
+            sa.seal_many(SEQ_MAX, [b"a", b"b", b"c"], 6, ivs)
 
 
 def test_too_few_random_octets_are_refused() -> None:

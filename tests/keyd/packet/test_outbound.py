@@ -218,17 +218,21 @@ def test_an_sa_ends_the_clear_packets_of_use_at_once() -> None:
 
 
 @pytest.mark.parametrize("df", [True, False])
-def test_fragments_are_not_for_transport_mode(df: bool) -> None:
+def test_transport_mode_takes_fragments_once_they_are_whole(df: bool) -> None:
+    """RFC 4303 3.1.1: transport mode protects datagrams; others' fragments stay out."""
     rig = Rig([policy(proto=17)], [spec()])
+    whole = udp(bytes(range(200)))
     for octets in (
-        ipv4(17, udp(bytes(100)), more=True, df=df),
-        ipv4(17, bytes(100), offset=104, df=df),
+        ipv4(17, whole[104:], offset=104, df=df),
         ipv4(6, bytes(100), offset=104, df=df),
+        ipv4(17, whole[:104], more=True, df=df),
     ):
+        assert not rig.sealed
         rig.put(frame(octets))
-    assert rig.counted["frag_dropped"] == 2
+    assert rig.opened() == [whole]
+    assert (rig.counted["frag_held"], rig.counted["frag_joined"]) == (2, 1)
     assert rig.counted["foreign"] == 1
-    assert not rig.sealed
+    assert rig.counted["tun_segments"] == 4
 
 
 def test_the_newest_mature_sa_is_taken_and_a_dying_one_for_want_of_others() -> None:
@@ -311,8 +315,11 @@ def test_an_error_that_quotes_our_packet_lowers_the_path_mtu_until_it_is_old() -
 @pytest.mark.parametrize(
     ("kind", "code", "mtu", "change"),
     [
-        (3, 1, 1300, None),
-        (11, 0, 1300, None),
+        (5, 1, 1300, None),
+        (4, 0, 1300, None),
+        (0, 0, 1300, None),
+        (3, 1, 1300, (20, b"\x63")),
+        (11, 0, 1300, (24, b"\0\0\0\2")),
         (3, 4, 0, None),
         (3, 4, 1500, None),
         (3, 4, 9000, None),
@@ -350,8 +357,8 @@ def test_a_flow_is_looked_up_once_until_something_changes() -> None:
 
 
 ENDS = (
-    "foreign", "out_polvio", "out_nosa", "hold_dropped", "frag_dropped", "tun_short", "toobig",
-    "icmp_toobig_sent", "out_inval", "wrap", "expired", "pdrops",
+    "foreign", "out_polvio", "out_nosa", "hold_dropped", "tun_short", "toobig",
+    "icmp_toobig_sent", "out_inval", "wrap", "expired", "frag_held", "pdrops",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""RFC 4303 section 3.4.3: the window against a plain model, a set of numbers."""
+"""RFC 4303 section 3.4.3 and appendix A: the window against a plain model, a set of numbers."""
 
 import pytest
 from hypothesis import given
@@ -107,3 +107,61 @@ def test_a_jump_over_the_number_space_costs_no_memory(size: int) -> None:
         window.mark(seq)
     assert not window.check(SEQ_MAX)
     assert repr(window) == f"Window(size={size}, edge={SEQ_MAX})"
+
+
+# Extended numbers: appendix A2
+
+ESN_MAX = 2**64 - 1
+far_edges = st.one_of(
+    st.integers(0, 10_000),
+    st.integers(1, 2**32).map(lambda n: n << 32),
+    st.tuples(st.integers(0, 2**32 - 2), st.integers(-5000, 5000)).map(
+        lambda pair: max((pair[0] << 32) + pair[1], 0)
+    ),
+    st.integers(2**64 - 10_000, ESN_MAX),
+)
+
+
+def appendix_a22(edge: int, size: int, low: int) -> int:
+    """The upper half of a number by the cases of A2.2, word for word."""
+    th, tl = edge >> 32, edge & SEQ_MAX
+    if tl >= size - 1:  # the window lies in one subspace
+        return th if low >= tl - size + 1 else th + 1
+    return th - 1 if low >= (tl - size + 1) & SEQ_MAX else th
+
+
+@given(st.integers(1, 4096), far_edges, st.integers(0, SEQ_MAX))
+def test_the_upper_half_is_inferred_as_appendix_a_says(size: int, edge: int, low: int) -> None:
+    seq = appendix_a22(edge, size, low) << 32 | low if edge <= ESN_MAX else -1
+    found = Window(size, edge).infer(low)
+    assert found == (seq if 0 < seq <= ESN_MAX else -1)
+
+
+@given(st.integers(1, 4096), far_edges, st.data())
+def test_any_number_from_the_windows_lower_end_on_is_found(
+    size: int, edge: int, data: st.DataObject
+) -> None:
+    bottom = edge - size + 1
+    seq = data.draw(st.integers(max(bottom, 1), max(bottom, 1) + 2**32 - 1 - max(1 - bottom, 0)))
+    window = Window(size, edge)
+    assert window.infer(seq & SEQ_MAX) == (seq if seq <= ESN_MAX else -1)
+
+
+@given(st.integers(1, 4096), far_edges, st.lists(steps, max_size=60), st.booleans())
+def test_an_extended_window_accepts_what_the_model_accepts(
+    size: int, edge: int, moves: list[int], all_marked: bool
+) -> None:
+    edge = min(edge, ESN_MAX)
+    window, model = Window(size, edge), Model(size, edge)
+    for move in moves:
+        seq = min(max(model.edge + move, 0), ESN_MAX)
+        found = window.infer(seq & SEQ_MAX)
+        if found != seq:  # another number has this lower half: the ICV will not hold
+            assert seq == 0 or not 0 < seq - (model.edge - size) <= 2**32
+            continue
+        accepted = window.check(seq)
+        assert accepted == model.check(seq)
+        if accepted and (all_marked or seq % 3):
+            window.mark(seq)
+            model.mark(seq)
+        assert window.edge == model.edge

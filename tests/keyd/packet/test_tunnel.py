@@ -124,6 +124,27 @@ def test_marks_arrive_as_rfc_6040_says(
     assert arrived(packet, header, Knobs(has_ecn=False)) == packet
 
 
+@given(versions, st.sampled_from([G4, G6]), services, services, st.booleans())
+def test_the_class_of_service_comes_in_where_a_flag_says_so(
+    version: int, ends: tuple[bytes, bytes], inside: int, outside: int, has_ecn: bool
+) -> None:
+    """Linux's DECAP_DSCP; the marks of congestion go their own way."""
+    packet = packet_of(version, inside)
+    header = header_of(packet_of(4, outside), ends)
+    knobs = Knobs(takes_dscp=True, has_ecn=has_ecn)
+    plain = arrived(packet, header, Knobs(has_ecn=has_ecn))
+    expected = plain
+    if isinstance(plain, bytes):
+        mark = service_of(plain) & 3
+        expected = packet_of(version, outside & 0xFC | mark)
+    assert arrived(packet, header, knobs) == expected
+
+
+def service_of(packet: bytes) -> int:
+    """TOS or traffic class."""
+    return packet[1] if packet[0] >> 4 == 4 else (packet[0] & 15) << 4 | packet[1] >> 4
+
+
 @given(versions, st.sampled_from([G4, G6]), services, payloads, knobs)
 def test_what_goes_in_comes_out(
     version: int, ends: tuple[bytes, bytes], service: int, payload: bytes, knobs: Knobs

@@ -240,3 +240,58 @@ def test_committed_replaces_a_policy_of_the_same_id() -> None:
     old, new = policy(1), policy(1, priority=3)
     _, step = Committed([old]).step([PoliciesChanged(added=(new,), removed=(old,))])
     assert (step.added, step.removed, step.policies) == ((new,), (old,), (new,))
+
+
+async def test_what_is_behind_a_change_is_told_after_it(
+    nursery: trio.Nursery, world: World
+) -> None:
+    """Of one client: a refusal, which needs no commit, does not overtake."""
+    world.gate = trio.Event()
+    nursery.start_soon(world.applier.run)
+    first = world.applier.begin(add(1))
+    second = world.applier.begin([Send(A, b"refused")], is_behind=True)
+    third = world.applier.begin(add(2), is_behind=True)
+    await trio.testing.wait_all_tasks_blocked()
+    assert world.did == []
+    world.gate.set()
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    await third.wait()
+    assert [did for did in world.did if "<" in did] == ["1<added 1", "1<refused", "1<added 2"]
+    assert first.is_set()
+    assert second.is_set()
+    assert len(world.commits) <= 2
+
+
+async def test_a_change_that_is_not_the_last_waits_for_the_others(
+    nursery: trio.Nursery, world: World
+) -> None:
+    nursery.start_soon(world.applier.run)
+    for number in (1, 2):
+        assert world.applier.begin(add(number), is_behind=number > 1, more=True) is not None
+        await trio.testing.wait_all_tasks_blocked()
+    assert world.commits == []
+    await world.applier.obey(add(3))
+    assert [[p.id for p in step.policies] for step in world.commits] == [[1, 2, 3]]
+    last = world.applier.begin(add(4), more=True)
+    assert last is not None
+    world.applier.commit_now()
+    await last.wait()
+    assert len(world.commits) == 2
+
+
+async def test_replies_keep_their_order_while_a_full_channel_empties(
+    nursery: trio.Nursery, world: World
+) -> None:
+    world.is_behind = True
+    nursery.start_soon(world.applier.run)
+    first = world.applier.begin([InstallSa(SA), Send(A, b"one")])
+    await trio.testing.wait_all_tasks_blocked()
+    world.is_behind = False  # there is room again, but who waits has not been told yet
+    second = world.applier.begin([InstallSa(SA), Send(A, b"two")])
+    world.flushed.set()
+    assert first is not None
+    assert second is not None
+    await second.wait()
+    assert world.did == ["sa+", "sa+", "1<one", "1<two"]

@@ -51,3 +51,5 @@ def test_a_large_change_of_policies_is_one_change(added: int, removed: int) -> N
 def test_a_record_that_is_no_object_is_refused() -> None:
     with pytest.raises(TypeError, match="object"):
         channel.decode(b"[]")
+    with pytest.raises(ValueError, match="deep"):
+        channel.decode(b"[" * 100_000)

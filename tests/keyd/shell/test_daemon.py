@@ -25,6 +25,8 @@ from keyd.shell.ports import DataPath, NoDataPath
 from keyd.shell.state import StateFile
 from keyd.shell.timers import Timers
 from keyd.shell.workers import OneWorker, Snapshot, Workers
+from keyd.socket_group import SocketGroup
+from keyd.socket_pair import SocketPair
 from pfkey.const import Dir, Mode, PolicyType
 from pfkey.errors import ShellError
 from pfkey.selector import Range, Selector
@@ -63,12 +65,19 @@ class FakePlane:
         self.steps.append(step)
         self._note("commit")
 
+    async def commit_sockets(
+        self, pairs: Sequence[SocketPair], groups: Sequence[SocketGroup]
+    ) -> None:
+        self._note("commit_sockets")
+
     def _note(self, what: str) -> None:
         self.did.append(f"{what} socket={self._path.exists()}")
         if self.fails_at == what:
             raise ShellError(f"no {what}", "remedy")
 
-    async def open(self) -> list[PolicySpec]:
+    async def open(
+        self, pairs: Sequence[SocketPair] = (), groups: Sequence[SocketGroup] = ()
+    ) -> list[PolicySpec]:
         self._note("open")
         return self._holds
 
@@ -214,7 +223,7 @@ class FakeWorker:
         if not self._starts:
             raise ShellError("it does not start")
 
-    def send(self, record: Record) -> None:
+    def send(self, record: Record, fd: int = -1) -> None:
         self.got.append(record)
 
     async def wait(self) -> int:

@@ -88,6 +88,21 @@ def test_what_is_wrong_is_refused_with_the_reason(
     assert values(daemon, "net.key.spi_try") == {"net.key.spi_try": 1000}
 
 
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["net.key.nothing"], 1, "pfkey sysctl: there is no net.key.nothing\n"),
+        (["-w", "net.key.spi_try=0"], 1,
+         "pfkey sysctl: EINVAL: net.key.spi_try takes 1 to 1000000, not 0\n"),
+        (["-w", "net.key.spi_try=many"], 2,
+         "pfkey: sysctl: net.key.spi_try=many: a value is a whole number, as in net.key.spi_try=1\n"
+         "try: pfkey --help\n"),
+    ],
+)  # fmt: skip
+def test_the_command_tells_it_once(run: Any, words: list[str], status: int, said: str) -> None:
+    assert run(*words) == (status, "", said)
+
+
 def test_counters_are_read_by_their_whole_name(daemon: Process, run: Any) -> None:
     (found,) = values(daemon, "net.key.stats").values()
     assert found["sas"] == 0

@@ -74,7 +74,7 @@ def test_a_good_file_has_no_fault(conf: Path, caplog: pytest.LogCaptureFixture) 
         ("spddump;", "6: EOPNOTSUPP: spddump prints"),
         ("get 10.1.1.1 20.1.1.1 esp 9876;", "6: EOPNOTSUPP: get prints"),
         ("getspi 10.1.1.1 20.1.1.1 esp 0;", "6: EOPNOTSUPP: getspi prints"),
-        (f'add 1.1.1.1 1.1.1.2 esp-udp 77 -E 3des-cbc "{KEY}";', "6: EOPNOTSUPP: extension X_NAT"),
+        (f'add fe80::1 fe80::2 esp 77 -E 3des-cbc "{KEY}";', "6: EOPNOTSUPP: link-local"),
         ("setkey -c <<EOF", "6:1: this is a shell script"),
     ],
 )  # fmt: skip
@@ -119,6 +119,17 @@ def test_a_file_that_others_may_read_is_told(conf: Path, caplog: pytest.LogCaptu
         assert faults(conf) == ()
     (record,) = caplog.records
     assert record.getMessage() == f"load-mode file={conf} mode=0640 remedy=chmod 600"
+
+
+@pytest.mark.root
+def test_a_file_that_another_user_may_change_is_told(
+    conf: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.chown(conf, 65534, -1)
+    with caplog.at_level(logging.WARNING, "keyd.shell"):
+        assert faults(conf) == ()
+    (record,) = caplog.records
+    assert record.getMessage() == f"load-owner file={conf} uid=65534 remedy=chown root"
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

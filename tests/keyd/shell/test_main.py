@@ -42,7 +42,8 @@ def test_a_second_instance_is_refused_with_the_first_ones_pid(tmp_path: Path) ->
 def test_a_stop_by_signal_leaves_no_file(tmp_path: Path, number: signal.Signals) -> None:
     with Process(tmp_path) as running:
         before = {p.name for p in tmp_path.iterdir()}
-        assert before == {"s", "s.ctl", "s.lock", "log"}
+        others = {"s.netbsd", "s.freebsd", "s.openbsd"}
+        assert before == {"s", "s.ctl", "s.lock", "log", *others}
         with connect(running.socket) as client:
             running.signal(number)
             assert running.wait() == 0
@@ -98,6 +99,48 @@ def test_a_bad_day_is_one_line_and_exit_1(tmp_path: Path, options: list[str], sa
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_something_else_is_in_the_way_no_directory_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = pfkeyd("--no-dataplane", "--socket", str(tmp_path / "file/s"))
+    assert done.returncode == 1
+    assert done.stderr == f"pfkeyd: {tmp_path}/file is no directory; give another --socket PATH\n"
+
+
+def test_too_few_descriptors_are_told_before_anything_is_changed(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'ulimit -n 100; exec "$@"', "sh", *PFKEYD, "--no-dataplane", "--socket",
+         str(tmp_path / "s")], capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == (
+        "pfkeyd: the hard limit on open files is 100, and 128 are needed; ulimit -n 1024\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("options", [["--no-dataplane"], []])
+def test_without_proc_the_line_that_mounts_it_is_told(options: list[str]) -> None:
+    done = subprocess.run(
+        ["unshare", "-m", "/bin/sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh", *PFKEYD,
+         "--check", *options],
+        capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "No such file or directory; mount -t proc proc /proc\n" in done.stderr
+    assert "internal error" not in done.stderr
+
+
+def test_check_tells_that_its_answer_could_not_be_written(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*PFKEYD, "--no-dataplane", "--check", "--socket", str(tmp_path / "s")],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=30,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "pfkeyd: standard output: No space left on device\n"
 
 
 def test_check_says_what_is_missing_and_changes_nothing(tmp_path: Path) -> None:
@@ -213,6 +256,33 @@ def test_what_the_machine_lacks_is_said_with_its_remedy(monkeypatch: pytest.Monk
     with pytest.raises(ShellError, match="tun: /dev/net/tun is missing; modprobe tun"):
         preflight.require(dataplane=True)
     preflight.require(dataplane=False)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("hide", "said"),
+    [
+        ("mount -t tmpfs none /dev/net", "pfkeyd: tun: /dev/net/tun is missing; "),
+        ("mount --bind /dev/null /dev/net/tun", "pfkeyd: tun: /dev/net/tun is not the device "),
+        (
+            "for f in $(ldconfig -p | sed -n 's/.*libnftables.so.1 .*=> //p'); do"
+            " mount --bind /dev/null $(readlink -f $f); done",
+            "pfkeyd: nftables: libnftables.so.1 is missing; apt-get install libnftables1\n",
+        ),
+        ("mount -t tmpfs -o ro none /run", "pfkeyd: /run/pfkey: Read-only file system; give "),
+        ("mount -t tmpfs -o nr_inodes=1 none /run", "pfkeyd: /run/pfkey: No space left on device"),
+    ],
+    ids=["no tun", "a false tun", "no nft", "run read-only", "run full"],
+)
+def test_what_is_really_missing_is_one_line_and_exit_1(hide: str, said: str) -> None:
+    done = subprocess.run(
+        ["unshare", "-mn", "/bin/sh", "-c", f'set -e; {hide}; exec "$@"', "sh", *PFKEYD,
+         "--no-load"], capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith(said), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "; " in done.stderr, "no remedy"
 
 
 @pytest.mark.root

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from keyd.model import PolicySpec, Request
 from keyd.shell.holds import COMMENT_LIMIT, decode_comment, encode_comment, holds
-from keyd.shell.nft_rules import Frame, Marks
+from keyd.shell.marks import Marks
+from keyd.shell.nft_rules import Frame
 from pfkey.const import Dir, Level, Mode, PolicyType
 from pfkey.selector import Range, Selector
 

@@ -121,9 +121,10 @@ def test_icmpv6_errors_are_heard_if_they_quote_what_could_be_ours(net: Net) -> N
     wire = opened(net.host("a", ipv6=True))
     esp, ah = sealed(6), sealed(6, proto=AH)
     behind = packet(LO[6], LO[6], OPTIONS, extension(ESP, esp[40:], kind=OPTIONS))
-    udp = packet(LO[6], LO[6], 17, bytes(40))
+    udp, tcp = (packet(LO[6], LO[6], proto, bytes(40)) for proto in (17, 6))
     sent = [
-        icmpv6(2, 1400, esp), icmpv6(2, 1300, ah), icmpv6(1, 0, behind), icmpv6(2, 1, udp),
+        icmpv6(2, 1400, esp), icmpv6(2, 1300, ah), icmpv6(1, 0, behind), icmpv6(2, 1, tcp),
+        icmpv6(2, 1200, udp),
         icmpv6(128, 1, esp), icmpv6(255, 1, esp), icmpv6(2, 1, esp[:6]), icmpv6(2, 0, b""),
         icmpv6(2, 1, esp, spoil=1),
     ]  # fmt: skip
@@ -132,6 +133,7 @@ def test_icmpv6_errors_are_heard_if_they_quote_what_could_be_ours(net: Net) -> N
     assert icmp is not None
     assert raw.errors6(icmp) == [
         IcmpError(2, 0, 1400, esp), IcmpError(2, 0, 1300, ah), IcmpError(1, 0, 0, behind),
+        IcmpError(2, 0, 1200, udp),
     ]  # fmt: skip
     assert raw.errors6(icmp) == []
     closed(wire)

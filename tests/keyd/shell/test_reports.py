@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from keyd.engine.effects import Effect, EndWait, Now
+from keyd.engine.sad import SaKey
 from keyd.model import Need
 from keyd.shell import reports
 from keyd.shell.reports import Reports
@@ -30,6 +31,10 @@ class World:
         self.needs.append((wanted, packets))
         return [EndWait(wanted)]
 
+    def new_mapping(self, key: SaKey, ports: tuple[int, int], address: bytes) -> list[Effect]:
+        self.moves = (key, ports, address)
+        return [EndWait(NEED)]
+
     def used(self, ids: Iterable[int], now: Now) -> None:
         self.policies = list(ids)
 
@@ -48,6 +53,19 @@ async def test_a_need_reaches_the_engine_and_its_effects_are_obeyed(
     assert world.needs == [(NEED, 3)]
 
 
+MOVE = {
+    "op": "mapping", "dst": "14010101", "spi": 7, "old_port": 1, "port": 2, "address": "01020304",
+}  # fmt: skip
+
+
+async def test_a_peer_that_moved_reaches_the_engine(nursery: trio.Nursery) -> None:
+    world = World()
+    nursery.start_soon(world.reports.run)
+    world.reports.take(MOVE)
+    await world.obeyed.wait()
+    assert world.moves == (SaKey(b"\x14\1\1\1", 50, 7), (1, 2), b"\1\2\3\4")
+
+
 async def test_policies_in_use_reach_the_engine() -> None:
     world = World()
     world.reports.take({"op": "used", "policies": [9, 17]})
@@ -62,6 +80,8 @@ async def test_policies_in_use_reach_the_engine() -> None:
         {"op": "used"},
         {"op": "used", "policies": [9, "x"]},
         {**REPORT, "packets": "many"},
+        {"op": "mapping"},
+        *({**MOVE, **change} for change in ({"dst": "zz"}, {"port": 0}, {"address": "00" * 16})),
         {**REPORT, "need": None},
         *(
             {**REPORT, "need": NEED.to_json() | change}

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 import pytest
 
 from keyd.shell import routes as routes_module
-from keyd.shell.nft_rules import Marks
+from keyd.shell.marks import Marks
 from keyd.shell.routes import Routes
 from keyd.shell.tun import Tun
 from pfkey.lab.hosts import Host, Net

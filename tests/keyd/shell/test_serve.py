@@ -279,6 +279,6 @@ def test_the_reader_tells_the_end_from_an_empty_record() -> None:
         assert reader.look(ours) is None
 
 
-def test_the_sockets_are_for_their_owner_alone(daemon: Process) -> None:
-    for path in (daemon.socket, Path(f"{daemon.socket}.ctl")):
-        assert path.stat().st_mode & 0o777 == 0o600
+def test_pf_key_is_for_its_owner_alone_and_control_for_everybody(daemon: Process) -> None:
+    assert daemon.socket.stat().st_mode & 0o777 == 0o600
+    assert Path(f"{daemon.socket}.ctl").stat().st_mode & 0o777 == 0o666

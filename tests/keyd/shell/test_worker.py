@@ -51,7 +51,7 @@ class Rig:
         self._theirs = theirs
         self.raw = {
             version: RawSockets(*(
-                socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) for _ in range(5)
+                socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) for _ in range(8)
             ))
             for version, family in FAMILIES.items()
         }  # fmt: skip
@@ -146,6 +146,19 @@ async def test_a_worker_is_ready_soon(rig: Rig) -> None:
     took = time.monotonic() - began
     worker.close()
     assert took < 2, "half a second, on a machine with nothing else to do"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("octets", [b"\xff", b"[]", b"[" * 100_000], ids=["no", "list", "deep"])
+async def test_a_worker_that_talks_nonsense_is_ended(rig: Rig, octets: bytes) -> None:
+    worker = rig.worker("in")
+    with socket.socket(fileno=os.dup(worker._theirs.fileno())) as its:
+        await worker.start()
+        with trio.fail_after(10):
+            its.setblocking(True)
+            its.send(octets)
+            assert await worker.wait() == -signal.SIGKILL
+    worker.close()
 
 
 @pytest.mark.slow

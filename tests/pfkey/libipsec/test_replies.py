@@ -385,7 +385,7 @@ def test_a_key_manager_of_old_runs_against_pfkeyd(tmp_path: Path) -> None:
 
 
 def test_a_socket_that_cannot_be_had_has_the_systems_text(tmp_path: Path) -> None:
-    with pytest.raises(IpsecError, match=r"no pfkeyd answers at .*; start it with: pfkeyd &"):
+    with pytest.raises(IpsecError, match=r"no pfkeyd answers at .*; start it with: pfkeyd .*&"):
         libipsec.pfkey_open(tmp_path / "s")
     with pytest.raises(IpsecError, match="this kernel has no AF_KEY") as caught:
         libipsec.pfkey_open(transport="af_key")

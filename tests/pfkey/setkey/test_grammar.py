@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pfkey.const import Dir, KameFlag, Mode, MsgType, SaType
 from pfkey.errors import ConfError
 from pfkey.setkey import grammar, messages
+from pfkey.setkey.lexer import Source
 from pfkey.setkey.names import NumbersOnly
 from pfkey.setkey.statements import (
     Context,
@@ -124,6 +125,11 @@ def test_old_forms_set_flags() -> None:
     assert sa("add 1.1.1.1 2.2.2.2 ipcomp 5 -C deflate -R;").flags & KameFlag.RAWCPI
 
 
+def test_extended_sequence_numbers_are_a_flag_as_on_freebsd() -> None:
+    found = sa("add 1.1.1.1 2.2.2.2 esp 5 -r 64 -esn -E null;")
+    assert found.flags == KameFlag.CYCSEQ | 0x400
+
+
 def test_a_name_stands_for_all_its_addresses() -> None:
     assert len(sa("add both.example 10.0.0.1 esp 5 -E null;").pairs) == 2
     assert len(sa("add both.example both.example esp 5 -E null;").pairs) == 5
@@ -206,7 +212,7 @@ REFUSED = {
     'add 1.1.1.1 2.2.2.2 esp 5 -E aes-cbc "abc;': (38, "syntax error: this string has no", "·"),
     "add 1.1.1.1 2.2.2.2 esp 5 -m tunel -E null;": (30, "syntax error: none of transport", "tunel"),
     "add 1.1.1.1 2.2.2.2 esp 5 -f fat-pad -E null;": (30, "syntax error: none of zero", "fat-pad"),
-    "add 1.1.1.1 2.2.2.2 esp 5 -r 256 -E null;": (30, "the size of the replay", "256"),
+    "add 1.1.1.1 2.2.2.2 esp 5 -r 32769 -E null;": (30, "the size of the replay", "32769"),
     "add 1.1.1.1 2.2.2.2 esp 5 -u x -E null;": (30, "syntax error: a request number", "x"),
     "add 1.1.1.1 2.2.2.2 esp 5 -r 4 -r 4 -E null;": (32, "syntax error: -r is given", "-r"),
     "get both.example 1.1.1.1 esp 5;": (5, "multiple address specified", "both.example"),
@@ -239,6 +245,36 @@ def test_a_wrong_statement_is_refused_where_it_is_wrong(text: str) -> None:
     assert not found
     assert (fault.line, fault.column, fault.token) == (1, column, token)
     assert fault.why.startswith(why)
+
+
+PASTED = {
+    "add 1.1.1.1 2.2.2.2 esp 5 -E 3des-cbc “hogehogehogehogehogehoge”;": '“ is U+201C: write "',
+    "add 1.1.1.1 2.2.2.2 esp 5 -E 3des-cbc 'hogehogehogehogehogehoge';": 'double quotes: write "',
+    "add 1.1.1.1 2.2.2.2 esp 5 –E null;": "– is U+2013: write -",
+    "spdadd 1.1.1.1 2.2.2.2 any −P out none;": "− is U+2212: write -",
+    "spdadd 1.1.1.1 2.2.2.2 any -P in ipsec ah/tunnel/1.1.1.1—2.2.2.2/use;": "— is U+2014: write -",
+    "flush；": "； is U+FF1B: write ;",
+    "flush\u200b;": "remove the invisible U+200B",
+    "add 1.1.1.1 2.2.2.2 esp 5 \\\n  -E null;": "goes on to its ; without a \\",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", PASTED)
+def test_what_a_web_page_made_of_a_character_is_told(text: str) -> None:
+    _, faults = grammar.parse(text, "x")
+    assert PASTED[text] in faults[0].why
+
+
+@pytest.mark.parametrize(
+    "key", ["“hogehoge”", "'hogehoge'", "hogehoge", "0x0123 hogehoge", '"hogehoge', "0xhogehoge"]
+)
+@pytest.mark.parametrize("blank", [" ", "\n"])
+def test_what_was_meant_for_a_key_is_not_repeated(key: str, blank: str) -> None:
+    text = f"add 1.1.1.1 2.2.2.2 esp 5 -E 3des-cbc{blank}{key} -A hmac-md5 hogehoge;"
+    _, faults = grammar.parse(text, "x")
+    for fault in faults:
+        said = f"{fault.why} {fault.token} {Source('x', text).caret(fault)}"
+        assert "hogehoge" not in said
 
 
 def test_every_fault_of_a_file_is_found() -> None:

@@ -2,6 +2,7 @@
 
 import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,6 +49,27 @@ def test_keys_are_masked_where_a_line_is_shown() -> None:
     assert mask_keys('-E x "secret" 0x1000 0xdeadbeefdeadbeef;') == (
         "-E x ········ 0x1000 ··················;"
     )
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("-E 3des-cbc hogehoge -A hmac-md5 x;", "-E 3des-cbc ········ -A hmac-md5 ·;"),
+        ("-E x 0x1234 5678 9abc -m any;", "-E x ················ -m any;"),
+        ("-E x “hoge hoge”;", "-E x ···········;"),
+        ("“hoge hoge”;", "···········;"),
+        ("  'hogehoge' # his", "  ················"),
+        ("-E null -A null; -E null;", "-E null -A null; -E null;"),
+        ('-E x "a" -A y # why', "-E x ··· -A y # why"),
+    ],
+)
+def test_what_stands_where_a_key_should_is_masked_too(line: str, shown: str) -> None:
+    assert mask_keys(line) == shown
+
+
+def test_a_very_long_line_is_masked_at_once() -> None:
+    for piece in (" ", "-E x ", "-E ", "“", "a ", '"', "a" + " " * 50):
+        assert len(mask_keys("-E x " + piece * 300_000)) == 5 + 300_000 * len(piece)
 
 
 def test_pieces_become_statements_as_soon_as_they_end() -> None:

@@ -242,7 +242,8 @@ def test_without_pfkeyd_one_line_says_how_to_start_it(
     path = tmp_path / "none.sock"
     assert main(["--socket", str(path), "-D"]) == 1
     assert capsys.readouterr().err == (
-        f"setkey: pfkey_open: no pfkeyd answers at {path}; start it with: pfkeyd &\n"
+        f"setkey: pfkey_open: no pfkeyd answers at {path};"
+        f" start it with: pfkeyd --socket {path} &\n"
     )
 
 
@@ -357,7 +358,8 @@ def test_check_touches_nothing(
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["-D", "-F"], ["-Z"], ["-P"], ["-D", "file"], ["-f"], ["-FH"], ["-rkc"]]
+    "arguments",
+    [[], ["-D", "-F"], ["-Z"], ["-P"], ["-D", "file"], ["-f"], ["-FH"], ["-rkc"], ["-f", ""]],
 )
 def test_a_wrong_command_line_is_status_2(
     arguments: list[str], capsys: pytest.CaptureFixture[str]

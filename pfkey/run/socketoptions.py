@@ -1,0 +1,213 @@
+"""Shell: the options that give a socket policies, and its mark, which says them.
+
+The value is read from the caller's memory, once; the socket is taken from the caller and handed to
+pfkeyd with the policy; pfkeyd marks it, and then the caller goes on. So no call goes on into the
+kernel after it was looked at: what another thread changes meanwhile changes nothing.
+"""
+
+import struct
+from collections.abc import Callable
+from errno import EINVAL, EIO, EMSGSIZE, ENETDOWN, ENOPROTOOPT, EOPNOTSUPP, EPERM
+from socket import AF_INET, AF_INET6, SOL_SOCKET, socket
+from typing import Any
+
+from pfkey.errors import SadbError
+from pfkey.run import xfrm
+from pfkey.run.caller import Caller
+from pfkey.run.daemons import Daemons
+from pfkey.run.filter import (
+    IP_IPSEC_POLICY,
+    IP_XFRM_POLICY,
+    IPV6_IPSEC_POLICY,
+    IPV6_XFRM_POLICY,
+    SO_MARK,
+    Abi,
+)
+from pfkey.run.group import Group
+from pfkey.run.link import Record
+from pfkey.run.memory import Memory, take_socket
+from pfkey.run.notify import Call, Listener
+
+_SO_DOMAIN = 39
+_PAGE = 4096  # Linux takes no longer policy
+_POLICY_OCTETS, _DIRECTION_AT = 16, 6  # of sadb_x_policy
+_INT_OCTETS = 4
+_XFRM = (IP_XFRM_POLICY, IPV6_XFRM_POLICY)
+_FAMILY = {
+    IP_IPSEC_POLICY: AF_INET, IP_XFRM_POLICY: AF_INET,
+    IPV6_IPSEC_POLICY: AF_INET6, IPV6_XFRM_POLICY: AF_INET6,
+}  # fmt: skip
+
+
+class SocketOptions:
+    """setsockopt(2) and getsockopt(2) of the supervised programs."""
+
+    def __init__(self, listener: Listener, daemons: Daemons, group: Group | None = None) -> None:
+        self._listener = listener
+        self._daemons = daemons
+        self._group = group
+
+    def serve(self, abi: Abi, call: Call) -> None:
+        """Answer a call, now or when pfkeyd has.
+
+        Raises:
+            OSError: what the caller is to be told.
+        """
+        caller = self._daemons.caller(call)
+        name = call.argument(2)
+        if call.number == abi.getsockopt:
+            self._get(call, caller, name)
+        elif call.argument(1) == SOL_SOCKET and name == SO_MARK:
+            self._mark(call, caller)
+        else:
+            self._set(call, caller, name)
+
+    # ---------------------------------------------------------------- policies
+
+    def _set(self, call: Call, caller: Caller, name: int) -> None:
+        octets = self._value(call)
+        is_privileged = self._daemons.is_privileged(caller)
+        if self._group is not None and not self._group.may_change(is_privileged=is_privileged):
+            raise OSError(EPERM, "the policy was given by whoever runs this program")
+        if name in _XFRM and octets:
+            if not is_privileged:  # Linux's own option is for the privileged alone
+                raise OSError(EPERM, "no CAP_NET_ADMIN")
+            try:
+                octets = xfrm.policy(octets).encode()
+            except SadbError as error:
+                raise OSError(error.errno, str(error)) from None
+        sock = self._socket(call, name)
+        uid = None if is_privileged else caller.euid
+        policies = [octets.hex()] if octets else []
+        self._ask(call, caller, "set_policy", {"policies": policies, "uid": uid}, sock)
+
+    def _value(self, call: Call) -> bytes:
+        """What the caller gives; nothing, which clears both directions, as on Linux."""
+        address, octets = call.arguments[3], call.argument(4)
+        if not address and not octets:
+            return b""
+        if not 0 < octets <= _PAGE:
+            raise OSError(EMSGSIZE, "length")
+        with Memory(call.tid) as memory:
+            value = memory.read(address, octets)
+        self._check(call)
+        return value
+
+    def _get(self, call: Call, caller: Caller, name: int) -> None:
+        """As on NetBSD: the buffer says the direction. Linux has no such option to read."""
+        if name in _XFRM:
+            raise OSError(ENOPROTOOPT, "not to be read")
+        at, length_at = call.arguments[3], call.arguments[4]
+        with Memory(call.tid) as memory:
+            (room,) = struct.unpack("=i", memory.read(length_at, 4))
+            if room < _POLICY_OCTETS:
+                raise OSError(EINVAL, "room")
+            direction = memory.read(at, _POLICY_OCTETS)[_DIRECTION_AT]
+        sock = self._socket(call, name)
+
+        def give(record: Record) -> None:
+            octets = bytes.fromhex(record.values["policy"])[:room]
+            with Memory(call.tid) as memory:
+                self._check(call)
+                memory.write(at, octets)
+                memory.write(length_at, struct.pack("=i", len(octets)))
+
+        self._ask(call, caller, "get_policy", {"direction": direction}, sock, give)
+
+    # ---------------------------------------------------------------- marks
+
+    def _mark(self, call: Call, caller: Caller) -> None:
+        """A program's own mark does not take away what the policy has in it."""
+        if call.argument(4) < _INT_OCTETS:
+            raise OSError(EINVAL, "length")
+        with Memory(call.tid) as memory:
+            (mark,) = struct.unpack("=I", memory.read(call.arguments[3], _INT_OCTETS))
+        sock = self._socket(call, None)
+        if sock.getsockopt(SOL_SOCKET, _SO_DOMAIN) not in (AF_INET, AF_INET6):
+            sock.close()
+            self._listener.let_go(call)
+        elif not (caller.is_net_admin or caller.is_net_raw):
+            sock.close()
+            raise OSError(EPERM, "neither CAP_NET_ADMIN nor CAP_NET_RAW")
+        elif self._daemons.of(caller).is_here or sock.getsockopt(SOL_SOCKET, SO_MARK):
+            self._ask(call, caller, "set_mark", {"mark": mark}, sock)
+        else:  # no policy is in danger
+            sock.close()
+            self._listener.let_go(call)
+
+    # ---------------------------------------------------------------- a policy for all sockets
+
+    def join(self, call: Call) -> None:
+        """What begins a connection goes on when the socket bears the policy of all.
+
+        The group decides about what such sockets send and receive. What the kernel sends in the
+        place of a socket, in a handshake and after its end, has the mark alone.
+
+        Raises:
+            OSError: what the caller is to be told.
+        """
+        sock = self._socket(call, None)
+        if self._group is None or sock.getsockopt(SOL_SOCKET, _SO_DOMAIN) not in _FAMILY.values():
+            sock.close()
+            self._listener.let_go(call)
+            return
+
+        def answered(record: Record | None) -> None:
+            sock.close()
+            self._listener.let_go(call)
+
+        params = {**self._group.params, "keep": True}
+        try:
+            self._daemons.of(self._daemons.caller(call)).call("set_policy", params, sock, answered)
+        except OSError:
+            answered(None)
+
+    # ---------------------------------------------------------------- common
+
+    def _socket(self, call: Call, name: int | None) -> socket:
+        """The caller's socket, which must be of the option's family."""
+        sock = take_socket(call.tid, call.argument(0))
+        try:
+            self._check(call)
+            family = sock.getsockopt(SOL_SOCKET, _SO_DOMAIN)
+            if name is not None and family != _FAMILY[name]:
+                raise OSError(EOPNOTSUPP, "an option of the other family")
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    def _check(self, call: Call) -> None:
+        if not self._listener.is_valid(call):
+            raise OSError(EPERM, "the caller is gone")
+
+    def _ask(
+        self,
+        call: Call,
+        caller: Caller,
+        method: str,
+        params: dict[str, Any],
+        sock: socket,
+        give: Callable[[Record], None] = lambda record: None,
+    ) -> None:
+        """Have pfkeyd do it; `give` is for an answer that the caller is to see."""
+
+        def answered(record: Record | None) -> None:
+            sock.close()
+            try:
+                if record is None:
+                    raise OSError(ENETDOWN, "pfkeyd is gone")
+                if record.is_refusal:
+                    raise OSError(int(record.values.get("data", {}).get("errno", EIO)), "refused")
+                give(record)
+            except OSError as error:
+                self._listener.refuse(call, error.errno or EIO)
+            else:
+                self._listener.finish(call)
+
+        try:
+            self._daemons.of(caller).call(method, params, sock, answered)
+        except OSError as error:
+            sock.close()
+            # a kernel without PF_KEY has no such options
+            raise OSError(EOPNOTSUPP, error.strerror) from None

@@ -1,0 +1,188 @@
+"""ESP in UDP as ADD and UPDATE say it and records show it; peers that move; large windows."""
+
+from dataclasses import replace
+from errno import EINVAL, EOPNOTSUPP
+
+import pytest
+
+from keyd.engine.effects import Dump, InstallSa
+from keyd.engine.encapsulation import encapsulation
+from keyd.engine.sad import SaKey
+from keyd.model import SaSpec
+from pfkey.const import ExtType, MsgType, SaType
+from pfkey.dialect import NETBSD
+from pfkey.ext_address import Address
+from pfkey.ext_x_natt import NatTPort, NatTType
+from pfkey.ext_x_word import Word
+from pfkey.message import Extension, Message
+from tests.keyd.engine.desk import (
+    HERE,
+    SHA256,
+    THERE,
+    A,
+    B,
+    Desk,
+    add,
+    auth_key,
+    dst,
+    message,
+    named,
+    src,
+)
+
+TYPE = NatTType(type=2)
+ELSEWHERE = bytes((198, 51, 100, 7))
+OTHER6 = bytes(15) + b"\1"
+
+
+def port(exttype: ExtType, number: int) -> NatTPort:
+    return NatTPort(exttype=exttype, port=number)
+
+
+def ports(sport: int = 4500, dport: int = 4500) -> tuple[Extension, ...]:
+    return (
+        TYPE, port(ExtType.X_NAT_T_SPORT, sport), port(ExtType.X_NAT_T_DPORT, dport)
+    )  # fmt: skip
+
+
+def original(exttype: ExtType, address: bytes = ELSEWHERE) -> Address:
+    return Address(exttype=exttype, address=address, prefixlen=8 * len(address))
+
+
+def reversed_(request: Message) -> Message:
+    """The same from there to here."""
+    rest = [e for e in request.extensions if not isinstance(e, Address)]
+    return replace(request, extensions=(*rest, src(THERE), dst(HERE)))
+
+
+def installed(desk: Desk, request: Message) -> SaSpec:
+    (effect,) = [e for e in desk.effects(request) if isinstance(e, InstallSa)]
+    return effect.sa
+
+
+def test_the_data_path_is_told_and_records_show_it() -> None:
+    desk = Desk(A, B)
+    spec = installed(desk, add(*ports(4500, 6000), original(ExtType.X_NAT_T_OA)))
+    assert (spec.encap, spec.sport, spec.dport, spec.oa_src) == (2, 4500, 6000, ELSEWHERE)
+    for request in (named(MsgType.GET), message(MsgType.DUMP)):
+        (record,) = desk.ask(request)[A]
+        assert record.extensions[-4:] == (*ports(4500, 6000), original(ExtType.X_NAT_T_OA))
+
+
+def test_the_two_original_addresses_of_the_bsds_are_of_source_and_destination() -> None:
+    both = (original(ExtType.X_NAT_T_OAI, HERE), original(ExtType.X_NAT_T_OAR))
+    found = encapsulation(add(*ports(), *both), 50, 4)
+    assert (found.oa_src, found.oa_dst) == (HERE, ELSEWHERE)
+    desk = Desk(A)
+    desk.engine.connect(B, "netbsd")
+    effects = desk.engine.receive(B, add(*ports(), *both).encode(NETBSD), desk.now)
+    (spec,) = [e.sa for e in effects if isinstance(e, InstallSa)]
+    assert (spec.oa_src, spec.oa_dst) == (HERE, ELSEWHERE)
+    effects = desk.engine.receive(B, message(MsgType.DUMP).encode(NETBSD), desk.now)
+    (record,) = [record for e in effects if isinstance(e, Dump) for record in e.records]
+    shown = Message.decode(record, NETBSD).extensions[-5:]
+    assert [e.exttype for e in shown] == [e.exttype for e in (*ports(), *both)]
+    assert shown[:3] == ports()
+    assert [getattr(e, "address", b"") for e in shown[3:]] == [HERE, ELSEWHERE]
+
+
+def test_getspi_may_say_it_and_it_changes_nothing() -> None:
+    """racoon does."""
+    plain, udp = (
+        Desk(A).reply(message(MsgType.GETSPI, src(), dst(), *more, satype=SaType.ESP))
+        for more in ((), ports())
+    )
+    assert plain == udp
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        (TYPE,),
+        ports(0, 4500),
+        ports(4500, 0),
+        ports()[1:],
+        (NatTType(type=0), *ports()[1:]),
+        (NatTType(type=3), *ports()[1:]),
+        (original(ExtType.X_NAT_T_OA),),
+        (*ports(), original(ExtType.X_NAT_T_OA, OTHER6)),
+    ],
+    ids=str,
+)
+def test_what_is_not_whole_is_refused(more: tuple[Extension, ...]) -> None:
+    desk = Desk(A)
+    assert desk.errno(add(*more)) == EINVAL
+    assert desk.engine.sas() == ()
+
+
+def test_type_0_is_plain_esp() -> None:
+    zeros = (port(ExtType.X_NAT_T_SPORT, 0), port(ExtType.X_NAT_T_DPORT, 0))
+    assert installed(Desk(A), add(NatTType(type=0), *zeros)).encap == 0
+
+
+def test_ah_and_the_drafts_are_refused() -> None:
+    desk = Desk(A)
+    assert desk.errno(add(NatTType(type=1), *ports()[1:])) == EOPNOTSUPP
+    ah = add(*ports(), satype=SaType.AH, encrypt=0, auth=SHA256, keys=[auth_key()])
+    assert desk.errno(ah) == EINVAL
+
+
+def test_update_changes_the_ports_of_a_mature_sa_and_no_more() -> None:
+    """As strongSwan does where a NAT has changed them; counters go on, for the slot is the same."""
+    desk = Desk(A)
+    before = installed(desk, add(*ports()))
+    after = installed(desk, add(*ports(4500, 6000), type=MsgType.UPDATE))
+    assert (after.slot, after.order, after.dport) == (before.slot, before.order, 6000)
+    assert desk.errno(add(type=MsgType.UPDATE)) == EOPNOTSUPP
+    (sa,) = desk.engine.sas()
+    assert sa.dport == 6000
+
+
+def test_what_sends_to_a_peer_follows_it() -> None:
+    """By port and by address; the names of SAs stay, and neighbours behind that NAT too."""
+    desk = Desk(A, B)
+    desk.ask(message(MsgType.REGISTER, satype=SaType.ESP), B)
+    desk.ask(reversed_(add(*ports(4500, 4500), spi=1000)))
+    desk.ask(add(*ports(4500, 4500), spi=1001))
+    desk.ask(add(*ports(4500, 4777), spi=1002))
+    key = SaKey(HERE, 50, 1000)
+    effects = desk.engine.new_mapping(key, (4500, 6000), THERE)
+    moved = {e.sa.spi: e.sa for e in effects if isinstance(e, InstallSa)}
+    assert set(moved) == {1000, 1001}
+    assert (moved[1000].sport, moved[1001].dport, moved[1001].via) == (6000, 6000, b"")
+    assert [m.type for m in desk.heard(effects)[B]] == [MsgType.X_NAT_T_NEW_MAPPING]
+    effects = desk.engine.new_mapping(key, (6000, 7000), ELSEWHERE)
+    (only,) = [e.sa for e in effects if isinstance(e, InstallSa)]
+    assert (only.spi, only.dst, only.dport, only.via) == (1001, THERE, 7000, ELSEWHERE)
+    effects = desk.engine.new_mapping(key, (7000, 6000), THERE)
+    moved = {e.sa.spi: e.sa for e in effects if isinstance(e, InstallSa)}
+    assert (moved[1001].dport, moved[1001].via) == (6000, b"")
+
+
+# ---------------------------------------------------------------- windows
+
+
+def window(packets: int) -> Word:
+    return Word(exttype=ExtType.X_REPLAY_WINDOW, value=packets)
+
+
+def test_a_window_beyond_255_is_told_to_those_who_know_of_it_alone() -> None:
+    desk = Desk(A, B)
+    request = add(window(4096))
+    heard = desk.ask(request)
+    assert desk.engine.sas()[0].replay_packets == 4096
+    (mine,), (theirs,) = heard[A], heard[B]
+    assert mine.ext(ExtType.X_REPLAY_WINDOW) == window(4096)
+    assert theirs.ext(ExtType.X_REPLAY_WINDOW) is None
+    for answer in (mine, theirs):
+        assert answer.sa is not None
+        assert answer.sa.replay == 255
+    assert desk.ask(named(MsgType.GET), B)[B][0].ext(ExtType.X_REPLAY_WINDOW) is None
+    asking = message(MsgType.DUMP, window(0))
+    assert desk.ask(asking, B)[B][0].ext(ExtType.X_REPLAY_WINDOW) == window(4096)
+    assert desk.ask(named(MsgType.GET), B)[B][0].ext(ExtType.X_REPLAY_WINDOW) == window(4096)
+
+
+def test_32768_packets_are_the_most() -> None:
+    assert Desk(A).errno(add(window(32768))) == 0
+    assert Desk(A).errno(add(window(32769))) == EOPNOTSUPP
