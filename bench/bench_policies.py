@@ -32,7 +32,7 @@ from pfkey.selector import Range, Selector
 
 SIZES = (1, 100, 10_000)
 TARGET_MICROSECONDS = 100
-ROUNDS = 5
+ROUNDS = 25
 SA_SRC, SA_DST = bytes((10, 0, 0, 1)), bytes((20, 0, 0, 1))
 REQUEST = Request(proto=IPPROTO_ESP, mode=Mode.TUNNEL, level=Level.REQUIRE, src=SA_SRC, dst=SA_DST)
 
