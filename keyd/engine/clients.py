@@ -168,8 +168,11 @@ class Clients:
         sends: list[Send] = []
         manners, public = None, None
         for name, client in self._clients.items():
-            if client.is_promiscuous or name == sender:
+            if client.is_promiscuous:
                 sends += self._for(name, client, told, is_asking=name == sender, is_heard=True)
+                continue
+            if name == sender:
+                sends.append(Send(name, _needed(told, client, keys=True)))
                 continue
             if client.manners is not manners:  # most speak as the one before
                 manners = client.manners

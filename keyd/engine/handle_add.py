@@ -31,7 +31,8 @@ def add(state: State, request: Request) -> list[Effect]:
             and EOPNOTSUPP for what the request says; ENOBUFS when the database is full.
     """
     sa = request.message.sa
-    if request.manners.kin is Kin.OPENBSD and sa is not None and sa.state != SaState.MATURE:
+    is_openbsd = request.manners.kin is Kin.OPENBSD
+    if is_openbsd and sa is not None and sa.state != SaState.MATURE:
         raise SadbError(EINVAL, f"state {sa.state}: only mature SAs (1) are added")
     return begin(state, request, requested_sa(state, request))
 

@@ -6,7 +6,7 @@ transport. DEVIATION: its flags are shown, also those that Linux does not know
 (test_flags_are_shown_that_change_packets). Lifetimes are wall-clock seconds.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -48,29 +48,34 @@ _Record = TypeVar("_Record")
 
 REFERENCES = 1  # Linux counts who holds a policy; setkey prints the count
 # CYCSEQ is not shown on Linux: setkey sets it by default and Linux ignores it
-SHOWN_FLAGS = KNOWN & ~SaFlag.CYCSEQ
+SHOWN_FLAGS = int(KNOWN & ~SaFlag.CYCSEQ)
 MODE_SHOWN = {Mode.ANY: Mode.TRANSPORT}
 LINUX_WINDOW_MAX = LINUX.window_max
 
 
 def sa_record(
     sa: SaRecord, used: Usage, *, type: MsgType, seq: int = 0, pid: int = 0, keys: bool = True,
-    more: Iterable[Extension] = (), manners: Manners = LINUX_MANNERS,
+    more: Sequence[Extension] = (), manners: Manners = LINUX_MANNERS,
 ) -> bytes:  # fmt: skip
     """All that is known of an SA; without `keys` for other clients' eyes. `more` comes last."""
     record = _sa(sa, used, type, seq, pid, keys, manners)
     dialect = manners.dialect
     extensions = (*_udp(sa, dialect), *_window(sa, manners), *more)
-    if not extensions and (manners.kin is not Kin.OPENBSD or not used.last_use):
+    if not extensions and not _has_last_use(used, manners):
         return record.encode(dialect)
     whole = record.message(dialect)
     found = (*_without_type_0(whole.extensions), *extensions)
-    if manners.kin is Kin.OPENBSD:
+    if _has_last_use(used, manners):
         last = Lifetime(exttype=ExtType.X_LIFETIME_LASTUSE, usetime=int(used.last_use))
         after = dialect.exttype(last.exttype)
         at = sum(dialect.exttype(one.exttype) < after for one in found)
         found = (*found[:at], last, *found[at:])
     return replace(whole, extensions=found).encode(dialect)
+
+
+def _has_last_use(used: Usage, manners: Manners) -> bool:
+    """Whether the record says when the SA was last used in an extension of its own."""
+    return manners.kin is Kin.OPENBSD and used.last_use > 0
 
 
 def sa_told(
@@ -261,16 +266,17 @@ def _sa(
     spec = sa.spec
     has_auth = keys and spec.auth != 0
     has_encrypt = keys and spec.encrypt != 0 and spec.proto != IPPROTO_COMP
-    used_at = used.last_use if manners.shows_last_use else used.first_use
-    # The wire counts packets in 32 bits, the data path in more.
-    current = (min(used.packets, 2**32 - 1), used.octets, int(sa.created_wall), int(used_at))
+    used_at = used.first_use
     bits, proto = 8 * len(spec.src), 0
     mode, flags, replay = spec.mode, spec.flags, spec.replay_packets
     if manners.kin is Kin.LINUX:
         mode, flags = MODE_SHOWN.get(mode, mode), flags & SHOWN_FLAGS
         replay = min(replay, LINUX_WINDOW_MAX)
-    elif manners.kin is Kin.KAME:
-        proto = UNSPEC_PROTO
+    else:
+        proto = UNSPEC_PROTO if manners.kin is Kin.KAME else 0
+        used_at = used.last_use if manners.shows_last_use else used_at
+    # The wire counts packets in 32 bits, the data path in more.
+    current = (min(used.packets, 2**32 - 1), used.octets, int(sa.created_wall), int(used_at))
     return hot.SaRecord(
         satype=sa.satype, spi=spec.spi, src=Place(spec.src, bits, proto),
         dst=Place(spec.dst, bits, proto), type=type, seq=seq, pid=pid, replay=replay,

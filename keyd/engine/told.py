@@ -25,25 +25,27 @@ class Told:
     `type` and `satype` say who may want to hear it. With `has_keys` there are two forms of it.
     """
 
-    __slots__ = ("_build", "_built", "_has_keys", "satype", "type")
+    __slots__ = ("_build", "_has_keys", "_private", "_public", "satype", "type")
 
     def __init__(self, type: int, satype: int, build: Build, *, has_keys: bool = False) -> None:
         self.type = type
         self.satype = satype
         self._build = build
         self._has_keys = has_keys
-        self._built: dict[tuple[Manners, bool], bytes | None] = {}
+        self._public: dict[Manners, bytes | None] = {}
+        self._private: dict[Manners, bytes | None] = {}
 
     def octets(self, manners: Manners, *, keys: bool = False) -> bytes | None:
         """The record for a client of these manners; None if it hears nothing of this."""
-        key = (manners, keys and self._has_keys)
-        if key in self._built:
-            return self._built[key]
+        keys = keys and self._has_keys
+        built = self._private if keys else self._public
+        if manners in built:
+            return built[manners]
         try:
-            octets = self._build(manners, keys=key[1])
+            octets = self._build(manners, keys=keys)
         except WireError:  # it has no word for it
             octets = None
-        self._built[key] = octets
+        built[manners] = octets
         return octets
 
 
@@ -57,10 +59,11 @@ def told_by_kin(
     has_keys: bool = False,
 ) -> Told:
     """What systems of one kin word alike; None: they do not tell it."""
-    builders = {Kin.LINUX: linux, Kin.KAME: kame, Kin.OPENBSD: openbsd}
 
     def build(manners: Manners, *, keys: bool) -> bytes | None:
-        builder = builders[manners.kin]
+        if manners.kin is Kin.LINUX:
+            return linux(manners.dialect, keys)
+        builder = kame if manners.kin is Kin.KAME else openbsd
         return None if builder is None else builder(manners.dialect, keys)
 
     return Told(type, satype, build, has_keys=has_keys)

@@ -5,7 +5,6 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pfkey import streams
@@ -238,6 +237,9 @@ def _decoded(found: Message, *, has_ports: bool) -> str:
 
 
 def _version() -> int:
+    # here, for it is a tenth of what every other run takes to begin
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         number = version("pfkey")
     except PackageNotFoundError:

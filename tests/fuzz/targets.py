@@ -25,7 +25,7 @@ from keyd.shell.reports import Reports
 from pfkey import hot, hot_events, policy, text
 from pfkey.base import error_reply
 from pfkey.const import Dir, ExtType, Mode
-from pfkey.dialect import DIALECTS, Dialect
+from pfkey.dialect import DIALECTS, LINUX, Dialect
 from pfkey.entries import SadEntry
 from pfkey.errors import PolicyError, WireError
 from pfkey.ext_x_policy import Policy
@@ -34,12 +34,13 @@ from pfkey.message import Message
 from pfkey.setkey import grammar, messages
 from pfkey.setkey.lexer import Feed, Source
 from tests.fuzz.mutate import BLIND, MESSAGE, Mutation
-from tests.keyd.engine import test_hostile, test_key_model, test_model
+from tests.keyd.engine import test_dialects, test_hostile, test_key_model, test_model
 from tests.keyd.engine.desk import A, B, C, Desk
 from tests.support import packets, pipelines
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "golden"
+_DIALECTS = tuple(DIALECTS.values())
 ENGINE = make_engine(lambda _: Usage())
 _NUMBERS = re.compile(r"0x[0-9a-f]+|\d+")
 
@@ -103,9 +104,11 @@ def _steps(octets: bytes) -> Iterator[tuple[int, int, bytes]]:
         at += 4 + size
 
 
-def conversation(*records: bytes) -> bytes:
-    """The inverse, a second between the records of two clients in turns."""
-    return b"".join(
+def conversation(*records: bytes, dialect: Dialect = LINUX) -> bytes:
+    """The inverse: two clients of a dialect in turns, a second between them, as they come."""
+    number = _DIALECTS.index(dialect)
+    begin = b"".join(bytes((0x80 + n, number, 0, 0)) for n in range(2))
+    return begin + b"".join(
         bytes((n % 2, 1)) + len(record).to_bytes(2, "little") + record
         for n, record in enumerate(records)
     )
@@ -115,11 +118,13 @@ def _engine(octets: bytes) -> Hashable:
     """A conversation with the engine: no exception, each slot once, the order of the match kept."""
     desk = Desk(A, B, C)
     desk.used = {slot: Usage(3, 4, 5.0, 6.0) for slot in range(8)}
+    spoken = dict.fromkeys((A, B, C), LINUX)
     for who, seconds, record in _steps(octets):
         client = (A, B, C)[who % 3]
         if who & 0x80:
             desk.engine.disconnect(client)
-            desk.engine.connect(client)
+            spoken[client] = _DIALECTS[seconds % len(_DIALECTS)]
+            desk.engine.connect(client, spoken[client].name)
         if who & 0x40:
             ends = (bytes((10, 0, 0, seconds % 3)), bytes((10, 0, 0, 9)))
             for spec in desk.engine.policies()[:1]:
@@ -129,7 +134,7 @@ def _engine(octets: bytes) -> Hashable:
                 )  # fmt: skip
                 desk.need(need, 1 + seconds)
         for effect in desk.effects(record, client):
-            test_hostile.obey(desk, effect, is_refused=bool(who & 0x20))
+            test_hostile.obey(desk, effect, is_refused=bool(who & 0x20), dialect=spoken[client])
         desk.tick(seconds)
     slots = [sa.slot for sa in desk.engine.sas()]
     assert len(set(slots)) == len(slots)
@@ -345,7 +350,18 @@ TARGETS: dict[str, Target] = {
         Target("event", _EVENTS, _events, MESSAGE),
         Target(
             "engine",
-            (conversation(*test_hostile.SEEDS), *map(conversation, test_hostile.SEEDS)),
+            (
+                conversation(*test_hostile.SEEDS),
+                *(
+                    conversation(*test_dialects.SEEDS[name], dialect=dialect)
+                    for name, dialect in DIALECTS.items()
+                ),
+                *(
+                    conversation(octets, dialect=dialect)
+                    for name, dialect in DIALECTS.items()
+                    for octets in test_dialects.SEEDS[name]
+                ),
+            ),
             _engine,
         ),
         Target("setkey", _FILES, _setkey, words=_WORDS),

@@ -14,6 +14,7 @@ from keyd.engine.effects import Dump, Effect, PoliciesChanged, Send
 from keyd.engine.sysctl import ROWS
 from keyd.model import Need, Usage
 from pfkey.const import ExtType, Level, Mode, MsgType
+from pfkey.dialect import LINUX, Dialect
 from pfkey.errors import SadbError
 from pfkey.ext_ident import Ident
 from pfkey.ext_spirange import SpiRange
@@ -100,13 +101,16 @@ MUTATIONS: list[Callable[[random.Random, bytearray], None]] = [
 ]  # fmt: skip
 
 
-def obey(desk: Desk, effect: Effect, *, is_refused: bool) -> None:
-    """As the shell does; `is_refused`: nft does not take a change of policies."""
+def obey(desk: Desk, effect: Effect, *, is_refused: bool, dialect: Dialect = LINUX) -> None:
+    """As the shell does; `is_refused`: nft does not take a change of policies.
+
+    `dialect` is that of the client which a dump is for.
+    """
     if isinstance(effect, Send):
         assert len(effect.record) >= 16
     elif isinstance(effect, Dump):
         for record in effect.records:
-            assert Message.decode(record)
+            assert Message.decode(record, dialect)
         desk.engine.dump_done(effect.client)
     elif isinstance(effect, PoliciesChanged) and is_refused:
         desk.engine.revert(effect)
