@@ -14,7 +14,7 @@ APT_TEST := nftables tcpdump tshark linux-libc-dev libc6-dev gcc mandoc libcap2-
 	openiked strongswan-charon libcharon-extra-plugins strongswan-swanctl \
 	libstrongswan-standard-plugins
 
-.PHONY: help setup demo test lint check fuzz bench soak test-lowest lock docs wheel clean
+.PHONY: help setup demo test lint check fuzz bench soak matrix test-lowest lock docs wheel clean
 
 help:
 	@echo "make setup        prepare this machine: Debian packages (as root), $(VENV)"
@@ -24,6 +24,7 @@ help:
 	@echo "make fuzz         hostile octets for FUZZ_SECONDS (60; 0: for ever), then property tests"
 	@echo "                  with FUZZ_EXAMPLES (1000; 0: none); keeps what it finds as test cases"
 	@echo "make soak         kills everything in the middle of transfers, hundreds of times (SOAK_KILLS=N)"
+	@echo "make matrix       every algorithm in every mode over every family, the wire read by scapy"
 	@echo "make bench        what is fast and how fast; each line is JSON (BENCH=scale: that one alone)"
 	@echo "make test-lowest  the tests with the oldest libraries that pyproject.toml allows"
 	@echo "make docs         write docs/library-reference.md from the docstrings"
@@ -61,6 +62,9 @@ fuzz: setup
 
 soak: setup
 	SOAK_KILLS=$${SOAK_KILLS:-300} $(BIN)/pytest tests/netns/test_soak.py
+
+matrix: setup
+	MATRIX=full $(BIN)/pytest tests/netns/test_matrix.py
 
 bench: setup
 	@for b in bench/bench_$(BENCH).py; do $(BIN)/python $$b || exit 1; done

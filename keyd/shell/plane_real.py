@@ -217,7 +217,7 @@ class RealPlane:
                 await trio.lowlevel.wait_readable(fd)
             self._steer.drain_events(fd)
             try:
-                restored = await self._in_thread(self._steer.ensure)
+                restored = await self._in_thread(partial(self._steer.ensure, fd))
             except ShellError as error:
                 if str(error) != failed:
                     LOG.error("restore-failed reason=%s", error)

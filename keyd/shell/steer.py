@@ -8,7 +8,7 @@ namespace; every call blocks, for a fraction of a millisecond to some tens of th
     steer.commit(policies, added, removed)
     steer.close(hold=False)             # all as it was before we came
 
-Whenever one of `event_fds()` is readable: `drain_events(fd)`, then `ensure()`.
+Whenever one of `event_fds()` is readable: `drain_events(fd)`, then `ensure(fd)`.
 """
 
 import errno
@@ -202,9 +202,14 @@ class Steer:
         """This host's addresses, packed."""
         return self._routes.own_addresses()
 
-    def ensure(self) -> list[str]:
-        """Put back what others removed or changed; says what, and nothing when all stands."""
+    def ensure(self, fd: int = -1) -> list[str]:
+        """Put back what others removed or changed; says what, and nothing when all stands.
+
+        Of one of `event_fds`, only what its events may be about: our own commits are among nft's.
+        """
         restored = self._ensure_table()
+        if self._events and fd == self._events[-1].fileno():
+            return restored
         restored += self._tun.ensure()
         restored += self._routes.ensure(self._tun.index)
         restored += self._socket_devices.ensure()
