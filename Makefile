@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
+BENCH  ?= *
 
 # what the programs need, then what only the tests need
 APT_RUN  := iproute2 libnftables1 iputils-ping procps util-linux
@@ -22,7 +23,7 @@ help:
 	@echo "make fuzz         hostile octets for FUZZ_SECONDS (60; 0: for ever), then property tests"
 	@echo "                  with FUZZ_EXAMPLES (1000; 0: none); keeps what it finds as test cases"
 	@echo "make soak         kills everything in the middle of transfers, hundreds of times (SOAK_KILLS=N)"
-	@echo "make bench        what is fast and how fast; each line is JSON"
+	@echo "make bench        what is fast and how fast; each line is JSON (BENCH=scale: that one alone)"
 	@echo "make test-lowest  the tests with the oldest libraries that pyproject.toml allows"
 	@echo "make docs         write docs/library-reference.md from the docstrings"
 	@echo "make wheel        build the wheel and try it in an environment of its own"
@@ -61,7 +62,7 @@ soak: setup
 	SOAK_KILLS=$${SOAK_KILLS:-300} $(BIN)/pytest tests/netns/test_soak.py
 
 bench: setup
-	@for b in bench/bench_*.py; do $(BIN)/python $$b || exit 1; done
+	@for b in bench/bench_$(BENCH).py; do $(BIN)/python $$b || exit 1; done
 
 test-lowest: setup
 	@test -x .venv-lowest/bin/pip || $(PYTHON) -m venv .venv-lowest

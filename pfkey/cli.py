@@ -7,16 +7,16 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, Never
 
-from pfkey import doctor, monitor, pcapng, stat, streams, sysctl
-from pfkey import policy as language
+from pfkey import capture, doctor, monitor, pcapng, stat, streams, sysctl
+from pfkey.arguments import parser, program_version
 from pfkey.blocking import Client
 from pfkey.control import control_call
-from pfkey.errors import ControlError, PfkeyError, PolicyError, ShellError
+from pfkey.dialect import DIALECTS
+from pfkey.errors import ControlError, PfkeyError, ShellError
 from pfkey.lab import kept, rootless
 from pfkey.lab.catalogue import DEMO, EXAMPLES
 from pfkey.lab.run import run
@@ -25,130 +25,6 @@ from pfkey.message import Message
 from pfkey.run import launch
 from pfkey.setkey.main import main as setkey
 from pfkey.transport import socket_path
-
-_EXAMPLES = """\
-examples:
-  pfkey lab                    list the examples
-  pfkey lab encryption         run one: two hosts, real packets, every claim checked
-  pfkey lab encryption --keep  the same, and the hosts stay up to look around
-  pfkey stat -s                the counters that are not zero
-  pfkey monitor                PF_KEY messages as they pass
-  pfkey monitor --pcap FILE    the same into a file that Wireshark opens
-  pfkey sysctl net.key         the knobs below a name; -w NAME=VALUE turns one
-  pfkey doctor                 what this machine lacks, and the line that mends it
-  pfkey run -- iked -d         a program written for AF_KEY, unmodified
-  pfkey setkey -D              setkey, where another package owns that name
-
-exit codes: 0 done, 1 refused or failed, 2 wrong usage"""
-
-_RUN_EXAMPLES = """\
-examples:
-  pfkey run -- iked -d         OpenIKED, as Debian built it
-  pfkey run -- sh              a shell whose programs all have PF_KEY
-  pfkey run --policy 'out ipsec esp/transport//require' -- curl http://10.1.1.2/
-
-exit codes: the program's; 1 refused or failed, 2 wrong usage, 126 the program cannot be run,
-127 there is none of that name"""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Never:
-        self.exit(2, f"{self.prog}: {message}\ntry: {self.prog} --help\n")
-
-
-def _policy(text: str) -> str:
-    try:
-        language.parse(text)
-    except PolicyError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
-
-
-def _version() -> str:
-    try:
-        return version("pfkey")
-    except PackageNotFoundError:
-        return "unknown"
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line as `--help` shows it."""
-    top = _Parser(
-        prog="pfkey",
-        description="IPsec's key management and packets, without a kernel that knows them.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    top.add_argument("--version", action="version", version=f"pfkey {_version()}")
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-
-    def command(name: str, does: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=does, description=does, allow_abbrev=False)
-
-    one = command("lab", "build hosts as network namespaces and run a FAQ example end to end")
-    one.add_argument("name", nargs="?", metavar="NAME", choices=list(EXAMPLES),
-                     help="the example; without it, list them")  # fmt: skip
-    one.add_argument("--keep", action="store_true", help="leave hosts and daemons up")
-    one.add_argument("--down", action="store_true", help="take down what --keep left")
-    one.add_argument("--demo", action="store_true", help=f"run {' and '.join(DEMO)}")
-    one.add_argument("--capture", metavar="FILE", type=Path,
-                     help="where the capture goes (default: pfkey-lab-NAME.pcap)")  # fmt: skip
-
-    one = command("stat", "the counters, in the words of netstat -s")
-    one.add_argument("-s", "--nonzero", action="store_true", help="leave out zeros")
-    one.add_argument("--json", action="store_true", help="as JSON")
-    _socket(one)
-
-    one = command("monitor", "PF_KEY messages as they pass; ends with pfkeyd or by interrupt")
-    one.add_argument("--show-keys", action="store_true", help="do not mask keys")
-    form = one.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="one JSON object a line")
-    form.add_argument("--pcap", metavar="FILE", type=_file,
-                      help="write them to a pcapng file (-: to standard output)")  # fmt: skip
-    _socket(one)
-
-    one = command("sysctl", "read and turn pfkeyd's knobs, under NetBSD's names")
-    one.add_argument("names", nargs="*", metavar="NAME[=VALUE]",
-                     help="a knob, or all below a name; none: all")  # fmt: skip
-    one.add_argument("-w", "--write", action="store_true", help="turn the knobs given a VALUE")
-    one.add_argument("-n", "--bare", action="store_true", help="print values without names")
-    one.add_argument("-r", "--raw", action="store_true",
-                     help="the octets of net.key.dumpsa or dumpsp, for setkey FILE")  # fmt: skip
-    one.add_argument("--json", action="store_true", help="as JSON")
-    _socket(one)
-
-    one = command("doctor", "what this machine can do, what is missing, what mends it")
-    one.add_argument("--json", action="store_true", help="as JSON")
-
-    one = commands.add_parser(
-        "run", help="run a program written for AF_KEY on a kernel that has none",
-        description="Run a program, and all that it starts, with PF_KEY sockets that pfkeyd serves."
-        " Nothing else changes for it: it keeps this process's id, terminal and exit status.",
-        epilog=_RUN_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )  # fmt: skip
-    one.add_argument("--policy", metavar="POLICY", action="append", default=[], dest="policies",
-                     type=_policy,
-                     help="a policy for all its sockets, such as 'out ipsec"
-                     " esp/transport//require'; once for each direction")  # fmt: skip
-    _socket(one)
-    one.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND ...",
-                     help="the program and its arguments")  # fmt: skip
-
-    commands.add_parser("setkey", help="the command setkey, with its own options", add_help=False)
-    return top
-
-
-def _socket(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--socket", metavar="PATH", type=_file,
-                         help="pfkeyd's socket (default: that of this namespace)")  # fmt: skip
-
-
-def _file(text: str) -> Path:
-    if not text:
-        raise argparse.ArgumentTypeError("a path is needed")
-    return Path(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -187,6 +63,8 @@ def _run(options: argparse.Namespace, words: Sequence[str]) -> int:
             return _stat(options)
         case "monitor":
             return _monitor(options)
+        case "capture":
+            return _packets(options)
         case "sysctl":
             return _sysctl(options)
         case "run":
@@ -245,17 +123,36 @@ def _capture(options: argparse.Namespace) -> int:
         )
         out: BinaryIO = sys.stdout.buffer
         if str(options.pcap) != "-":
-            fd = os.open(options.pcap, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            out = stack.enter_context(os.fdopen(fd, "wb"))
-        out.write(pcapng.head(f"pfkey {_version()}"))
+            out = stack.enter_context(capture.private(options.pcap))
+        out.write(pcapng.head(f"pfkey {program_version()}"))
         out.flush()
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             for event in monitor.events(control, missing):
                 out.write(monitor.packet(event, show_keys=options.show_keys, lost=lost))
                 out.flush()
                 lost = 0
-        except KeyboardInterrupt:
-            return 0
+    return 0
+
+
+def _packets(options: argparse.Namespace) -> int:
+    """Capture packets until interrupted, or as many as were asked for."""
+    is_piped = str(options.file) == "-"
+    if is_piped and options.secrets:
+        parser().error("capture: --secrets needs the name of a FILE")
+    secrets = options.file.with_name(f"{options.file.name}.esp_sa") if options.secrets else None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.ExitStack() as stack:
+        out: BinaryIO = sys.stdout.buffer
+        tap = stack.enter_context(contextlib.closing(capture.tap()))
+        if not is_piped:
+            out = stack.enter_context(capture.private(options.file))
+        made = capture.Capture(_path(options), tap, out, f"pfkey {program_version()}", secrets)
+        stack.callback(made.close)
+        print("pfkey capture: an interrupt ends it", file=sys.stderr, flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            made.run(options.count)
+    if made.lost:
+        print(f"pfkey capture: {made.lost} packets passed too fast", file=sys.stderr)
     return 0
 
 
@@ -301,7 +198,10 @@ def _supervised(options: argparse.Namespace) -> Never:
         parser().error("run needs the COMMAND to run")
     usual = socket_path({name: os.environ[name] for name in os.environ if name != "PFKEY_SOCKET"})
     path = _path(options)
-    launch.run(words, path, is_default=path == usual, policies=options.policies)
+    launch.run(
+        words, path, is_default=path == usual, policies=options.policies,
+        dialect=DIALECTS[options.dialect],
+    )  # fmt: skip
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from pfkey.control import Control
 from pfkey.dialect import DIALECTS, LINUX, Dialect, digits
 from pfkey.errors import ClosedError, WireError
 from pfkey.message import Message
+from pfkey.neutral import unwrapped
 
 SCHEMA_VERSION = 1
 _SPD = {
@@ -61,6 +62,16 @@ def _dialect(event: Event) -> Dialect:
     return DIALECTS.get(str(event.get("dialect", LINUX.name)), LINUX)
 
 
+def _message(event: Event) -> Message:
+    """What passed; of a copy for a promiscuous client, the message that it is a copy of.
+
+    Raises:
+        WireError: that is none.
+    """
+    dialect = _dialect(event)
+    return Message.decode(unwrapped(bytes.fromhex(event["hex"]), dialect), dialect)
+
+
 def reason(errno: int) -> str:
     """What a refusal's errno means; the number itself where it has no name here."""
     return os.strerror(errno) if errno <= FIELD_MAX else f"error {digits(errno)}"
@@ -73,7 +84,7 @@ def render(event: Event, *, show_keys: bool = False, zone: tzinfo | None = None)
     head = f"{at:%H:%M:%S.%f} client {event['client']} (pid {event['pid']}) {arrow} "
     octets = bytes.fromhex(event["hex"])
     try:
-        record = Message.decode(octets, _dialect(event))
+        record = _message(event)
     except WireError as error:
         return f"{head}{len(octets)} octets that are no message: {error.part}: {error.rule}"
     words = [document.name(MsgType, record.type).removeprefix("X_")]
@@ -103,11 +114,10 @@ def _body(record: Message, now: float, show_keys: bool, zone: tzinfo | None) -> 
 
 def line(event: Event, *, show_keys: bool = False) -> str:
     """One message as a line of JSON: `schemas/monitor.json`."""
-    octets = bytes.fromhex(event["hex"])
     record: dict[str, Any] | None = None
     fault: str | None = None
     try:
-        record = document.message(Message.decode(octets, _dialect(event)), show_keys=show_keys)
+        record = document.message(_message(event), show_keys=show_keys)
     except WireError as error:
         fault = str(error)
     return json.dumps(

@@ -9,7 +9,7 @@ has a type 0), no priority of a policy by the one in the middle (NetBSD has none
 
 from dataclasses import replace
 
-from pfkey.const import ExtType, Mode, OpenbsdFlag
+from pfkey.const import HEADER_OCTETS, ExtType, Mode, MsgType, OpenbsdFlag
 from pfkey.dialect import LINUX, Dialect
 from pfkey.errors import WireError
 from pfkey.ext_address import Address
@@ -22,6 +22,7 @@ from pfkey.message import Extension, Message
 from pfkey.policy import PRIORITY_DEF
 
 _TUNNEL = int(OpenbsdFlag.TUNNEL)
+_PROMISC = bytes((MsgType.X_PROMISC,))  # the same number in every dialect
 _NAT_T = (ExtType.X_NAT_T_TYPE, ExtType.X_NAT_T_SPORT, ExtType.X_NAT_T_DPORT)
 _OTHER_LIMIT = {
     int(ExtType.LIFETIME_HARD): ExtType.LIFETIME_SOFT,
@@ -54,6 +55,12 @@ def understood(message: Message) -> Message:
         else:
             found.append(extension)
     return replace(message, extensions=tuple(found))
+
+
+def unwrapped(octets: bytes, dialect: Dialect) -> bytes:
+    """The copy itself, of a message that a promiscuous client gets behind a header of its own."""
+    has_body = octets[1:2] == _PROMISC and len(octets) >= 2 * HEADER_OCTETS
+    return octets[HEADER_OCTETS:] if has_body and dialect is not LINUX else octets
 
 
 def _with_window(extension: Extension, packets: int) -> Extension:

@@ -1,4 +1,4 @@
-"""PF_KEY messages as a capture file: pcapng with link type USER0.
+"""Capture files: pcapng. PF_KEY messages have link type USER0, IP packets RAW.
 
 There is no link type for PF_KEY, so each packet is a message as it was (RFC 2367), with nothing
 before it, under LINKTYPE_USER0. What it says stands beside it as the packet's comment, which
@@ -10,6 +10,7 @@ import struct
 import sys
 
 LINKTYPE_USER0 = 147
+LINKTYPE_RAW = 101  # IPv4 or IPv6, as the first octet says
 SNAP_OCTETS = 0  # no limit
 _SECTION, _INTERFACE, _PACKET = 0x0A0D0D0A, 1, 6
 _BYTE_ORDER_MAGIC = 0x1A2B3C4D
@@ -44,29 +45,41 @@ def _block(kind: int, body: bytes) -> bytes:
     return struct.pack("=I", kind) + length + body + length
 
 
+def section(program: str) -> bytes:
+    """What a file begins with, written by `program`."""
+    fixed = struct.pack("=IHHq", _BYTE_ORDER_MAGIC, 1, 0, -1)
+    return _block(_SECTION, fixed + _text(_SHB_USERAPPL, program) + _option(_OPT_END, b""))
+
+
+def interface(name: str, description: str, linktype: int = LINKTYPE_RAW) -> bytes:
+    """An interface; packets name it by its number, in the order of the file."""
+    fixed = struct.pack("=HHI", linktype, 0, SNAP_OCTETS)
+    names = _text(_IF_NAME, name) + _text(_IF_DESCRIPTION, description)
+    return _block(_INTERFACE, fixed + names + _option(_OPT_END, b""))
+
+
 def head(program: str) -> bytes:
-    """What a file begins with: the section, written by `program`, and the one interface."""
-    end = _option(_OPT_END, b"")
-    section = struct.pack("=IHHq", _BYTE_ORDER_MAGIC, 1, 0, -1)
-    interface = struct.pack("=HHI", LINKTYPE_USER0, 0, SNAP_OCTETS)
-    names = _text(_IF_NAME, "pfkey") + _text(_IF_DESCRIPTION, _DESCRIPTION)
-    return _block(_SECTION, section + _text(_SHB_USERAPPL, program) + end) + _block(
-        _INTERFACE, interface + names + end
-    )
+    """What a file of messages begins with: the section and the one interface."""
+    return section(program) + interface("pfkey", _DESCRIPTION, LINKTYPE_USER0)
 
 
-def packet(octets: bytes, *, at: float, is_inbound: bool, comment: str, lost: int = 0) -> bytes:
-    """One message.
+def packet(
+    octets: bytes, *, at: float, is_inbound: bool, comment: str, lost: int = 0, interface: int = 0
+) -> bytes:  # fmt: skip
+    """One message or packet.
 
     Args:
         octets: the message, or what was sent instead of one.
         at: seconds since 1970.
-        is_inbound: whether it went to the key engine.
+        is_inbound: whether it went to the key engine, or came in.
         comment: what it says.
-        lost: how many messages are missing before it.
+        lost: how many are missing before it.
+        interface: the number of its interface.
     """
     when = int(at * 1_000_000)
-    fixed = struct.pack("=IIIII", 0, when >> 32, when & 0xFFFFFFFF, len(octets), len(octets))
+    fixed = struct.pack(
+        "=IIIII", interface, when >> 32, when & 0xFFFFFFFF, len(octets), len(octets)
+    )
     flags = struct.pack("=I", _INBOUND if is_inbound else _OUTBOUND)
     options = _text(_OPT_COMMENT, comment) + _option(_EPB_FLAGS, flags)
     if lost:

@@ -17,7 +17,7 @@ from pfkey.events import Event, types_of
 from pfkey.link import ANSWER_SECONDS, Link, no_answer
 from pfkey.message import Message
 
-AHEAD = 64  # requests sent before the first of them is answered: their answers fit any queue
+AHEAD = 128  # requests sent before the first of them is answered: their answers fit any queue
 
 _T = TypeVar("_T")
 

@@ -7,11 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from pfkey.cli import parser
+from pfkey.arguments import parser
 from pfkey.control import control_call
 from pfkey.errors import PfkeyError
 from pfkey.lab.hosts import Host, Net
@@ -67,9 +68,15 @@ def test_commands_of_the_readme_run_in_their_order(net: Net, tmp_path: Path) -> 
             wait(lambda: not Path(f"/proc/{pid}").exists())
 
 
-def test_make_targets_of_the_readme_exist() -> None:
-    targets = re.findall(r"`?\bmake ([a-z-]+)", README)
-    assert {"demo", "test", "setup"} <= set(targets)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def test_make_targets_and_programs_of_documents_exist(path: Path) -> None:
+    text = path.read_text()
+    for program in re.findall(r"\b(?:bench|tools)/\w+(?:\.py)?", text):
+        assert (ROOT / program).exists(), program
+    targets = re.findall(r"`make ([a-z-]+)", text)
+    if path.name == "README.md":
+        targets += re.findall(r"^make ([a-z-]+)$", text, re.M)
+        assert {"demo", "test", "setup"} <= set(targets)
     for target in set(targets):
         done = subprocess.run(
             ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False,
@@ -78,15 +85,19 @@ def test_make_targets_of_the_readme_exist() -> None:
         assert done.returncode == 0, done.stderr
 
 
+@cache
+def helped(*command: str) -> str:
+    argv = [str(BIN / command[0]), *command[1:], "--help"]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
 def test_commands_named_in_documents_exist_with_their_options(path: Path) -> None:
     """Every `pfkey …`, `pfkeyd …` in backquotes is a command line that --help knows."""
     for inline in re.findall(r"`(pfkeyd? [^`]*)`", path.read_text()):
         command, *words = shlex.split(inline)
         sub = [w for w in words[:1] if command == "pfkey" and not w.startswith("-")]
-        shown = subprocess.run(
-            [BIN / command, *sub, "--help"], capture_output=True, text=True, check=True
-        ).stdout
+        shown = helped(command, *sub)
         for option in re.findall(r"(?<!\S)-[-\w]+", inline):
             assert option in shown, f"{inline}: no {option}"
 

@@ -21,9 +21,10 @@ SOLE_IMPORTERS = {
 SHELL = (
     "keyd/shell/", "pfkey/lab/", "pfkey/libipsec/", "pfkey/aio/", "pfkey/__init__.py",
     "pfkey/transport.py", "pfkey/link.py", "pfkey/session.py", "pfkey/blocking.py",
-    "pfkey/control.py", "pfkey/cli.py", "pfkey/monitor.py", "pfkey/stat.py", "pfkey/doctor.py",
+    "pfkey/control.py", "pfkey/arguments.py", "pfkey/cli.py", "pfkey/monitor.py",
+    "pfkey/stat.py", "pfkey/doctor.py",
     "pfkey/setkey/main.py", "pfkey/setkey/resolve.py", "pfkey/streams.py", "pfkey/sockets.py",
-    "pfkey/start.py", "keyd/start.py",
+    "pfkey/capture.py", "pfkey/start.py", "keyd/start.py",
     *(f"pfkey/run/{name}.py" for name in (
         "caller", "daemons", "group", "held", "keysocket", "launch", "link", "memory", "notify",
         "probe", "socketoptions", "supervisor", "watch",

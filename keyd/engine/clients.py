@@ -165,9 +165,17 @@ class Clients:
         Raises:
             SadbError: EINVAL if the sender's dialect has no word for it.
         """
-        sends = []
+        sends: list[Send] = []
+        manners, public = None, None
         for name, client in self._clients.items():
-            sends += self._for(name, client, told, is_asking=name == sender, is_heard=True)
+            if client.is_promiscuous or name == sender:
+                sends += self._for(name, client, told, is_asking=name == sender, is_heard=True)
+                continue
+            if client.manners is not manners:  # most speak as the one before
+                manners = client.manners
+                public = told.octets(manners)
+            if public is not None:
+                sends.append(Send(name, public))
         return sends
 
     def notice(self, told: Told) -> list[Send]:

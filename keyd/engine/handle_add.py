@@ -53,8 +53,8 @@ def requested_sa(state: State, request: Request) -> SaRecord:
     check_identities(message, may_differ=bool(state.sysctl["net.key.allow_different_idtype"]))
     if (message.hard is None) != (message.soft is None):
         raise SadbError(EINVAL, "give LIFETIME_HARD and LIFETIME_SOFT both, or none", "3.1.3")
-    if message.sa.spi < request.manners.spi_min:
-        least = request.manners.spi_min
+    least = 1 if proto == IPPROTO_COMP else request.manners.spi_min
+    if message.sa.spi < least:
         why = f"SPI {message.sa.spi:#x}: 0 is for local use, the least is {least:#x}"
         raise SadbError(EINVAL, f"{why} (RFC 4303 section 2.1)")
     if proto == IPPROTO_COMP and message.sa.spi > CPI_MAX:

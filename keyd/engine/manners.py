@@ -1,12 +1,8 @@
 """How each system behaves over PF_KEY, beyond its numbers and layouts (`pfkey.dialect`).
 
 One row a system. `Clients` asks it who hears what, `records` and `answers` what they are told, the
-handlers what a request may ask; nobody else compares dialects. Where the rows come from:
-
-- linux: net/key/af_key.c; its errnos are those that the engine raises.
-- netbsd: sys/netipsec/key.c and keysock.c of NetBSD 10.
-- freebsd: the files of the same names of main in 2024.
-- openbsd: sys/net/pfkeyv2.c, pfkeyv2_parsemessage.c and sys/netinet/ip_ipsp.c.
+handlers what a request may ask; nobody else compares dialects. Held to `specs/tables/manners.toml`,
+which says where each column comes from.
 """
 
 from collections.abc import Mapping

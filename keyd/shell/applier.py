@@ -80,6 +80,7 @@ class Applier:
         self._behind: list[tuple[Sequence[Effect], trio.Event]] = []
         self._is_behind = trio.Event()
         self._is_flushing = False
+        self._more = False
         self.committed = Committed(engine.policies())
 
     async def obey(self, effects: Sequence[Effect]) -> None:
@@ -88,15 +89,26 @@ class Applier:
         if done is not None:
             await done.wait()
 
-    def begin(self, effects: Sequence[Effect], *, is_behind: bool = False) -> trio.Event | None:
+    def begin(
+        self, effects: Sequence[Effect], *, is_behind: bool = False, more: bool = False
+    ) -> trio.Event | None:
         """Obey; the event that tells when all is done, None when it is.
 
         `is_behind`: only after the changes of policies that wait already. For lists of replies
-        and of such changes alone: what others cause meanwhile must not depend on them.
+        and of such changes alone: what others cause meanwhile must not depend on them. `more`: its
+        change waits until `commit_now`, or the next change without this, for more are coming.
         """
+        self._more = more
         if is_behind and not any(isinstance(effect, PoliciesChanged) for effect in effects):
             effects = [PoliciesChanged(), *effects]
-        return self._begin(effects, None)
+        try:
+            return self._begin(effects, None)
+        finally:
+            self._more = False
+
+    def commit_now(self) -> None:
+        """No more is coming."""
+        self._wake.set()
 
     def _begin(
         self, effects: Sequence[Effect], done: trio.Event | None, *, is_told: bool = False
@@ -112,7 +124,8 @@ class Applier:
                 if self._commit is None:
                     self._without_nft()
                     return None
-                self._wake.set()
+                if not self._more:
+                    self._wake.set()
                 return done
             is_late = self._is_flushing or self._data_path.is_behind
             if is_told and is_late and isinstance(effect, Send | Dump):

@@ -66,7 +66,11 @@ _CARRIES: dict[int, set[int]] = {  # what has protected all that enters by a doo
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """What the base chains have for sockets' sake; of it nothing costs much without any pair."""
+    """What the base chains have for sockets' sake.
+
+    Of it nothing costs much without any pair, nor does it take a kernel that looks up sockets
+    (CONFIG_NFT_SOCKET): where there is none, it is the first pair that is refused.
+    """
 
     marks: Marks
 
@@ -95,7 +99,7 @@ class Hooks:
         mask = f"{self.marks.mask:#010x}"
         return (
             "jump socket_group",
-            f"socket mark & {mask} >= {self._first} jump socket_mark",
+            "jump socket_mark",
             f"meta mark & {mask} >= {self._first} jump socket_out",
         )
 
@@ -121,6 +125,9 @@ def rules(
     greets = False
     found: dict[str, list[str]] = {name: [] for name in CHAINS}
     clear: dict[str, dict[int, str]] = {"socket_in": {}, "socket_in_after": {}}
+    if pairs:
+        own = f"socket mark & {marks.mask:#010x}"
+        found["socket_mark"].append(f"{own} < {marks.socket(0):#010x} return")
     for pair in pairs:
         mark = marks.socket(pair.number)
         wears = f"meta mark & {marks.mask:#010x} == {mark:#010x}"

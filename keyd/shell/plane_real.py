@@ -211,15 +211,20 @@ class RealPlane:
 
     async def _watch(self, fd: int) -> None:
         """Put back what others take, until cancelled."""
+        failed = ""
         while True:
-            await trio.lowlevel.wait_readable(fd)
+            if not failed:
+                await trio.lowlevel.wait_readable(fd)
             self._steer.drain_events(fd)
             try:
                 restored = await self._in_thread(self._steer.ensure)
             except ShellError as error:
-                LOG.error("restore-failed reason=%s", error)
+                if str(error) != failed:
+                    LOG.error("restore-failed reason=%s", error)
+                failed = str(error)
                 await trio.sleep(_STEER_RETRY_SECONDS)
                 continue
+            failed = ""
             for what in restored:
                 LOG.warning("restored what=%s", what)
             await trio.sleep(_SETTLE_SECONDS)

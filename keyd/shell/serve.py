@@ -38,8 +38,9 @@ LOG = limited("keyd.shell.serve")
 CLIENTS = 1024
 QUEUE_OCTETS = 8 << 20  # kernel memory: a message of 160 octets takes 768
 _FIRST_RECORDS = 32  # of a dump, queued before its request is taken
-_TURN_RECORDS = 64  # of a dump, before others get their turn
-_AHEAD = 64  # changes of policies of one client that wait for nft
+_TURN_RECORDS = 16  # of a dump, before others get their turn
+_TOGETHER = 64  # changes of policies of one client that nft is given at once
+_AHEAD = 2 * _TOGETHER  # and that wait for it
 _ABOUT_POLICIES = frozenset(  # OpenBSD has no such messages
     {MsgType.X_SPDADD, MsgType.X_SPDUPDATE, MsgType.X_SPDSETIDX, MsgType.X_SPDDELETE,
      MsgType.X_SPDDELETE2, MsgType.X_SPDFLUSH}
@@ -190,6 +191,7 @@ class Server:
                 await self._requests(client)
                 nursery.cancel_scope.cancel()
         finally:
+            self._applier.commit_now()
             del self.clients[client.number]
             trio.lowlevel.notify_closing(client.sock)
             client.sock.close()
@@ -215,18 +217,24 @@ class Server:
             while changes and changes[0].is_set():
                 changes.popleft()
             if changes and not is_change:
+                self._applier.commit_now()
                 await changes.pop().wait()
                 changes.clear()
             elif len(changes) >= _AHEAD:
+                self._applier.commit_now()
                 await changes.popleft().wait()
             client.passed("in", record)
             before = self._registrations(client) if client.told else None
             effects = self._engine.receive(client.number, record, self._clock())
             self._called()
-            done = self._applier.begin(effects, is_behind=bool(changes))
+            # what is behind keeps SIOCOUTQ from 0
+            more = is_change and wire.waiting_in(client.sock) > len(record)
+            done = self._applier.begin(
+                effects, is_behind=bool(changes), more=more and (len(changes) + 1) % _TOGETHER > 0
+            )
             if done is not None:
-                if is_change and wire.waiting_in(client.sock) > len(record):
-                    changes.append(done)  # what is behind keeps SIOCOUTQ from 0
+                if more:
+                    changes.append(done)
                 else:
                     changes.clear()
                     await done.wait()

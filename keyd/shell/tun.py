@@ -32,7 +32,7 @@ _TUNSETOFFLOAD, _TUNSETVNETHDRSZ = 0x400454D0, 0x400454D8
 _IFF_TUN, _IFF_NO_PI, _IFF_VNET_HDR, _IFF_TUN_EXCL = 0x1, 0x1000, 0x4000, 0x8000
 _CSUM, _TSO4, _TSO6, _USO4, _USO6 = 0x1, 0x2, 0x4, 0x20, 0x40
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCGIFMTU = 0x8913, 0x8914, 0x8921
-_SIOCGIFINDEX, _SIOCGIFADDR = 0x8933, 0x8915
+_SIOCGIFINDEX, _SIOCGIFADDR, _SIOCSIFNAME = 0x8933, 0x8915, 0x8923
 _IFF_UP = 0x1
 
 _DUMMY_ADDRESS = bytes((192, 0, 0, 8))
@@ -106,7 +106,7 @@ class Tun:
             raise
 
     def _refusal(self, error: OSError) -> ShellError:
-        if error.errno == errno.EBUSY:
+        if error.errno in (errno.EBUSY, errno.EEXIST):
             return ShellError(
                 f"the device name {self.name} is taken",
                 f"stop the program that uses it, or ip link delete {self.name}",
@@ -128,11 +128,15 @@ class Tun:
     @property
     def is_attached(self) -> bool:
         """Whether the device still exists under our name."""
+        return self._name_now() == self.name.encode()
+
+    def _name_now(self) -> bytes:
+        """What it is called, which others may have changed; empty if it is gone."""
         try:
             answer = fcntl.ioctl(self.fd, _TUNGETIFF, bytes(40))
         except OSError:
-            return False
-        return answer[:16].rstrip(b"\0") == self.name.encode()
+            return b""
+        return answer[:16].rstrip(b"\0")
 
     def start(self) -> None:
         """Set what the device needs and bring it up."""
@@ -147,8 +151,12 @@ class Tun:
     def ensure(self) -> list[str]:
         """Put back what others took: the device, its state, its MTU. Says what it put back."""
         if not self.is_attached:
+            name = self._name_now()
             try:
-                self._attach()
+                if name:
+                    self._rename(name)
+                else:
+                    self._attach()
             except OSError as error:
                 raise self._refusal(error) from None
             self.start()
@@ -179,11 +187,16 @@ class Tun:
     def _flags(self) -> int:
         return int(struct.unpack_from("=H", self._interface(_SIOCGIFFLAGS), 16)[0])
 
-    def _interface(self, request: int, value: bytes = b"") -> bytes:
+    def _interface(self, request: int, value: bytes = b"", name: bytes = b"") -> bytes:
         """One classic interface ioctl; the whole `ifreq` as answered."""
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-            ifreq = struct.pack("=16s24s", self.name.encode(), value)
+            ifreq = struct.pack("=16s24s", name or self.name.encode(), value)
             return fcntl.ioctl(any_socket, request, ifreq)
+
+    def _rename(self, name: bytes) -> None:
+        """Give it its name back. It goes down for that, as kernels before 6.2 want."""
+        self._interface(_SIOCSIFFLAGS, struct.pack("=H", 0), name)
+        self._interface(_SIOCSIFNAME, self.name.encode(), name)
 
     def _set_link(self) -> None:
         """MTU, queue, and what sysctl would set: containers often have a read-only /proc/sys,

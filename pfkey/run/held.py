@@ -21,6 +21,7 @@ from collections.abc import Callable
 from functools import partial
 
 from pfkey.const import HEADER_OCTETS, MsgType
+from pfkey.dialect import LINUX, Dialect
 from pfkey.message import Message, error_reply
 from pfkey.run.daemons import Daemon
 from pfkey.run.link import Record
@@ -33,13 +34,14 @@ _EVENTS = select.EPOLLRDHUP
 NOT_PERMITTED = -32001  # of `keyd.shell.rpc`: we may not speak PF_KEY
 
 # What a successor knows of its predecessor's databases: nothing. So the kernel tells of a flush.
-_FLUSHED = (Message(type=MsgType.FLUSH).encode(), Message(type=MsgType.X_SPDFLUSH).encode())
+_FLUSHED, _POLICIES_FLUSHED = Message(type=MsgType.FLUSH), Message(type=MsgType.X_SPDFLUSH)
 
 
 class Held:
-    """One PF_KEY socket of a program: our copy of pfkeyd's end."""
+    """One PF_KEY socket of a program, which speaks a dialect: our copy of pfkeyd's end."""
 
-    def __init__(self, *, blocking: bool) -> None:
+    def __init__(self, *, blocking: bool, dialect: Dialect = LINUX) -> None:
+        self.dialect = dialect
         self.theirs, self.sock = socket.socketpair(
             socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK
         )
@@ -71,7 +73,13 @@ class Held:
                 return
             if record:
                 header = record[:HEADER_OCTETS].ljust(HEADER_OCTETS, b"\0")
-                self.tell(error_reply(header, self.errno))
+                self.tell(error_reply(header, self.errno, self.dialect))
+
+    def tell_flushed(self) -> None:
+        """Tell of databases that are empty, in the kernel's name."""
+        self.tell(_FLUSHED.encode(self.dialect))
+        if self.dialect.has_policies:
+            self.tell(_POLICIES_FLUSHED.encode(self.dialect))
 
     def tell(self, record: bytes) -> None:
         """Queue a record to the program, or drop it as AF_KEY does."""
@@ -123,7 +131,10 @@ class Hall:
         self._watch.add(held.sock.fileno(), _EVENTS, on_event)
 
     def _ask(self, held: Held, then: Callable[[Record | None], None]) -> None:
-        params = {"registered": held.satypes, "promiscuous": held.is_promiscuous}
+        params = {
+            "registered": held.satypes, "promiscuous": held.is_promiscuous,
+            "dialect": held.dialect.name,
+        }  # fmt: skip
         self._daemon.call("adopt", params, held.sock, then)
 
     def _learn(self, held: Held, record: Record) -> int:
@@ -153,8 +164,7 @@ class Hall:
             held.client = 0
             if self._daemon.is_here:
                 held.errno = 0
-                for notice in _FLUSHED:
-                    held.tell(notice)
+                held.tell_flushed()
                 self._ask(held, partial(self._readmitted, held))
             elif now - self._daemon.lost_at >= PATIENCE_SECONDS:
                 held.errno = errno.ENETDOWN

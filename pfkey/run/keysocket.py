@@ -9,6 +9,7 @@ import socket
 from errno import EINVAL, ENFILE, ENOENT, EPERM, EPROTONOSUPPORT, ESOCKTNOSUPPORT
 
 from pfkey.const import PF_KEY_V2
+from pfkey.dialect import LINUX, Dialect
 from pfkey.run.daemons import Daemon, Daemons
 from pfkey.run.held import Hall, Held
 from pfkey.run.notify import Call, Listener
@@ -19,9 +20,12 @@ _FLAGS = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 
 
 class KeySockets:
-    """All PF_KEY sockets of the supervised programs."""
+    """All PF_KEY sockets of the supervised programs, which speak this dialect."""
 
-    def __init__(self, listener: Listener, watch: Watch, daemons: Daemons) -> None:
+    def __init__(
+        self, listener: Listener, watch: Watch, daemons: Daemons, dialect: Dialect = LINUX
+    ) -> None:
+        self._dialect = dialect
         self._listener = listener
         self._watch = watch
         self._daemons = daemons
@@ -51,7 +55,7 @@ class KeySockets:
             self._halls[daemon] = Hall(daemon, self._watch)
         hall = self._halls[daemon]
         try:
-            held = Held(blocking=not flags & socket.SOCK_NONBLOCK)
+            held = Held(blocking=not flags & socket.SOCK_NONBLOCK, dialect=self._dialect)
         except OSError:  # not the caller's descriptors, ours have run out
             raise OSError(ENFILE, "the supervisor has no descriptors left") from None
 

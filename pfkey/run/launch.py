@@ -21,10 +21,12 @@ import syslog
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Never
 
 from pfkey import policy as language
+from pfkey.dialect import LINUX, Dialect
 from pfkey.errors import ShellError
 from pfkey.run.group import Group
 from pfkey.run.link import Link
@@ -37,14 +39,21 @@ _DEAF_TO = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal
 _PYTHONS = (signal.SIGPIPE, signal.SIGXFSZ)  # ignored since Python has begun
 _HIGHEST = 2**31 - 1
 _SHELL = "/bin/sh"
+_Begin = partial[Supervisor]  # with all but the listener and the machine
 
 
 def run(
-    words: Sequence[str], path: Path, *, is_default: bool, policies: Sequence[str] = ()
+    words: Sequence[str],
+    path: Path,
+    *,
+    is_default: bool,
+    policies: Sequence[str] = (),
+    dialect: Dialect = LINUX,
 ) -> Never:
     """Become the program of these words, supervised; see `Daemons` for the rest.
 
-    With `policies` all its sockets have these, see `pfkey.run.group`.
+    Its PF_KEY sockets speak this dialect. With `policies` all its sockets have these, see
+    `pfkey.run.group`.
 
     Raises:
         PolicyError: one of them is none.
@@ -56,7 +65,8 @@ def run(
     group = Group.make(octets) if octets else None
     try:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        _split_off(theirs, path, is_default=is_default, group=group)
+        begin = partial(Supervisor, path=path, is_default=is_default, group=group, dialect=dialect)
+        _split_off(theirs, begin, group)
         theirs.close()
         if group is not None:
             _join(group, path, policies)
@@ -114,7 +124,7 @@ def _environment() -> dict[bytes, bytes]:
     return dict(line.split(b"=", 1) for line in lines if b"=" in line)
 
 
-def _split_off(end: socket.socket, path: Path, *, is_default: bool, group: Group | None) -> None:
+def _split_off(end: socket.socket, begin: _Begin, group: Group | None) -> None:
     """Fork the supervisor. It is nobody's child, so that no program waits for it."""
     child = os.fork()
     if child:
@@ -125,7 +135,7 @@ def _split_off(end: socket.socket, path: Path, *, is_default: bool, group: Group
     try:
         os.setsid()
         if not os.fork():
-            _supervise(end, path, is_default=is_default, group=group)
+            _supervise(end, begin, group)
         status = 0
     except BaseException:  # of a fork of ours nothing may come back into the caller
         syslog.syslog(syslog.LOG_ERR, f"pfkey run: {traceback.format_exc()}")
@@ -133,13 +143,12 @@ def _split_off(end: socket.socket, path: Path, *, is_default: bool, group: Group
         os._exit(status)
 
 
-def _supervise(end: socket.socket, path: Path, *, is_default: bool, group: Group | None) -> None:
+def _supervise(end: socket.socket, begin: _Begin, group: Group | None) -> None:
     _let_go_of_the_world(end)
     _, fds, _, _ = socket.recv_fds(end, 64, 1)
     if not fds:
         return  # the filter was refused, and who asked for it has been told
-    machine = platform.machine()
-    supervisor = Supervisor(Listener(fds[0]), path, machine, is_default=is_default, group=group)
+    supervisor = begin(Listener(fds[0]), machine=platform.machine())
     end.send(b"s")
     end.close()
     supervisor.run()

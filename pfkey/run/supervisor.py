@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from errno import EIO
 from pathlib import Path
 
+from pfkey.dialect import LINUX, Dialect
 from pfkey.run.caller import socket_inode
 from pfkey.run.daemons import Daemons
 from pfkey.run.filter import MACHINES
@@ -43,7 +44,10 @@ class _Waiting:
 
 
 class Supervisor:
-    """All programs under one filter; see `Daemons` for the arguments. `group` has a policy."""
+    """All programs under one filter; see `Daemons` for the arguments. `group` has a policy.
+
+    PF_KEY is spoken in this dialect.
+    """
 
     def __init__(
         self,
@@ -53,12 +57,13 @@ class Supervisor:
         *,
         is_default: bool,
         group: Group | None = None,
+        dialect: Dialect = LINUX,
     ) -> None:
         self._listener = listener
         self._abis = {abi.arch: abi for abi in MACHINES[machine]}
         self._watch = Watch()
         self._daemons = Daemons(listener, self._watch, path, is_default=is_default)
-        self._keys = KeySockets(listener, self._watch, self._daemons)
+        self._keys = KeySockets(listener, self._watch, self._daemons, dialect)
         self._options = SocketOptions(listener, self._daemons, group)
         self._keeper = Keeper(group, self._daemons.own) if group else None
         self._waiting: list[_Waiting] = []

@@ -107,6 +107,14 @@ def test_a_hangup_or_an_interrupt_sent_to_all_ends_no_worker(net: Net, tmp_path:
     assert two.da.workers() == workers
 
 
+def test_a_renamed_device_leaks_nothing_and_gets_its_name_back(net: Net, tmp_path: Path) -> None:
+    two = Attacked(net, tmp_path)
+    with only_esp(two):
+        two.a.ip("link", "set", "pfkey0", "name", "other0")
+        until(lambda: "restored what=device pfkey0" in two.da.log)
+        until(two.ping)
+
+
 @pytest.mark.parametrize("role", ["out", "in"])
 def test_a_worker_that_stands_still_holds_up_nobody_and_hoards_nothing(
     net: Net, tmp_path: Path, role: str

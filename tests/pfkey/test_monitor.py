@@ -1,6 +1,7 @@
 """What `pfkey monitor` shows of a record, as text and as JSON."""
 
 import json
+import struct
 from datetime import UTC
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from pfkey import monitor
 from pfkey.const import ExtType, MsgType, SaType
+from pfkey.dialect import FREEBSD, NETBSD, OPENBSD, Dialect
 from pfkey.ext_address import Address
 from pfkey.ext_key import Key
 from pfkey.ext_sa import Sa
@@ -92,3 +94,19 @@ def test_any_octets_are_shown(octets: bytes) -> None:
     for record in (octets, head + octets[: len(octets) // 8 * 8]):
         assert monitor.render(event(record))
         line(record)
+
+
+@pytest.mark.parametrize("dialect", [NETBSD, FREEBSD, OPENBSD], ids=repr)
+def test_each_client_is_shown_in_its_own_dialect(dialect: Dialect) -> None:
+    """A copy for a promiscuous client has a header before it; shown is what it is a copy of."""
+    plain = Message(type=MsgType.REGISTER, satype=SaType.ESP, seq=7, pid=77).encode(dialect)
+    head = struct.pack("=BBBBHHII", 2, MsgType.X_PROMISC, 0, 0, 2 + len(plain) // 8, 0, 0, 0)
+    for octets in (plain, head + plain):
+        told = event(octets) | {"dialect": dialect.name}
+        shown = monitor.render(told, zone=UTC)
+        assert shown.endswith(f"(pid 77) -> {dialect.name} REGISTER esp seq=7 pid=77")
+        loaded = json.loads(monitor.line(told))
+        check_schema(loaded, schema("monitor"))
+        assert loaded["dialect"] == dialect.name
+        assert loaded["message"]["type"] == "REGISTER"
+        assert loaded["fault"] is None

@@ -12,6 +12,7 @@ import pytest
 
 from keyd.shell import rpc
 from pfkey.const import MsgType
+from pfkey.dialect import NETBSD, OPENBSD, Dialect
 from tests.support.shell import (
     HEADER,
     REGISTER,
@@ -227,3 +228,27 @@ def test_one_client_too_many_is_refused(daemon: Process, ctl: socket.socket) -> 
             one.close()
             other.close()
     daemon.until(lambda: control(daemon.socket, "status")["result"]["clients"] == 0)
+
+
+@pytest.mark.parametrize("dialect", [NETBSD, OPENBSD], ids=repr)
+def test_an_adopted_socket_speaks_the_dialect_it_is_said_to(
+    ctl: socket.socket, pair: tuple[socket.socket, socket.socket], dialect: Dialect
+) -> None:
+    program, theirs = pair
+    had = {"registered": [3], "promiscuous": False, "dialect": dialect.name}
+    assert adopt(ctl, theirs.fileno(), **had)["result"]["registered"] == [3]
+    assert drain(program) == []
+    esp = dialect.satypes.theirs(3)
+    reply = ask(program, header(MsgType.REGISTER, satype=esp))
+    # EEXIST on NetBSD, where once is enough; on OpenBSD it may be repeated
+    assert reply[:4] == bytes((2, MsgType.REGISTER, 17 if dialect is NETBSD else 0, esp))
+
+
+def test_no_other_dialects_are_adopted(
+    ctl: socket.socket, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    _, theirs = pair
+    for dialect in ("solaris", "", 7, None):
+        error = adopt(ctl, theirs.fileno(), dialect=dialect)["error"]
+        assert error["code"] == rpc.INVALID_PARAMS
+        assert "linux, netbsd, freebsd, openbsd" in error["message"]

@@ -264,6 +264,23 @@ async def test_what_is_behind_a_change_is_told_after_it(
     assert len(world.commits) <= 2
 
 
+async def test_a_change_that_is_not_the_last_waits_for_the_others(
+    nursery: trio.Nursery, world: World
+) -> None:
+    nursery.start_soon(world.applier.run)
+    for number in (1, 2):
+        assert world.applier.begin(add(number), is_behind=number > 1, more=True) is not None
+        await trio.testing.wait_all_tasks_blocked()
+    assert world.commits == []
+    await world.applier.obey(add(3))
+    assert [[p.id for p in step.policies] for step in world.commits] == [[1, 2, 3]]
+    last = world.applier.begin(add(4), more=True)
+    assert last is not None
+    world.applier.commit_now()
+    await last.wait()
+    assert len(world.commits) == 2
+
+
 async def test_replies_keep_their_order_while_a_full_channel_empties(
     nursery: trio.Nursery, world: World
 ) -> None:

@@ -83,6 +83,17 @@ def test_a_deleted_device_returns_on_the_same_descriptor(host: Host, device: Tun
     os.close(copy)
 
 
+def test_a_renamed_device_gets_its_name_back(host: Host, device: Tun) -> None:
+    host.ip("link", "set", "pfkey0", "name", "other0")
+    host.ip("link", "add", "pfkey0", "type", "veth", "peer", "name", "end0")
+    with pytest.raises(ShellError, match="pfkey0 is taken; stop the program that uses it, or ip"):
+        in_host(host, device.ensure)
+    host.ip("link", "del", "pfkey0")
+    assert in_host(host, device.ensure) == ["device pfkey0"]
+    assert in_host(host, device.ensure) == []
+    assert "other0" not in host.run("ip", "-br", "link").stdout
+
+
 def test_what_others_changed_on_it_is_put_back(host: Host, device: Tun) -> None:
     host.ip("link", "set", "pfkey0", "down", "mtu", "1500")
     host.ip("addr", "flush", "dev", "pfkey0")
