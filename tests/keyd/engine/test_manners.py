@@ -14,7 +14,7 @@ from pfkey.const import MsgType
 TABLE: dict[str, dict[str, dict[str, Any]]] = tomllib.loads(
     (Path(__file__).parents[3] / "specs" / "tables" / "manners.toml").read_text()
 )
-NOT_IN_THE_TABLE = {"dialect", "refusals", "takes"}
+NOT_IN_THE_TABLE = {"knows_own", "dialect", "refusals", "takes"}
 
 
 def number(name: str) -> int:
