@@ -267,7 +267,7 @@ class Outbound:
             and flow.progress.is_stuck(frame)
         ):
             self._suspect(frame, flow.chain)
-        if not self._troubles or segment.opens_connection(frame):
+        if not self._troubles or segment.may_open_connection(frame):
             return  # an error would end what only begins
         for layer in flow.chain.layers:
             since = self._troubles.since(layer.sa.spec.slot, self._now)

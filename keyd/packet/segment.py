@@ -162,11 +162,13 @@ def tcp_header_octets(transport: bytes | bytearray | memoryview) -> int:
     return octets if TCP_MIN <= octets <= len(transport) else 0
 
 
-def opens_connection(frame: Frame) -> bool:
-    """Whether this is TCP's SYN."""
+def may_open_connection(frame: Frame) -> bool:
+    """Whether this is TCP without data, or a SYN: its program may not know yet that it may send."""
+    if frame.proto != TCP or frame.is_fragment:
+        return False
     transport = frame.transport
-    is_tcp = frame.proto == TCP and not frame.is_fragment and len(transport) > 13
-    return is_tcp and bool(transport[13] & SYN)
+    octets = tcp_header_octets(transport)
+    return len(transport) <= octets or not octets or bool(transport[13] & SYN)
 
 
 def tcp_sequence(transport: bytes | bytearray | memoryview) -> int:

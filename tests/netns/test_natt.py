@@ -34,6 +34,11 @@ table ip nat {{
         oifname "tob" udp sport 4500 masquerade to :{port}
         oifname "tob" masquerade
     }}
+    # as such routers do: what comes unasked must not take the port that a's flow is to have
+    chain in {{
+        type filter hook input priority 0
+        iifname "tob" udp dport 4500-6000 ct state new drop
+    }}
 }}
 """
 MODES = ("transport", "tunnel")

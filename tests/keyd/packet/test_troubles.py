@@ -72,12 +72,16 @@ def test_errors_and_what_many_get_are_not_answered() -> None:
 
 
 def test_connections_that_begin_are_not_ended() -> None:
-    """Linux aborts on errors about a SYN, and anybody on the way can claim such."""
+    """Linux aborts on errors about a SYN, and anybody on the way can claim such.
+
+    It also hands a soft error to a program that asks how its connect() has ended (SO_ERROR).
+    """
     pair = Pair(*CASES["transport"])
     (wire,) = pair.send(frame(whole(A, B, 17, udp(b"x"))))
     pair.out.icmp_error(3, 1, 0, wire[:28], NOW)
     assert send(pair, ipv4(6, tcp(b"", flags=0x02))) == (1, [])
-    assert len(send(pair, ipv4(6, tcp(b"", flags=0x10)))[1]) == 1
+    assert send(pair, ipv4(6, tcp(b"", flags=0x10))) == (1, [])
+    assert len(send(pair, ipv4(6, tcp(b"data", flags=0x10)))[1]) == 1
 
 
 @pytest.mark.parametrize(("kind", "code"), [(3, 0), (3, 2), (3, 3), (3, 13), (11, 0), (12, 0)])
