@@ -127,19 +127,21 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.targets if name not in TARGETS]:
         parser.error(f"no target {', '.join(unknown)}; there are {', '.join(TARGETS)}")
-    logging.disable()
     start = options.seed if options.seed is not None else random.SystemRandom().getrandbits(32)
     names = options.targets or list(TARGETS)
     print(f"seed {start}, {options.seconds or 'no end of'} seconds: {', '.join(names)}", flush=True)
     hunts = [Hunt(TARGETS[name], options.kept, random.Random(f"{start} {name}")) for name in names]
     turn = min(TURN_SECONDS, max(0.1, (options.seconds or 60.0) / len(hunts)))
     end = time.monotonic() + (options.seconds or float("inf"))
+    logging.disable()
     try:
         while time.monotonic() < end:
             for hunt in hunts:
                 hunt.turn(min(end, time.monotonic() + turn))
     except KeyboardInterrupt:
         print()
+    finally:
+        logging.disable(logging.NOTSET)
     for hunt in hunts:
         print(f"{hunt.target.name}: {hunt.runs} runs, {len(hunt.found)} faults")
     return int(any(hunt.found for hunt in hunts))

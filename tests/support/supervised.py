@@ -51,10 +51,13 @@ def run(
 class Program(subprocess.Popen[bytes]):
     """A program under `pfkey run`, told and heard by the line; it is killed if it is left."""
 
-    def __init__(self, socket: Path, *program: str | Path, stderr: int | None = None) -> None:
+    def __init__(
+        self, socket: Path, *program: str | Path, stderr: int | None = None,
+        group: int | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(
             words(socket, *program), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
-            bufsize=0,
+            bufsize=0, process_group=group,
         )  # fmt: skip
 
     def __exit__(self, *exit: object) -> None:

@@ -52,9 +52,16 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 @pytest.fixture
-def lists(pair: tuple[socket.socket, socket.socket]) -> Iterator[None]:
+def lists() -> Iterator[None]:
+    _forget()  # what another test may have left
     yield
-    libipsec.pfkey_send_register(pair[0], SaType.UNSPEC)  # forgets them
+    _forget()
+
+
+def _forget() -> None:
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with near, far:
+        libipsec.pfkey_send_register(near, SaType.UNSPEC)
 
 
 # Receiving.
