@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from keyd.model import PolicySpec
+from keyd.shell.blocks import LINEAR_MAX, Layout, Ruled
 from keyd.shell.nft_rules import POLICY_CHAINS
 
 Rules = Mapping[str, Sequence[str]]  # of one policy, by chain
@@ -39,18 +40,24 @@ class Chain:
             del those[first : first + count]
 
 
+_EMPTY = Chain()
+
+
 class Chains:
     """All chains of policies, as nft has them or shall have them.
 
     Attributes:
         policies: in the order of the match, holds first.
-        by_name: the chains.
+        by_name: the chains, each one list.
+        laid: as they stand in nft: one of many policies in blocks, which come before it.
     """
 
     def __init__(self) -> None:
         self.policies: list[PolicySpec] = []
         self.by_name = {name: Chain() for name in POLICY_CHAINS}
+        self.laid = self.by_name.copy()
         self._written: dict[int, tuple[PolicySpec, Rules]] = {}
+        self._layout = Layout()
 
     def after(
         self,
@@ -64,6 +71,18 @@ class Chains:
         `added` and `removed` only save time, where they are all the difference and what is new
         comes last. `write` makes the rules of a policy.
         """
+        made = self._listed(policies, added, removed, write)
+        made._layout = self._layout
+        made._lay(self)
+        return made
+
+    def _listed(
+        self,
+        policies: Sequence[PolicySpec],
+        added: Sequence[PolicySpec],
+        removed: Sequence[PolicySpec],
+        write: Callable[[PolicySpec], Rules],
+    ) -> "Chains":
         gone = {spec.id for spec in removed}
         kept = [spec for spec in self.policies if spec.id not in gone] if gone else self.policies
         made = Chains()
@@ -106,6 +125,33 @@ class Chains:
             for name, rules in entry[1].items():
                 touched(name).append(spec.id, rules)
 
+    def _lay(self, before: "Chains") -> None:
+        laid: dict[str, Chain] = {}
+        for name, chain in self.by_name.items():
+            if len(chain.rules) <= LINEAR_MAX:  # of not more policies then
+                laid[name] = chain
+                continue
+            if chain is before.by_name[name]:
+                laid |= {n: c for n, c in before.laid.items() if _is_of(n, name)}
+                continue
+            ruled: Ruled = []
+            for spec in self.policies:
+                rules = self._written[spec.id][1].get(name)
+                if rules:
+                    ruled.append((spec, list(rules)))
+            for block, rules in self._layout.rules(name, ruled).items():
+                known = before.laid.get(block)
+                laid[block] = (
+                    known
+                    if known and known.rules == rules
+                    else Chain(rules, [], [UNKNOWN] * len(rules))
+                )
+        self.laid = laid
+
+    def settle(self) -> None:
+        """These are in force: what leads into blocks that are gone is forgotten."""
+        self._layout.forget(self.laid)
+
     def commands(
         self, before: "Chains", table: str, ask: Callable[[str], list[int]] | None
     ) -> list[str]:
@@ -114,12 +160,18 @@ class Chains:
         `ask` tells the handles of a chain's rules in their order. None: nobody else's hand is kept
         from the table, so that positions say nothing.
         """
-        found: list[str] = []
-        for name, chain in self.by_name.items():
-            if chain is not before.by_name[name]:
+        found = [f"add chain {table} {name}" for name in self.laid if name not in before.laid]
+        for name, chain in self.laid.items():
+            old = before.laid.get(name, _EMPTY)
+            if chain is not old:
                 handles = (lambda name=name: ask(name)) if ask else None
-                found += _edit(f"{table} {name}", before.by_name[name], chain, handles)
-        return found
+                found += _edit(f"{table} {name}", old, chain, handles)
+        gone = [f"chain {table} {name}" for name in before.laid if name not in self.laid]
+        return found + [f"{verb} {chain}" for verb in ("flush", "delete") for chain in gone]
+
+
+def _is_of(block: str, name: str) -> bool:
+    return block == name or block.startswith(f"{name}_")
 
 
 def _edit(where: str, old: Chain, new: Chain, ask: Callable[[], list[int]] | None) -> list[str]:

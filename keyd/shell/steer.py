@@ -15,13 +15,13 @@ import errno
 import logging
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from keyd.model import PolicySpec
-from keyd.shell import nat, nft, nft_chains, nft_natt, nft_rules, nft_sockets, routes
+from keyd.shell import blocks, nat, nft, nft_chains, nft_natt, nft_rules, nft_sockets, routes
 from keyd.shell.holds import holds
 from keyd.shell.marks import Marks
 from keyd.shell.nft import Nft, OwnerlessError
@@ -117,9 +117,7 @@ class Steer:
             listed = self._claim_table()
             is_leftover = any("chain" in o for o in listed)
             found = holds(
-                o["rule"].get("comment", "")
-                for o in listed
-                if "rule" in o and o["rule"]["chain"] in POLICY_CHAINS
+                rule.get("comment", "") for rule in blocks.in_order(listed, POLICY_CHAINS)
             )
             self._tun.open(_LEFTOVER_WAIT_SECONDS if is_leftover else 0.0)
             self._events = [routes.event_socket(), nft.event_socket()]
@@ -156,6 +154,7 @@ class Steer:
         if commands:
             self._transact(commands)
         self._chains = after
+        after.settle()
 
     def commit_sockets(
         self, pairs: Sequence[SocketPair], groups: Sequence[SocketGroup] = ()
@@ -285,14 +284,18 @@ class Steer:
             f"delete chain {self._table} {o['chain']['name']}" for o in listed if "chain" in o
         ]
         commands += self._frame.skeleton()
-        for chain, held in self._chains.by_name.items():
+        laid = self._chains.laid
+        commands += [
+            f"add chain {self._table} {name}" for name in laid if name not in POLICY_CHAINS
+        ]
+        for chain, held in laid.items():
             commands += self._added(chain, held.rules)
         for chain, rules in self._socket_rules.items():
             commands += self._added(chain, rules)
         commands += nft_natt.changes(self._table, frozenset(), self._natt)
         self._generation = nft.generation()
         self._transact(commands)
-        for held in self._chains.by_name.values():
+        for held in laid.values():
             held.handles[:] = [nft_chains.UNKNOWN] * len(held.rules)
         self._has_nat_chain = False
         self._follow_nat()
@@ -304,7 +307,7 @@ class Steer:
     def _note_fixed(self) -> None:
         """Remember how a table that others can change looks when it is as it should be."""
         if not self.owned:
-            self._fixed = _picture(self._list_table())[0]
+            self._fixed = _picture(self._list_table(), self._chains.laid)[0]
             if nft.generation() != self._generation:
                 self._fixed = None  # somebody wrote meanwhile: `ensure` writes it again
 
@@ -346,7 +349,7 @@ class Steer:
         if generation == self._generation and nat.is_in_legacy() == self._legacy_nat:
             return []
         self._generation = generation
-        if not self.owned and _picture(self._list_table()) != (
+        if not self.owned and _picture(self._list_table(), self._chains.laid) != (
             self._fixed, self._expected_comments(), self._expected_elements(),
         ):  # fmt: skip
             self._write_table(self._list_table())
@@ -357,7 +360,7 @@ class Steer:
     def _expected_comments(self) -> dict[str, list[str]]:
         return {
             chain: [rule.partition(' comment "')[2].rstrip('"') for rule in held.rules]
-            for chain, held in self._chains.by_name.items()
+            for chain, held in self._chains.laid.items()
         }
 
     def _expected_elements(self) -> dict[str, int]:
@@ -366,21 +369,21 @@ class Steer:
 
 
 def _picture(
-    listed: list[dict[str, Any]],
+    listed: list[dict[str, Any]], chains: Iterable[str]
 ) -> tuple[object, dict[str, list[str]], dict[str, int]]:
-    """What others may have changed in a plain table: its fixed part, and the policies' rules.
+    """What others may have changed in a plain table: its fixed part, and the rules of `chains`.
 
     The latter by their number and comments, and elements of sets by their number: enough to see
     a flush, a deletion, an insertion.
     """
     fixed: list[dict[str, Any]] = []
     sizes: dict[str, int] = {}
-    comments: dict[str, list[str]] = {chain: [] for chain in POLICY_CHAINS}
+    comments: dict[str, list[str]] = {chain: [] for chain in chains}
     for entry in listed:
         for kind, o in entry.items():
             if kind == "rule" and o["chain"] in comments:
                 comments[o["chain"]].append(o.get("comment", ""))
-            else:
+            elif kind != "chain" or o["name"] not in comments or o["name"] in POLICY_CHAINS:
                 hidden = {"handle", "packets", "bytes", "elem"}
                 if kind == "set" and o["name"] in nft_natt.SETS:
                     sizes[o["name"]] = len(o.get("elem", ()))

@@ -4,10 +4,12 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from keyd.model import PolicySpec
+from keyd.shell.blocks import LINEAR_MAX
 from keyd.shell.nft_chains import UNKNOWN, Chains
 from keyd.shell.nft_rules import POLICY_CHAINS
 from pfkey.const import Dir, PolicyType
@@ -46,10 +48,19 @@ class Nft:
 
     def run(self, commands: Sequence[str]) -> None:
         for command in commands:
-            verb, what, table, chain, *rest = command.split(" ", 4)
+            verb, what, family, chain, *rest = command.split(" ", 4)
+            assert family == "t"
+            if (verb, what) == ("add", "chain"):
+                assert chain not in self.chains
+                self.chains[chain] = []
             rules = self.chains[chain]
-            assert table == "t"
             match verb, what:
+                case "add", "chain":
+                    pass
+                case "delete", "chain":
+                    assert not rules
+                    assert not any(r.endswith(f" jump {chain}") for r in self.all_rules())
+                    del self.chains[chain]
                 case "flush", "chain":
                     rules.clear()
                 case "add", "rule":
@@ -65,13 +76,30 @@ class Nft:
     def _at(self, chain: str, handle: str) -> int:
         return self.ask_quietly(chain).index(int(handle))
 
+    def all_rules(self) -> list[str]:
+        return [rule for rules in self.chains.values() for _, rule in rules]
+
+    def flat(self, chain: str) -> list[str]:
+        """The rules that a packet may come by, blocks in the place of what leads there."""
+        found: list[str] = []
+        entered = ""
+        for _, rule in self.chains[chain]:
+            _, is_way, block = rule.partition(" jump ")
+            if is_way and block != entered:
+                found += self.flat(block)
+                entered = block
+            elif not is_way:
+                found.append(rule)
+        return found
+
     def ask_quietly(self, chain: str) -> list[int]:
         return [number for number, _ in self.chains[chain]]
 
     def commit(self, before: Chains, after: Chains, *, owned: bool = True) -> list[str]:
         commands = after.commands(before, "t", self.ask if owned else None)
         self.run(commands)
-        for name, chain in after.by_name.items():
+        assert self.chains.keys() == after.laid.keys()
+        for name, chain in after.laid.items():
             assert [rule for _, rule in self.chains[name]] == chain.rules
             known = zip(chain.handles, self.ask_quietly(name), strict=True)
             assert all(said in (UNKNOWN, true) for said, true in known)
@@ -152,3 +180,36 @@ def test_one_in_the_middle_costs_a_command_and_no_question_twice() -> None:
         assert len(nft.commit(chains, after)) <= 3
         chains = after
     assert nft.asked <= 4  # once for each chain, and where a rule is new
+
+
+@pytest.mark.parametrize("owned", [True, False])
+def test_many_policies_follow_one_another_in_blocks(owned: bool) -> None:
+    """From few to many and back, one at the front, in the middle, at the end, gone, changed."""
+    nft, chains = Nft(), Chains()
+    many = [policy(n) for n in range(1, LINEAR_MAX + 200)]
+    states = [
+        many[:20], many, [policy(5000), *many], many[:300] + many[301:], [*many, policy(7000)],
+        [replace(one, priority=1) if one.id == 77 else one for one in many], many[::-1],
+        [one for one in many if one.id % 3], many[:10], [],
+    ]  # fmt: skip
+    for policies in states:
+        before = chains.policies
+        added = [one for one in policies if one not in before]
+        removed = [one for one in before if one not in policies]
+        after = chains.after(policies, added, removed, write)
+        nft.commit(chains, after, owned=owned)
+        chains = after
+        chains.settle()
+        assert {name: nft.flat(name) for name in NAMES} == rules_of(policies)
+
+
+def test_one_policy_of_many_costs_a_few_commands() -> None:
+    nft, chains = Nft(), Chains()
+    many = [policy(n) for n in range(1, LINEAR_MAX + 200)]
+    after = chains.after(many, many, (), write)
+    nft.commit(chains, after)
+    more = [*many, policy(9999)]
+    last = after.after(more, more[-1:], (), write)
+    assert len(nft.commit(after, last)) < 10
+    gone = [one for one in more if one.id != 300]
+    assert len(nft.commit(last, last.after(gone, (), [policy(300)], write))) < 10
