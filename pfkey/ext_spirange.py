@@ -3,13 +3,13 @@
 Byte order: host, the SPIs included, unlike the SPI of sadb_sa.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
-from pfkey.base import check_extension
 from pfkey.codec import R32, U16, U32, Format
 from pfkey.const import ExtType
-from pfkey.dialect import LINUX, Dialect
+from pfkey.ext_fixed import FixedExtension
 
 SADB_SPIRANGE = Format(
     "sadb_spirange",
@@ -19,30 +19,14 @@ SADB_SPIRANGE = Format(
     "max" / U32,
     "reserved" / R32,
 )
-_TYPES = frozenset({int(ExtType.SPIRANGE)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpiRange:
-    """The SPIs a GETSPI may choose from, both ends included."""
+class SpiRange(FixedExtension):
+    """The SPIs a GETSPI may choose from, both ends included. 16 octets."""
 
     exttype: ClassVar[ExtType] = ExtType.SPIRANGE
+    layout: ClassVar[Format] = SADB_SPIRANGE
+    values: ClassVar[Mapping[str, str]] = {"min": "min", "max": "max"}
     min: int
     max: int
-
-    @classmethod
-    def decode(cls, octets: bytes, at: int = 0, dialect: Dialect = LINUX) -> Self:
-        """Read exactly 16 octets; `at` is their offset in the message.
-
-        Raises:
-            WireError: wrong length or type.
-        """
-        check_extension(SADB_SPIRANGE, octets, at, _TYPES, dialect, is_fixed=True)
-        raw = SADB_SPIRANGE.parse(octets, at)
-        return cls(min=raw["min"], max=raw["max"])
-
-    def encode(self, dialect: Dialect = LINUX) -> bytes:
-        """Build the 16 octets. A field out of range raises WireError."""
-        return SADB_SPIRANGE.build(
-            len=2, exttype=dialect.exttype(self.exttype), min=self.min, max=self.max
-        )

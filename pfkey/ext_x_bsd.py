@@ -3,6 +3,7 @@
 Byte order: host.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
@@ -11,6 +12,7 @@ from pfkey.codec import OCTETS32, R8, R16, R32, R56, U8, U16, U32, U64, Fields, 
 from pfkey.const import UNIT_OCTETS, ExtType
 from pfkey.dialect import LINUX, Dialect
 from pfkey.errors import WireError
+from pfkey.ext_fixed import FixedExtension
 
 _LEAD: Fields = ("len" / U16, "exttype" / U16)
 SADB_PROTOCOL = Format(
@@ -23,9 +25,11 @@ SADB_X_REPLAY = Format("sadb_x_replay", *_LEAD, "reserved" / R32, "count" / U64)
 SADB_X_IFACE = Format(
     "sadb_x_iface", *_LEAD, "unit" / U32, "direction" / U8, "reserved" / R56
 )  # fmt: skip
+_COUNTS = (
+    "ipackets", "opackets", "ibytes", "obytes", "idrops", "odrops", "idecompbytes", "ouncompbytes",
+)  # fmt: skip
 SADB_X_COUNTER = Format(
-    "sadb_x_counter", *_LEAD, "pad" / R32, "ipackets" / U64, "opackets" / U64, "ibytes" / U64,
-    "obytes" / U64, "idrops" / U64, "odrops" / U64, "idecompbytes" / U64, "ouncompbytes" / U64,
+    "sadb_x_counter", *_LEAD, "pad" / R32, *(name / U64 for name in _COUNTS)
 )  # fmt: skip
 SADB_X_IF_HW_OFFL = Format("sadb_x_if_hw_offl", *_LEAD, "flags" / U32, "if" / OCTETS32)
 _PROTOCOLS = frozenset({int(ExtType.X_PROTOCOL), int(ExtType.X_FLOW_TYPE), int(ExtType.X_SATYPE2)})
@@ -147,63 +151,33 @@ class Tag:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rdomain:
-    """The routing domains of a packet before and after IPsec."""
+class Rdomain(FixedExtension):
+    """The routing domains of a packet before and after IPsec. 8 octets."""
 
     exttype: ClassVar[ExtType] = ExtType.X_RDOMAIN
+    layout: ClassVar[Format] = SADB_X_RDOMAIN
+    values: ClassVar[Mapping[str, str]] = {"before": "dom1", "after": "dom2"}
     before: int
     after: int
 
-    @classmethod
-    def decode(cls, octets: bytes, at: int = 0, dialect: Dialect = LINUX) -> Self:
-        """Read exactly 8 octets; `at` is their offset in the message.
-
-        Raises:
-            WireError: wrong length or type.
-        """
-        types = frozenset({cls.exttype})
-        check_extension(SADB_X_RDOMAIN, octets, at, types, dialect, is_fixed=True)
-        raw = SADB_X_RDOMAIN.parse(octets, at)
-        return cls(before=raw["dom1"], after=raw["dom2"])
-
-    def encode(self, dialect: Dialect = LINUX) -> bytes:
-        """Build the 8 octets. A field out of range raises WireError."""
-        return SADB_X_RDOMAIN.build(
-            len=1,
-            exttype=dialect.exttype(self.exttype),
-            dom1=self.before,
-            dom2=self.after,
-        )
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replay:
-    """The last sequence number that an SA has sent, or the highest that it has seen."""
+class Replay(FixedExtension):
+    """The last sequence number that an SA has sent, or the highest that it has seen. 16 octets."""
 
     exttype: ClassVar[ExtType] = ExtType.X_REPLAY
+    layout: ClassVar[Format] = SADB_X_REPLAY
+    values: ClassVar[Mapping[str, str]] = {"count": "count"}
     count: int
-
-    @classmethod
-    def decode(cls, octets: bytes, at: int = 0, dialect: Dialect = LINUX) -> Self:
-        """Read exactly 16 octets; `at` is their offset in the message.
-
-        Raises:
-            WireError: wrong length or type.
-        """
-        types = frozenset({cls.exttype})
-        check_extension(SADB_X_REPLAY, octets, at, types, dialect, is_fixed=True)
-        return cls(count=SADB_X_REPLAY.parse(octets, at)["count"])
-
-    def encode(self, dialect: Dialect = LINUX) -> bytes:
-        """Build the 16 octets. A field out of range raises WireError."""
-        return SADB_X_REPLAY.build(len=2, exttype=dialect.exttype(self.exttype), count=self.count)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Counter:
-    """What an SA has done, in and out; octets before decompression and after compression too."""
+class Counter(FixedExtension):
+    """What an SA has done, in and out, octets before and after compression too. 72 octets."""
 
     exttype: ClassVar[ExtType] = ExtType.X_COUNTER
+    layout: ClassVar[Format] = SADB_X_COUNTER
+    values: ClassVar[Mapping[str, str]] = {name: name for name in _COUNTS}
     ipackets: int = 0
     opackets: int = 0
     ibytes: int = 0
@@ -213,55 +187,16 @@ class Counter:
     idecompbytes: int = 0
     ouncompbytes: int = 0
 
-    @classmethod
-    def decode(cls, octets: bytes, at: int = 0, dialect: Dialect = LINUX) -> Self:
-        """Read exactly 72 octets; `at` is their offset in the message.
-
-        Raises:
-            WireError: wrong length or type.
-        """
-        types = frozenset({cls.exttype})
-        check_extension(SADB_X_COUNTER, octets, at, types, dialect, is_fixed=True)
-        raw = SADB_X_COUNTER.parse(octets, at)
-        return cls(**{name: raw[name] for name in _COUNTED})
-
-    def encode(self, dialect: Dialect = LINUX) -> bytes:
-        """Build the 72 octets. A field out of range raises WireError."""
-        values = {name: getattr(self, name) for name in _COUNTED}
-        return SADB_X_COUNTER.build(len=9, exttype=dialect.exttype(self.exttype), **values)
-
-
-_COUNTED = tuple(name for name in Counter.__dataclass_fields__ if name != "exttype")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Iface:
-    """The sec(4) interface that an SA belongs to; `direction` is 1 for in, 2 for out."""
+class Iface(FixedExtension):
+    """The sec(4) interface that an SA belongs to; `direction` is 1 for in, 2 for out. 16 octets."""
 
     exttype: ClassVar[ExtType] = ExtType.X_IFACE
+    layout: ClassVar[Format] = SADB_X_IFACE
+    values: ClassVar[Mapping[str, str]] = {"unit": "unit", "direction": "direction"}
     unit: int
     direction: int
-
-    @classmethod
-    def decode(cls, octets: bytes, at: int = 0, dialect: Dialect = LINUX) -> Self:
-        """Read exactly 16 octets; `at` is their offset in the message.
-
-        Raises:
-            WireError: wrong length or type.
-        """
-        types = frozenset({cls.exttype})
-        check_extension(SADB_X_IFACE, octets, at, types, dialect, is_fixed=True)
-        raw = SADB_X_IFACE.parse(octets, at)
-        return cls(unit=raw["unit"], direction=raw["direction"])
-
-    def encode(self, dialect: Dialect = LINUX) -> bytes:
-        """Build the 16 octets. A field out of range raises WireError."""
-        return SADB_X_IFACE.build(
-            len=2,
-            exttype=dialect.exttype(self.exttype),
-            unit=self.unit,
-            direction=self.direction,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 Byte order: network for the port, host for the rest. The original address is in `ext_address`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -10,6 +11,7 @@ from pfkey.base import check_extension
 from pfkey.codec import BE16, R16, R24, U8, U16, Format
 from pfkey.const import ExtType
 from pfkey.dialect import LINUX, Dialect
+from pfkey.ext_fixed import FixedExtension
 
 SADB_X_NAT_T_TYPE = Format(
     "sadb_x_nat_t_type", "len" / U16, "exttype" / U16, "type" / U8, "reserved" / R24
@@ -28,31 +30,17 @@ _PORT_FORMATS = {
     ExtType.X_NAT_T_DPORT: SADB_X_NAT_T_PORT,
     ExtType.X_UDPENCAP: SADB_X_UDPENCAP,
 }
-_TYPE = frozenset({int(ExtType.X_NAT_T_TYPE)})
 _PORTS = frozenset(map(int, _PORT_FORMATS))
-_FRAG = frozenset({int(ExtType.X_NAT_T_FRAG)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NatTType:
-    """The encapsulation: 2 for ESP in UDP, 1 for the older form without a marker, 0 for none."""
+class NatTType(FixedExtension):
+    """The encapsulation: 2 for ESP in UDP, 1 without a marker (older), 0 for none. 8 octets."""
 
     exttype: ClassVar[ExtType] = ExtType.X_NAT_T_TYPE
+    layout: ClassVar[Format] = SADB_X_NAT_T_TYPE
+    values: ClassVar[Mapping[str, str]] = {"type": "type"}
     type: int
-
-    @classmethod
-    def decode(cls, octets: bytes, at: int = 0, dialect: Dialect = LINUX) -> Self:
-        """Read exactly 8 octets; `at` is their offset in the message.
-
-        Raises:
-            WireError: wrong length or type.
-        """
-        check_extension(SADB_X_NAT_T_TYPE, octets, at, _TYPE, dialect, is_fixed=True)
-        return cls(type=SADB_X_NAT_T_TYPE.parse(octets, at)["type"])
-
-    def encode(self, dialect: Dialect = LINUX) -> bytes:
-        """Build the 8 octets. A field out of range raises WireError."""
-        return SADB_X_NAT_T_TYPE.build(len=1, exttype=dialect.exttype(self.exttype), type=self.type)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,24 +67,10 @@ class NatTPort:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NatTFrag:
+class NatTFrag(FixedExtension):
     """To fragments of how many octets IP packets are cut before they become ESP in UDP."""
 
     exttype: ClassVar[ExtType] = ExtType.X_NAT_T_FRAG
+    layout: ClassVar[Format] = SADB_X_NAT_T_FRAG
+    values: ClassVar[Mapping[str, str]] = {"octets": "fraglen"}
     octets: int
-
-    @classmethod
-    def decode(cls, octets: bytes, at: int = 0, dialect: Dialect = LINUX) -> Self:
-        """Read exactly 8 octets; `at` is their offset in the message.
-
-        Raises:
-            WireError: wrong length or type.
-        """
-        check_extension(SADB_X_NAT_T_FRAG, octets, at, _FRAG, dialect, is_fixed=True)
-        return cls(octets=SADB_X_NAT_T_FRAG.parse(octets, at)["fraglen"])
-
-    def encode(self, dialect: Dialect = LINUX) -> bytes:
-        """Build the 8 octets. A field out of range raises WireError."""
-        return SADB_X_NAT_T_FRAG.build(
-            len=1, exttype=dialect.exttype(self.exttype), fraglen=self.octets
-        )
