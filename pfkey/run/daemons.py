@@ -4,7 +4,7 @@ import select
 import syslog
 import time
 from collections.abc import Callable
-from errno import EAFNOSUPPORT, EPERM
+from errno import EAFNOSUPPORT, ENFILE, EPERM
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Daemon:
         self._link: Link | None = None
         self._asked: dict[int, Then] = {}
         self._retry_at = 0.0
+        self._is_missed = False  # who is found next is a successor, to be told of all
 
     @property
     def is_here(self) -> bool:
@@ -50,19 +51,31 @@ class Daemon:
         """Call a method and hand over a copy of a descriptor; `then` is called later, and once.
 
         Raises:
-            OSError: EAFNOSUPPORT where there is no pfkeyd.
+            OSError: EAFNOSUPPORT where there is no pfkeyd, ENFILE where we have no descriptor left.
         """
         try:
-            link = self._connect()
+            link = self._connect(time.monotonic())
         except ShellError:
             raise OSError(EAFNOSUPPORT, f"no pfkeyd at {self.path}") from None
         self._asked[link.call(method, params, sock)] = then
 
-    def _connect(self) -> Link:
-        if self._link is None:
-            self._link = Link(self.path)
-            self._watch.add(self._link.fileno(), select.EPOLLIN, self._on_event)
-        return self._link
+    def _connect(self, now: float) -> Link:
+        """The connection; whoever makes one anew tells those who wait for a successor."""
+        if self._link is not None:
+            return self._link
+        try:
+            link = self._link = Link(self.path)
+        except ShellError:
+            self._is_missed = True
+            raise
+        except OSError as error:
+            raise OSError(ENFILE, f"{self.path}: {error.strerror}") from None
+        self._watch.add(link.fileno(), select.EPOLLIN, self._on_event)
+        if self._is_missed:
+            self._is_missed = False
+            syslog.syslog(syslog.LOG_NOTICE, f"pfkey run: pfkeyd is there again: {self.path}")
+            self._changed(now)
+        return link
 
     def _on_event(self, events: int) -> None:
         records = None if self._link is None else self._link.receive()
@@ -78,6 +91,7 @@ class Daemon:
     def _lose(self) -> None:
         syslog.syslog(syslog.LOG_WARNING, f"pfkey run: pfkeyd is gone from {self.path}")
         self._drop_link()
+        self._is_missed = True
         self.lost_at = self._retry_at = time.monotonic()
         asked, self._asked = self._asked, {}
         self._changed(self.lost_at)
@@ -106,12 +120,9 @@ class Daemon:
             return
         self._retry_at = now + RETRY_SECONDS
         try:
-            self._connect()
-        except ShellError:
-            pass
-        else:
-            syslog.syslog(syslog.LOG_NOTICE, f"pfkey run: pfkeyd is back at {self.path}")
-        self._changed(now)
+            self._connect(now)
+        except (ShellError, OSError):
+            self._changed(now)
 
     def _changed(self, now: float) -> None:
         for tell in self.on_change:

@@ -72,6 +72,11 @@ class Group:
         except OSError as error:
             raise ShellError(f"{self.path}: {error.strerror}", _REMEDY) from None
 
+    def leave(self) -> None:
+        """Put this process back where it was, if it has entered."""
+        with contextlib.suppress(OSError):
+            (self.path.parent / "cgroup.procs").write_text("0")
+
     def take_inherited(self, texts: Sequence[str], path: Path) -> None:
         """Give the sockets that this process will hand on the policies, too."""
         for name in os.listdir("/proc/self/fd"):

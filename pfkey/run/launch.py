@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Never
 
 from pfkey import policy as language
+from pfkey.control import Control
 from pfkey.dialect import LINUX, Dialect
 from pfkey.errors import ShellError
 from pfkey.run.group import Group
-from pfkey.run.link import Link
 from pfkey.run.notify import Listener, install
 from pfkey.run.supervisor import Supervisor
 
@@ -61,7 +61,7 @@ def run(
     """
     octets = [language.parse(policy).encode() for policy in policies]
     path = path.absolute()
-    Link(path).close()
+    Control(path).close()
     group = Group.make(octets) if octets else None
     try:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -78,6 +78,7 @@ def run(
         ours.close()
     except BaseException:
         if group is not None:
+            group.leave()
             group.remove()
         raise
     _become(words)
@@ -151,9 +152,11 @@ def _supervise(end: socket.socket, begin: _Begin, group: Group | None) -> None:
     supervisor = begin(Listener(fds[0]), machine=platform.machine())
     end.send(b"s")
     end.close()
-    supervisor.run()
-    if group is not None:
-        group.remove()
+    try:
+        supervisor.run()
+    finally:
+        if group is not None:
+            group.remove()
 
 
 def _let_go_of_the_world(end: socket.socket) -> None:

@@ -4,14 +4,14 @@ A call may hand over a descriptor (SCM_RIGHTS). Its answer comes as a record lik
 """
 
 import json
-import os
 import socket
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pfkey.control import Control
+from pfkey.errors import ShellError
+from pfkey.transport import control_path, open_unix
 
 _RECORD_OCTETS = 1 << 16
 
@@ -37,13 +37,15 @@ class Link:
     """One connection.
 
     Raises:
-        ShellError: nobody listens there, or we may not.
+        ShellError: nobody listens there, we may not, or too many want to at once.
+        OSError: no descriptor is left.
     """
 
     def __init__(self, path: Path) -> None:
-        with Control(path) as control:
-            self._sock = socket.socket(fileno=os.dup(control.fileno()))
-        self._sock.setblocking(False)
+        sock = open_unix(control_path(path))
+        if sock is None:
+            raise ShellError(f"{path}: pfkeyd takes no connection just now", "try again")
+        self._sock = sock
         self._id = 0
         self._unsent: deque[tuple[bytes, Handed]] = deque()
 

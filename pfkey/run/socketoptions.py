@@ -1,8 +1,11 @@
 """Shell: the options that give a socket policies, and its mark, which says them.
 
 The value is read from the caller's memory, once; the socket is taken from the caller and handed to
-pfkeyd with the policy; pfkeyd marks it, and then the caller goes on. So no call goes on into the
-kernel after it was looked at: what another thread changes meanwhile changes nothing.
+pfkeyd with the policy; pfkeyd marks it, and then the caller is answered. Such a call does not go on
+into the kernel after it was looked at: what another thread changes meanwhile changes nothing. Two
+sorts do go on, where nothing depends on what was looked at: a mark of a privileged program on a
+socket that can bear no policy, or where there is no pfkeyd; and what begins a connection, whose
+group decides about it.
 """
 
 import struct
@@ -129,11 +132,18 @@ class SocketOptions:
         elif not (caller.is_net_admin or caller.is_net_raw):
             sock.close()
             raise OSError(EPERM, "neither CAP_NET_ADMIN nor CAP_NET_RAW")
-        elif self._daemons.of(caller).is_here or sock.getsockopt(SOL_SOCKET, SO_MARK):
+        elif self._may_bear_policy(caller, sock):
             self._ask(call, caller, "set_mark", {"mark": mark}, sock)
         else:  # no policy is in danger
             sock.close()
             self._listener.let_go(call)
+
+    def _may_bear_policy(self, caller: Caller, sock: socket) -> bool:
+        try:
+            daemon = self._daemons.of(caller)
+        except OSError:  # nobody could have given it one
+            return False
+        return daemon.is_here or bool(sock.getsockopt(SOL_SOCKET, SO_MARK))
 
     # ---------------------------------------------------------------- a policy for all sockets
 

@@ -1,6 +1,7 @@
 """Shell: which descriptors are waited for, and what is done when they are ready."""
 
 import select
+import syslog
 from collections.abc import Callable
 
 Handle = Callable[[int], None]
@@ -30,7 +31,11 @@ class Watch:
     def wait(self, seconds: float | None) -> None:
         """Handle what is ready, or return when the time is over."""
         select.select([self._poll.fileno()], [], [], seconds)
-        for fd, events in self._poll.poll(0):
-            handle = self._handles.get(fd)
-            if handle is not None:
+        ready = [(fd, events, self._handles.get(fd)) for fd, events in self._poll.poll(0)]
+        for fd, events, handle in ready:
+            if handle is None or self._handles.get(fd) is not handle:  # an earlier one changed it
+                continue
+            try:
                 handle(events)
+            except Exception as error:  # the last resort: no program is to lose its supervisor
+                syslog.syslog(syslog.LOG_ERR, f"pfkey run: internal error: {error!r}")

@@ -389,6 +389,16 @@ while sys.stdin.readline():
 # ---------------------------------------------------------------- refusals
 
 
+def test_who_cannot_be_supervised_leaves_its_group_again(two: Under) -> None:
+    """It is in its own by then, and nobody can take away a group with somebody in it."""
+    before = set(groups())
+    script = f"import glob; print(len(glob.glob('{CGROUPS}/**/pfkey-run-*', recursive=True)))"
+    done = two.run(two.a, "/bin/sh", "-c", f'"$@"; exec {sys.executable} -I -c "$0"', script,
+                   *two.words("/bin/true"))  # fmt: skip
+    assert "supervised already" in done.stderr
+    assert done.stdout == f"{len(before) + 1}\n", "that of the outer program alone"
+
+
 def test_without_a_group_of_ones_own_nothing_is_run(two: Under) -> None:
     read_only = f'mount -o bind,ro {CGROUPS} {CGROUPS} && exec "$@"'
     done = two.run(two.a, "/bin/echo", "ran", prefix=("unshare", "-m", "sh", "-c", read_only, "sh"))

@@ -180,6 +180,20 @@ def test_without_a_successor_requests_are_refused_after_a_while(tmp_path: Path, 
         assert second.stop() == 0
 
 
+def test_who_finds_the_successor_first_finds_it_for_all(tmp_path: Path, side: Side) -> None:
+    """A program's call is as good as the regular look."""
+    with Process(tmp_path) as first:
+        held = side.admit()
+        side.until_served(held)
+        side.lose(first)
+    with Process(tmp_path) as second:
+        other = side.admit()
+        side.until_served(held, other)
+        assert control(second.socket, "status")["result"]["clients"] == 2
+        side.close()
+        assert second.stop() == 0
+
+
 def test_a_supervisor_that_dies_leaves_the_program_its_pfkeyd(tmp_path: Path, side: Side) -> None:
     with Process(tmp_path) as first:
         held = side.admit()
