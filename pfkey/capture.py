@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 from pfkey import pcapng, peel
 from pfkey.blocking import Client
+from pfkey.const import SaState
 from pfkey.entries import SadEntry
 from pfkey.errors import ShellError
 from pfkey.peel import Peeled, Peeler
@@ -141,11 +142,21 @@ def tap() -> socket.socket:
 
 
 def private(path: Path) -> BinaryIO:
-    """A file to write that nobody else may read, also where it was there before."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    if stat.S_ISREG(os.fstat(fd).st_mode):  # a device or a pipe is not ours to change
+    """A file to write that nobody else may read, also where it was there before.
+
+    Raises:
+        ShellError: it is another user's, who could read it again.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    file = os.fdopen(fd, "wb")
+    known = os.fstat(fd)
+    if stat.S_ISREG(known.st_mode):  # a device or a pipe is not ours to change
+        if known.st_uid != os.geteuid():
+            file.close()
+            raise ShellError(f"{path}: belongs to another user", "remove it, or name another FILE")
         os.fchmod(fd, 0o600)
-    return os.fdopen(fd, "wb")
+        os.ftruncate(fd, 0)
+    return file
 
 
 class Capture:
@@ -167,6 +178,7 @@ class Capture:
     ) -> None:  # fmt: skip
         self._path, self._out, self._secrets = path, out, secrets
         self._entries: dict[tuple[int, str, str, int], SadEntry] = {}
+        self._written: str | None = None  # of secrets
         self._tap = tap
         self._matcher = Matcher(self._sas)
         self._interfaces: dict[str, int] = {}
@@ -179,12 +191,15 @@ class Capture:
         """The SAs that are or were there; a new one's keys are kept where they may be."""
         with Client(self._path) as engine:
             found = list(engine.dump())
-        known = len(self._entries)
-        self._entries |= {(e.satype, e.src, e.dst, e.spi): e for e in found}
+        # a larval SA has no keys yet
+        named = {(e.satype, e.src, e.dst, e.spi): e for e in found if e.state != SaState.LARVAL}
+        self._entries |= named
         entries = list(self._entries.values())
-        if self._secrets is not None and (len(entries) > known or not known):
+        secrets = peel.wireshark(entries)
+        if self._secrets is not None and secrets != self._written:
             with private(self._secrets) as file:
-                file.write(peel.wireshark(entries).encode())
+                file.write(secrets.encode())
+            self._written = secrets
         return entries
 
     def run(self, most: int | None = None) -> None:

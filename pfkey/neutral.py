@@ -38,14 +38,15 @@ def understood(message: Message) -> Message:
     found: list[Extension] = []
     types = {extension.exttype for extension in message.extensions}
     no_natt = message.nat_t_type is not None and not message.nat_t_type.type
+    window = _window(message)
     for extension in message.extensions:
-        if isinstance(extension, Sa) and not dialect.has_policies:
+        if isinstance(extension, Sa) and window is not None:
+            found.append(replace(extension, replay=window))
+        elif isinstance(extension, Sa) and not dialect.has_policies:
             found.append(replace(extension, flags=extension.flags & ~_TUNNEL))
             if extension.flags & _TUNNEL:
                 found.append(Sa2(mode=Mode.TUNNEL))
-        elif isinstance(extension, Word) and extension.exttype == ExtType.X_SA_REPLAY:
-            found = [_with_window(one, extension.value) for one in found]
-        elif no_natt and extension.exttype in _NAT_T:
+        elif extension.exttype == ExtType.X_SA_REPLAY or (no_natt and extension.exttype in _NAT_T):
             continue
         elif isinstance(extension, Lifetime) and not dialect.has_policies:
             found.append(extension)
@@ -63,8 +64,10 @@ def unwrapped(octets: bytes, dialect: Dialect) -> bytes:
     return octets[HEADER_OCTETS:] if has_body and dialect is not LINUX else octets
 
 
-def _with_window(extension: Extension, packets: int) -> Extension:
-    return replace(extension, replay=packets) if isinstance(extension, Sa) else extension
+def _window(message: Message) -> int | None:
+    """The packets of FreeBSD's SA_REPLAY, wherever it stands."""
+    words = (one for one in message.extensions if isinstance(one, Word))
+    return next((one.value for one in words if one.exttype == ExtType.X_SA_REPLAY), None)
 
 
 def spoken(message: Message, dialect: Dialect, *, is_nearest: bool = False) -> Message:
