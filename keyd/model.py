@@ -129,6 +129,11 @@ class SaSpec:
     oa_dst: bytes = b""
     via: bytes = b""
 
+    @property
+    def far_end(self) -> bytes:
+        """The destination of the packets that it makes."""
+        return self.via or self.dst
+
     def take_place(self, slot: int, order: int) -> None:
         """Give it both numbers, once, before anybody has it: a copy of it takes long."""
         object.__setattr__(self, "slot", slot)

@@ -45,6 +45,7 @@ def update(state: State, request: Request) -> list[Effect]:
         raise SadbError(EOPNOTSUPP, f"{why}; DELETE and ADD it", "3.1.2")
     sa.hard, sa.soft = wanted.hard, wanted.soft
     sa.state = SaState.MATURE
+    has_moved = (wanted.spec.sport, wanted.spec.dport) != (sa.spec.sport, sa.spec.dport)
     sa.spec = replace(
         sa.spec,
         is_dying=False,
@@ -54,7 +55,7 @@ def update(state: State, request: Request) -> list[Effect]:
         dport=wanted.spec.dport,
         oa_src=wanted.spec.oa_src,
         oa_dst=wanted.spec.oa_dst,
-        via=b"",
+        via=b"" if has_moved else sa.spec.via,  # where the peer was seen, which no message says
     )
     state.schedule.add(sa, request.now)
     state.schedule.compact(len(state.sad))

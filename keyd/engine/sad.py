@@ -158,7 +158,7 @@ class Sad:
             del self._records[record.key]
         for record, (src, dst) in all_of_them:
             self._order += 1
-            record.spec = replace(record.spec, src=src, dst=dst, order=self._order)
+            record.spec = replace(record.spec, src=src, dst=dst, via=b"", order=self._order)
             self._records[record.key] = record
 
     def remove(self, record: SaRecord, usage: Usage) -> None:

@@ -24,7 +24,7 @@ from pfkey.errors import SadbError
 from pfkey.selector import Range, Selector
 
 DISCARD = 0  # of def_policy; 1 is none
-ENABLED, USED = "net.inet.ipsec.enabled", "net.inet.ipsec.used"
+ENABLED = "net.inet.ipsec.enabled"
 _TREE = {4: "net.inet.ipsec", 16: "net.inet6.ipsec6"}  # by the octets of an address
 _ENABLES = {IPPROTO_ESP: "esp_enable", IPPROTO_AH: "ah_enable", IPPROTO_COMP: "ipcomp_enable"}
 _DEFLEVS = {IPPROTO_ESP: "esp", IPPROTO_AH: "ah"}

@@ -31,7 +31,7 @@ class Keepalives:
         last: dict[_Ends, int] = {}
         for sa in self._sas.values():
             spec = sa.spec
-            ends = (spec.src, spec.via or spec.dst, spec.sport, spec.dport)
+            ends = (spec.src, spec.far_end, spec.sport, spec.dport)
             last[ends] = max(last.get(ends, 0), sa.last_use_us)
         # a mapping that is new here gets its first one when it has been idle from now on
         sent = {ends: self._sent.get(ends, now_us) for ends in last}

@@ -44,14 +44,18 @@ class Chain:
 
     Attributes:
         layers: none for packets that `use` lets out.
+        has_tunnel: whether any of them is in tunnel mode.
         dst: where packets go after the last layer; empty for their own destination.
     """
 
-    __slots__ = ("_asked", "_rooms", "dst", "layers")
+    __slots__ = ("_asked", "_rooms", "dst", "has_tunnel", "layers")
 
     def __init__(self, layers: Sequence[Layer] = ()) -> None:
         self.layers = tuple(layers)
-        self.dst = next((layer.dst for layer in reversed(self.layers) if layer.src), b"")
+        self.has_tunnel = any(layer.is_tunnel for layer in self.layers)
+        self.dst = b""
+        for layer in self.layers:
+            self.dst = layer.sa.spec.via or layer.dst or self.dst
         self._asked = (0, 0, 0)
         self._rooms: list[int] = []
 

@@ -13,11 +13,15 @@ Pair = tuple[bytes, bytes]
 
 
 class OutSad:
-    """All outbound SAs, by slot and by the addresses they are between."""
+    """All outbound SAs, by slot, by the addresses they are between, and by those on their packets.
+
+    The latter differ where the peer of ESP in UDP has moved.
+    """
 
     def __init__(self) -> None:
         self._by_slot: dict[int, OutSa] = {}
         self._by_pair: dict[Pair, list[OutSa]] = {}
+        self._by_way: dict[Pair, list[OutSa]] = {}
         self._settings = Settings()
 
     def install(self, sa: OutSa) -> None:
@@ -28,15 +32,17 @@ class OutSad:
         pair = self._by_pair.setdefault((sa.spec.src, sa.spec.dst), [])
         pair.append(sa)
         pair.sort(key=self._preference)
+        self._by_way.setdefault((sa.spec.src, sa.spec.far_end), []).append(sa)
 
     def remove(self, slot: int) -> None:
         """Take out the SA with this slot, if it is there."""
         sa = self._by_slot.pop(slot, None)
         if sa is not None:
-            pair = (sa.spec.src, sa.spec.dst)
-            self._by_pair[pair].remove(sa)
-            if not self._by_pair[pair]:
-                del self._by_pair[pair]
+            for index, far in ((self._by_pair, sa.spec.dst), (self._by_way, sa.spec.far_end)):
+                pair = (sa.spec.src, far)
+                index[pair].remove(sa)
+                if not index[pair]:
+                    del index[pair]
 
     def tune(self, settings: Settings) -> None:
         """Follow a change of settings."""
@@ -62,8 +68,8 @@ class OutSad:
         return None
 
     def sender(self, pair: Pair, spi: int, seq: int) -> OutSa | None:
-        """The SA of this SPI that sent this sequence number between these addresses."""
-        for sa in self._by_pair.get(pair, ()):
+        """The SA of this SPI that sent this sequence number in a packet with these addresses."""
+        for sa in self._by_way.get(pair, ()):
             if sa.spec.spi == spi and sa.has_sent(seq):
                 return sa
         return None

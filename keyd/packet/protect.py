@@ -167,7 +167,9 @@ class Protector:
         What transport mode made is not cut inside of a tunnel: its receiver would have to join it
         before it can open it, and others than us do not.
         """
-        where = _Cut.OUTSIDE if chain.dst and not chain.layers[0].is_tunnel else _Cut.ANYWHERE
+        where = (
+            _Cut.OUTSIDE if chain.has_tunnel and not chain.layers[0].is_tunnel else _Cut.ANYWHERE
+        )
         if frame.packet[0] >> 4 == 4:
             return _Cut.FITS if frame.header[6] & _DF else where
         if len(frame.packet) <= ip6.MTU_MIN or frame.was_cut:
@@ -178,7 +180,7 @@ class Protector:
 
     def _holdable(self, stream: Stream, chain: Chain, how: _Cut) -> Stream:
         """Without what would not fit the longest packet that can be, once sealed."""
-        if how is _Cut.ANYWHERE and chain.dst:
+        if how is _Cut.ANYWHERE and chain.has_tunnel:
             return stream  # cut before it is sealed
         header = stream.header
         room = chain.rooms(header, datagram.largest(header[0] >> 4))[0] - len(header)

@@ -32,6 +32,7 @@ from tests.keyd.engine.desk import (
 
 TYPE = NatTType(type=2)
 ELSEWHERE = bytes((198, 51, 100, 7))
+OTHER = bytes((203, 0, 113, 9))
 OTHER6 = bytes(15) + b"\1"
 
 
@@ -157,6 +158,36 @@ def test_what_sends_to_a_peer_follows_it() -> None:
     effects = desk.engine.new_mapping(key, (7000, 6000), THERE)
     moved = {e.sa.spi: e.sa for e in effects if isinstance(e, InstallSa)}
     assert (moved[1001].dport, moved[1001].via) == (6000, b"")
+
+
+def followed(desk: Desk) -> SaSpec:
+    """An SA whose peer has moved to another address, since."""
+    desk.ask(reversed_(add(*ports(4500, 4500), spi=1000)))
+    desk.ask(add(*ports(4500, 4500), spi=1001))
+    effects = desk.engine.new_mapping(SaKey(HERE, 50, 1000), (4500, 7000), ELSEWHERE)
+    (moved,) = [e.sa for e in effects if isinstance(e, InstallSa)]
+    assert (moved.dport, moved.via) == (7000, ELSEWHERE)
+    return moved
+
+
+def test_new_lifetimes_do_not_lead_back_to_where_a_peer_was() -> None:
+    """What GET says comes back, and where the peer was seen is not among it; other ports say."""
+    desk = Desk(A)
+    moved = followed(desk)
+    again = add(*ports(4500, 7000), spi=1001, type=MsgType.UPDATE)
+    assert installed(desk, again) == moved
+    elsewhere = installed(desk, add(*ports(4500, 7001), spi=1001, type=MsgType.UPDATE))
+    assert (elsewhere.dport, elsewhere.via) == (7001, b"")
+
+
+def test_migrate_says_where_the_peer_is_now() -> None:
+    desk = Desk(A)
+    moved = followed(desk)
+    (sa,) = [sa for sa in desk.engine.sas() if sa.spi == moved.spi]
+    record = desk.engine._state.sad.find(SaKey(THERE, 50, moved.spi))
+    desk.engine._state.sad.move([(record, (HERE, OTHER))])
+    (after,) = [sa for sa in desk.engine.sas() if sa.spi == moved.spi]
+    assert (sa.via, after.dst, after.via) == (ELSEWHERE, OTHER, b"")
 
 
 # ---------------------------------------------------------------- windows

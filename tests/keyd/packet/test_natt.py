@@ -490,6 +490,24 @@ def test_an_icmp_error_that_quotes_esp_in_udp_lowers_the_path(name: str) -> None
     assert max(map(len, pair.send(frame(data)))) <= 1300
 
 
+@pytest.mark.parametrize("name", ["transport", "tunnel6"])
+def test_the_path_to_a_peer_that_moved_is_that_to_where_it_is_now(name: str) -> None:
+    steps, src, dst = CASES[name]
+    now_at = PUBLIC if len(steps[0][3]) == 4 else bytes(15) + b"\7"
+
+    def moved(slot: int, step: Step) -> SaSpec:
+        return encap(slot, step, via=now_at)
+
+    pair = Pair(steps, src, dst, make=moved)
+    data = whole(src, dst, 6, tcp(bytes(1300), src=src, dst=dst))
+    (wire,) = pair.send(frame(data))
+    assert datagram.dst(wire) == now_at
+    kind = (2, 0) if wire[0] >> 4 == 6 else (3, 4)
+    pair.out.icmp_error(*kind, 1300, wire[:64], NOW)
+    assert pair.out_values[count.ICMP_ACCEPTED] == 1
+    assert max(map(len, pair.send(frame(data)))) <= 1300
+
+
 def test_scapy_reads_a_keepalive_and_a_mended_packet() -> None:
     assert bytes(IP(natt.keepalive(A, B, 1, 2))[UDP].payload) == b"\xff"
     pair = behind_nat(oa_src=A)
