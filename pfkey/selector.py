@@ -48,7 +48,3 @@ class Selector:
             and self.src.covers(src)
             and self.dst.covers(dst)
         )
-
-    def might_match_fragment(self, src: bytes, dst: bytes, proto: int) -> bool:
-        """Whether a fragment without ports could belong to a selected packet."""
-        return self.proto in (UNSPEC_PROTO, proto) and self.src.covers(src) and self.dst.covers(dst)

@@ -37,7 +37,6 @@ _VNET = Struct("=BBHHHH")
 _U16 = Struct("!H")
 _U32 = Struct("!I")
 _TCP_CSUM = 16
-_UDP_CSUM = 6
 
 
 class Frame:

@@ -2,7 +2,8 @@
 
 Outbound only (RFC 4301 section 5.1). A flow's first packets wait while an IKE daemon makes their
 SA; then they are sent, in their order, or dropped and counted (`queue_dropped`). Everything is
-bounded: octets in all, per policy and per flow, flows, and time. A flow that is full loses its
+bounded: octets in all, per policy and per flow, flows, and time; for the SPD, and for each policy
+of sockets again (`keyd.packet.branches`). A flow that is full loses its
 oldest packet; when all is full, newcomers are turned away, so that a storm under one policy finds
 an end and cannot drive out the packets of another.
 """
@@ -117,7 +118,10 @@ class Waiting:
         """A flow goes on waiting, for what it still lacks."""
         line = self._lines[key]
         self._forget(key, line)
-        line.needs = needs
+        octets = line.octets
+        self._account(line, -octets)
+        line.needs, line.policy = needs, needs[0].policy
+        self._account(line, octets)
         self._index(key, line)
 
     def take(self, key: bytes) -> Iterable[bytes]:

@@ -80,7 +80,6 @@ class Applier:
         self._behind: list[tuple[Sequence[Effect], trio.Event]] = []
         self._is_behind = trio.Event()
         self._is_flushing = False
-        self._more = False
         self.committed = Committed(engine.policies())
 
     async def obey(self, effects: Sequence[Effect]) -> None:
@@ -98,24 +97,26 @@ class Applier:
         and of such changes alone: what others cause meanwhile must not depend on them. `more`: its
         change waits until `commit_now`, or the next change without this, for more are coming.
         """
-        self._more = more
         if is_behind and not any(isinstance(effect, PoliciesChanged) for effect in effects):
             effects = [PoliciesChanged(), *effects]
-        try:
-            return self._begin(effects, None)
-        finally:
-            self._more = False
+        return self._begin(effects, None, more=more)
 
     def commit_now(self) -> None:
         """No more is coming."""
         self._wake.set()
 
     def _begin(
-        self, effects: Sequence[Effect], done: trio.Event | None, *, is_told: bool = False
+        self,
+        effects: Sequence[Effect],
+        done: trio.Event | None,
+        *,
+        is_told: bool = False,
+        more: bool = False,
     ) -> trio.Event | None:
         """Obey up to a change that must be committed; the event that tells of the rest.
 
         `is_told`: the workers were told something that must be in their channels before a reply.
+        `more`: as in `begin`.
         """
         for number, effect in enumerate(effects):
             if isinstance(effect, PoliciesChanged):
@@ -124,7 +125,7 @@ class Applier:
                 if self._commit is None:
                     self._without_nft()
                     return None
-                if not self._more:
+                if not more:
                     self._wake.set()
                 return done
             is_late = self._is_flushing or self._data_path.is_behind
