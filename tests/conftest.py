@@ -1,12 +1,15 @@
 """Rules for all tests: no skip under CI, root where it is asked for, Hypothesis' settings."""
 
 import os
+import socket
 from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from pfkey.lab.hosts import Net
+from pfkey.transport import control_path
+from tests.support.shell import Process, connect
 
 CI = os.environ.get("CI") == "true"
 
@@ -43,3 +46,19 @@ def net() -> Iterator[Net]:
     """A set of hosts as network namespaces, torn down whatever happens."""
     with Net() as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """A pfkeyd without a data path, for all tests of a file."""
+    with Process(tmp_path_factory.mktemp("pfkeyd")) as running:
+        yield running
+        assert running.stop() == 0
+        assert "Traceback" not in running.log
+
+
+@pytest.fixture
+def ctl(daemon: Process) -> Iterator[socket.socket]:
+    """A connection to its control socket."""
+    with connect(control_path(daemon.socket)) as sock:
+        yield sock

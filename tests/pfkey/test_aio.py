@@ -6,7 +6,7 @@ import inspect
 import os
 import random
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -35,14 +35,6 @@ from pfkey.message import Message
 from tests.keyd.engine.test_hostile import MUTATIONS
 from tests.pfkey.test_blocking import POLICY, SA, A, B, numbered, record
 from tests.support.shell import Process
-
-
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with Process(tmp_path_factory.mktemp("pfkeyd")) as found:
-        yield found
-        assert found.stop() == 0
-        assert "Traceback" not in found.log
 
 
 @pytest.fixture

@@ -59,14 +59,6 @@ def record(seq: int, *, type: int = MsgType.FLUSH, pid: int | None = None, errno
     ).encode()
 
 
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with Process(tmp_path_factory.mktemp("pfkeyd")) as found:
-        yield found
-        assert found.stop() == 0
-        assert "Traceback" not in found.log
-
-
 @pytest.fixture
 def client(daemon: Process) -> Iterator[Client]:
     with Client(daemon.socket) as found:

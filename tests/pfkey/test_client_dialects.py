@@ -36,13 +36,6 @@ A, B = "10.1.1.1", "20.1.1.1"
 EACH = pytest.mark.parametrize("dialect", DIALECTS.values(), ids=repr)
 
 
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with Process(tmp_path_factory.mktemp("pfkeyd")) as running:
-        yield running
-        assert running.stop() == 0
-
-
 @pytest.fixture
 def linux(daemon: Process) -> Iterator[Client]:
     with Client(daemon.socket) as client:

@@ -5,7 +5,6 @@ import os
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,19 +23,6 @@ from tests.support.shell import (
     header,
     sent,
 )
-
-
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with Process(tmp_path_factory.mktemp("pfkeyd")) as running:
-        yield running
-        assert running.stop() == 0
-
-
-@pytest.fixture
-def ctl(daemon: Process) -> Iterator[socket.socket]:
-    with connect(Path(f"{daemon.socket}.ctl")) as sock:
-        yield sock
 
 
 def adopt(ctl: socket.socket, *fds: int, **params: object) -> Any:

@@ -5,7 +5,6 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,6 @@ from keyd.engine.public import without_keys
 from keyd.shell import rpc
 from pfkey.const import ExtType, MsgType
 from tests.support.shell import REGISTER, Process, ask, connect, control, header, sent
-
-
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with Process(tmp_path_factory.mktemp("pfkeyd")) as running:
-        yield running
-        assert running.stop() == 0
-
-
-@pytest.fixture
-def ctl(daemon: Process) -> Iterator[socket.socket]:
-    with connect(Path(f"{daemon.socket}.ctl")) as sock:
-        yield sock
 
 
 def call(sock: socket.socket, octets: bytes) -> Any:

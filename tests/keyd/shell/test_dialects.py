@@ -8,7 +8,6 @@ import stat
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from errno import ECONNREFUSED
 from pathlib import Path
 
@@ -24,13 +23,6 @@ from tests.support.nobody import open_directory
 from tests.support.shell import Process, ask, connect, control, drain, sent
 
 SATYPE_OF_ESP = {"linux": 3, "netbsd": 3, "freebsd": 3, "openbsd": 2}
-
-
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with Process(tmp_path_factory.mktemp("pfkeyd")) as running:
-        yield running
-        assert running.stop() == 0
 
 
 def socket_of(path: Path, dialect: Dialect) -> Path:

@@ -4,7 +4,6 @@ import grp
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,6 @@ from tests.support.nobody import NOBODY, as_user, open_directory
 from tests.support.schema import check_schema, schema
 from tests.support.shell import Process, control
 from tests.support.system import BIN
-
-
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with Process(tmp_path_factory.mktemp("pfkeyd")) as running:
-        yield running
-        assert running.stop() == 0
 
 
 @pytest.fixture

@@ -28,13 +28,6 @@ from tests.support.shell import (
 )
 
 
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with Process(tmp_path_factory.mktemp("pfkeyd")) as running:
-        yield running
-        assert running.stop() == 0
-
-
 @pytest.fixture
 def client(daemon: Process) -> Iterator[socket.socket]:
     with connect(daemon.socket) as sock:
