@@ -25,6 +25,7 @@ AF_INET6 = 10
 IPPROTO_ESP = 50
 IPPROTO_AH = 51
 IPPROTO_COMP = 108
+NATT_PORT = 4500  # of ESP in UDP and of IKE behind a NAT (RFC 3948)
 
 
 class MsgType(IntEnum):

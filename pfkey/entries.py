@@ -12,7 +12,7 @@ from typing import Self
 
 from pfkey import hot
 from pfkey.addresses import address_extension, pair, prefix, render_address
-from pfkey.const import UNSPEC_PROTO, ExtType, Mode, SaState, SaType
+from pfkey.const import NATT_PORT, UNSPEC_PROTO, ExtType, Mode, SaState, SaType
 from pfkey.dialect import LINUX, Dialect
 from pfkey.errors import WireError
 from pfkey.ext_key import Key
@@ -28,7 +28,6 @@ from pfkey.message import Extension, Message
 from pfkey.neutral import understood
 
 UDP_ENCAP_ESPINUDP = 2
-NATT_PORT = 4500
 WINDOW_SAID = 255  # the most that sadb_sa_replay can say
 
 

@@ -3,25 +3,27 @@
 What the systems say by different extensions though they mean the same is said here in one way:
 the mode of an SA by SA2 (OpenBSD has a flag), a window by sadb_sa_replay whatever its size (FreeBSD
 has SA_REPLAY), lifetimes in pairs (OpenBSD has each alone), no ESP in UDP by no extension (NetBSD
-has a type 0), no priority of a policy by the one in the middle (NetBSD has none).
+has a type 0), no priority of a policy by the one in the middle (NetBSD has none). What OpenBSD says
+of ESP in UDP stays as it is: which end the peer's port is of, only who knows the addresses can say.
 `understood` is for who reads messages of any system, `spoken` for who writes them.
 """
 
 from dataclasses import replace
 
-from pfkey.const import HEADER_OCTETS, ExtType, Mode, MsgType, OpenbsdFlag
+from pfkey.const import HEADER_OCTETS, NATT_PORT, ExtType, Mode, MsgType, OpenbsdFlag
 from pfkey.dialect import LINUX, Dialect
 from pfkey.errors import WireError
 from pfkey.ext_address import Address
 from pfkey.ext_lifetime import Lifetime
 from pfkey.ext_sa import Sa
+from pfkey.ext_x_natt import NatTPort
 from pfkey.ext_x_policy import Policy
 from pfkey.ext_x_sa2 import Sa2
 from pfkey.ext_x_word import Word
 from pfkey.message import Extension, Message
 from pfkey.policy import PRIORITY_DEF
 
-_TUNNEL = int(OpenbsdFlag.TUNNEL)
+_TUNNEL, _UDPENCAP = int(OpenbsdFlag.TUNNEL), int(OpenbsdFlag.UDPENCAP)
 _PROMISC = bytes((MsgType.X_PROMISC,))  # the same number in every dialect
 _NAT_T = (ExtType.X_NAT_T_TYPE, ExtType.X_NAT_T_SPORT, ExtType.X_NAT_T_DPORT)
 _OTHER_LIMIT = {
@@ -70,6 +72,11 @@ def _window(message: Message) -> int | None:
     return next((one.value for one in words if one.exttype == ExtType.X_SA_REPLAY), None)
 
 
+def peers_port(sport: int, dport: int) -> int:
+    """Which of the ports of ESP in UDP is the peer's: ours is 4500, as a rule."""
+    return sport if dport == NATT_PORT else dport
+
+
 def spoken(message: Message, dialect: Dialect, *, is_nearest: bool = False) -> Message:
     """The message as a program of this system says it, to be encoded in that dialect.
 
@@ -99,6 +106,7 @@ def _in_own_words(
     message: Message, dialect: Dialect, *, is_nearest: bool
 ) -> tuple[Extension, ...]:  # fmt: skip
     sa2 = message.sa2
+    udp = () if dialect.has_policies else _udpencap(message)
     found: list[Extension] = []
     for extension in message.extensions:
         if isinstance(extension, Sa2) and not dialect.has_policies:
@@ -106,7 +114,10 @@ def _in_own_words(
                 raise WireError("sadb_x_sa2", f"a request id, {extension.reqid}, cannot be said")
         elif isinstance(extension, Sa) and not dialect.has_policies:
             is_tunnel = sa2 is not None and sa2.mode == Mode.TUNNEL
-            found.append(replace(extension, flags=extension.flags | _TUNNEL * is_tunnel))
+            more = _TUNNEL * is_tunnel | _UDPENCAP * bool(udp)
+            found.append(replace(extension, flags=extension.flags | more))
+        elif extension.exttype in _NAT_T and udp:
+            continue
         elif (
             isinstance(extension, Sa)
             and extension.replay > dialect.window_max
@@ -119,7 +130,15 @@ def _in_own_words(
             found.append(replace(extension, priority=given))
         else:
             found.append(extension)
-    return tuple(found)
+    return (*found, *udp)
+
+
+def _udpencap(message: Message) -> tuple[NatTPort, ...]:
+    """What OpenBSD says of the ports of ESP in UDP."""
+    kind, sport, dport = message.nat_t_type, message.nat_t_sport, message.nat_t_dport
+    if message.sa is None or kind is None or kind.type != 2 or sport is None or dport is None:
+        return ()
+    return (NatTPort(exttype=ExtType.X_UDPENCAP, port=peers_port(sport.port, dport.port)),)
 
 
 def _nearest(extension: Extension, dialect: Dialect) -> Extension | None:

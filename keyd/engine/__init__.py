@@ -93,6 +93,7 @@ class Engine:
         supported: `(kind, number)` of the algorithms that this machine does.
         usage: what the data path did with the SA of a slot.
         pick: a number in [low, high], both included; random in the daemon.
+        is_own: whether an address is this host's; asked only where a message leaves it open.
         limits: how much to keep.
     """
 
@@ -102,6 +103,7 @@ class Engine:
         supported: Container[tuple[str, int]],
         usage: Callable[[int], Usage],
         pick: Callable[[int, int], int],
+        is_own: Callable[[bytes], bool] = lambda _: False,
         limits: Limits | None = None,
     ) -> None:
         bounds = limits or Limits()
@@ -111,7 +113,7 @@ class Engine:
             spd=Spd(bounds.policies, reqids), reqids=reqids, schedule=Schedule(), limits=bounds,
             sockets=SocketPolicies(reqids, bounds.socket_pairs), sysctl=Sysctls(),
             acquires=Acquires(bounds.acquires), proposals=Proposals(supported), usable=supported,
-            usage=usage, pick=pick,
+            usage=usage, pick=pick, is_own=is_own,
         )  # fmt: skip
         self.loading = Loading(self, self._state)
         self._requests = 0
@@ -201,8 +203,9 @@ class Engine:
         """
         state = self._state
         twin = Engine(
-            supported=state.usable, usage=lambda _: Usage(), pick=state.pick, limits=state.limits
-        )
+            supported=state.usable, usage=lambda _: Usage(), pick=state.pick,
+            is_own=state.is_own, limits=state.limits,
+        )  # fmt: skip
         twin._state.sysctl = state.sysctl.copy()
         return Draft(twin, twin._state, now)
 

@@ -8,6 +8,7 @@ keys. A request of another dialect is repeated as near as the hearer's can say i
 from collections.abc import Sequence
 from dataclasses import replace
 
+from keyd.engine.encapsulation import asks_openbsd, extensions
 from keyd.engine.manners import Kin, Manners
 from keyd.engine.records import (
     flow_message,
@@ -58,7 +59,10 @@ def sa_changed(state: State, request: Request, sa: SaRecord, more: Sequence[Exte
     used = state.usage_of(sa)
     type, seq, pid = MsgType(message.type), message.seq, message.pid
 
-    others = {Kin.KAME: _parts(message, _KAME_SA), Kin.OPENBSD: _repeated(message)}
+    # OpenBSD's one port does not say which end it is of: KAME's clients are told as it was taken
+    udp = extensions(sa.spec) if asks_openbsd(message) else ()
+    in_full = replace(message, extensions=(*message.extensions, *udp))
+    others = {Kin.KAME: _parts(in_full, _KAME_SA), Kin.OPENBSD: _repeated(message)}
 
     def build(manners: Manners, *, keys: bool) -> bytes | None:
         if manners.kin is not Kin.LINUX:

@@ -7,7 +7,7 @@ from errno import EINVAL
 
 from keyd.engine import unsupported
 from keyd.engine.effects import Effect
-from keyd.engine.encapsulation import encapsulation
+from keyd.engine.encapsulation import UDPENCAP, asks_openbsd, encapsulation
 from keyd.engine.keying import keying
 from keyd.engine.life import begin
 from keyd.engine.manners import Kin
@@ -64,8 +64,10 @@ def requested_sa(state: State, request: Request) -> SaRecord:
     hard = limit(message.hard)
     chosen = keying(message, state.usable)
     replay_packets = window(message, message.sa)
-    check_flags(message.sa.flags, proto, chosen, replay_packets)
-    udp = encapsulation(message, proto, len(dst.address))
+    flags = message.sa.flags & ~UDPENCAP
+    check_flags(flags, proto, chosen, replay_packets)
+    is_inbound = asks_openbsd(message) and state.is_own(dst.address)
+    udp = encapsulation(message, proto, len(dst.address), is_inbound=is_inbound)
     spec = SaSpec(
         slot=-1, proto=proto, spi=message.sa.spi, src=src.address, dst=dst.address, mode=mode,
         reqid=0 if message.sa2 is None else message.sa2.reqid,
@@ -73,7 +75,7 @@ def requested_sa(state: State, request: Request) -> SaRecord:
         encrypt=chosen.encrypt, encrypt_key=chosen.encrypt_key,
         # DEVIATION from Linux, which cuts windows to 32 packets: iked asks for 64, and gets
         # them (test_replay_window_is_kept_as_asked).
-        replay_packets=replay_packets, flags=message.sa.flags,
+        replay_packets=replay_packets, flags=flags,
         hard_bytes=hard.octets, hard_packets=hard.allocations,
         encap=udp.encap, sport=udp.sport, dport=udp.dport, oa_src=udp.oa_src, oa_dst=udp.oa_dst,
     )  # fmt: skip

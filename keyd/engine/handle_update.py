@@ -11,6 +11,7 @@ from dataclasses import replace
 from errno import EINVAL, EOPNOTSUPP
 
 from keyd.engine.effects import Effect, InstallSa
+from keyd.engine.encapsulation import UDPENCAP, asks_openbsd
 from keyd.engine.handle_add import requested_sa
 from keyd.engine.life import begin, echo, end
 from keyd.engine.manners import Kin
@@ -22,6 +23,8 @@ from keyd.model import SaSpec
 from pfkey.const import ExtType, Mode, SaState, SaType
 from pfkey.errors import SadbError
 from pfkey.ext_key import Key
+from pfkey.ext_x_natt import NatTPort
+from pfkey.neutral import peers_port
 
 
 def update(state: State, request: Request) -> list[Effect]:
@@ -63,7 +66,7 @@ def update(state: State, request: Request) -> list[Effect]:
 
 
 def _with_keys(state: State, request: Request) -> Request:
-    """On OpenBSD an UPDATE of lifetimes has no keys: they stay."""
+    """On OpenBSD an UPDATE of lifetimes has no keys: they stay, and so does ESP in UDP."""
     message = request.message
     has_keys = message.key_auth is not None or message.key_encrypt is not None
     if request.manners.kin is not Kin.OPENBSD or message.sa is None or has_keys:
@@ -79,7 +82,14 @@ def _with_keys(state: State, request: Request) -> Request:
         )
         if number and message.satype != SaType.X_IPCOMP
     )
-    return replace(request, message=replace(message, extensions=(*message.extensions, *kept)))
+    whole = replace(message, extensions=(*message.extensions, *kept))
+    if sa.spec.encap and not asks_openbsd(message):
+        port = peers_port(sa.spec.sport, sa.spec.dport)
+        flagged = replace(message.sa, flags=message.sa.flags | UDPENCAP)
+        rest = (one for one in whole.extensions if one is not message.sa)
+        udp = NatTPort(exttype=ExtType.X_UDPENCAP, port=port)
+        whole = replace(whole, extensions=(flagged, *rest, udp))
+    return replace(request, message=whole)
 
 
 def _mature(state: State, request: Request, larval: SaRecord, wanted: SaRecord) -> list[Effect]:

@@ -60,22 +60,21 @@ def sa_record(
     """All that is known of an SA; without `keys` for other clients' eyes. `more` comes last."""
     record = _sa(sa, used, type, seq, pid, keys, manners)
     dialect = manners.dialect
-    extensions = (*_udp(sa, dialect), *_window(sa, manners), *more)
-    if not extensions and not _has_last_use(used, manners):
+    extensions = (*_udp(sa, dialect), *_window(sa, manners), *more, *_last_use(used, manners))
+    if not extensions:
         return record.encode(dialect)
     whole = record.message(dialect)
     found = (*_without_type_0(whole.extensions), *extensions)
-    if _has_last_use(used, manners):
-        last = Lifetime(exttype=ExtType.X_LIFETIME_LASTUSE, usetime=int(used.last_use))
-        after = dialect.exttype(last.exttype)
-        at = sum(dialect.exttype(one.exttype) < after for one in found)
-        found = (*found[:at], last, *found[at:])
+    if manners.kin is Kin.OPENBSD:
+        found = tuple(sorted(found, key=lambda one: dialect.exttype(one.exttype)))
     return replace(whole, extensions=found).encode(dialect)
 
 
-def _has_last_use(used: Usage, manners: Manners) -> bool:
-    """Whether the record says when the SA was last used in an extension of its own."""
-    return manners.kin is Kin.OPENBSD and used.last_use > 0
+def _last_use(used: Usage, manners: Manners) -> tuple[Lifetime, ...]:
+    """When the SA was last used, where an extension of its own says so."""
+    if manners.kin is not Kin.OPENBSD or not used.last_use:
+        return ()
+    return (Lifetime(exttype=ExtType.X_LIFETIME_LASTUSE, usetime=int(used.last_use)),)
 
 
 def sa_told(
@@ -274,6 +273,7 @@ def _sa(
         replay = min(replay, LINUX_WINDOW_MAX)
     else:
         proto = UNSPEC_PROTO if manners.kin is Kin.KAME else 0
+        flags |= encapsulation.UDPENCAP * bool(spec.encap and manners.kin is Kin.OPENBSD)
         used_at = used.last_use if manners.shows_last_use else used_at
     # The wire counts packets in 32 bits, the data path in more.
     current = (min(used.packets, 2**32 - 1), used.octets, int(sa.created_wall), int(used_at))
@@ -288,7 +288,7 @@ def _sa(
 
 
 def _udp(sa: SaRecord, dialect: Dialect) -> tuple[Extension, ...]:
-    """What a system's records say about ESP in UDP; OpenBSD says the peer's port alone."""
+    """What a system's records say about ESP in UDP."""
     if not sa.spec.encap:
         return ()
     known = encapsulation.extensions(sa.spec)

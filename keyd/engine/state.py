@@ -49,6 +49,7 @@ class State:
     usable: Container[tuple[str, int]]  # (kind, number) of what this machine does
     usage: Callable[[int], Usage]
     pick: Callable[[int, int], int]
+    is_own: Callable[[bytes], bool]  # whether an address is this host's
     told: Settings = field(default_factory=Settings)  # what the data path knows
     warned: set[str] = field(default_factory=set)  # legacy algorithms the log has named
 

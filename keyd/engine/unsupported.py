@@ -42,7 +42,10 @@ _ADD = _SA | {
     ExtType.IDENTITY_SRC, ExtType.IDENTITY_DST, ExtType.X_REPLAY_WINDOW,
     ExtType.X_NAT_T_TYPE, ExtType.X_NAT_T_SPORT, ExtType.X_NAT_T_DPORT, ExtType.X_NAT_T_OA,
 }  # fmt: skip
-_ORIGINALS = frozenset((ExtType.X_NAT_T_OAI, ExtType.X_NAT_T_OAR))
+_NATT = {
+    Kin.KAME: frozenset((ExtType.X_NAT_T_OAI, ExtType.X_NAT_T_OAR)),
+    Kin.OPENBSD: frozenset((ExtType.X_UDPENCAP,)),
+}
 # racoon says so in GETSPI, where it changes nothing, as on Linux
 _UDP = {ExtType.X_NAT_T_TYPE, ExtType.X_NAT_T_SPORT, ExtType.X_NAT_T_DPORT}
 _BY_ID = _ADDRESSES | {ExtType.X_POLICY, ExtType.X_SA2}
@@ -107,8 +110,8 @@ def refuse_message(message: Message, manners: Manners = LINUX_MANNERS) -> None:
     allowed = manners.takes.get(message.type) or EXTENSIONS.get(message.type)
     if allowed is None:
         return
-    if manners.kin is Kin.KAME and message.type in (MsgType.ADD, MsgType.UPDATE):
-        allowed = allowed | _ORIGINALS
+    if message.type in (MsgType.ADD, MsgType.UPDATE):
+        allowed = allowed | _NATT.get(manners.kin, frozenset())
     known = manners.dialect.extensions
     for extension in message.extensions:
         if extension.exttype in known and extension.exttype not in allowed:

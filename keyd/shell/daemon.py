@@ -34,6 +34,7 @@ from keyd.shell.load import Loader
 from keyd.shell.marks import PAIRS_MAX, Marks
 from keyd.shell.notify import notify
 from keyd.shell.options import Options, program_version
+from keyd.shell.own import is_own
 from keyd.shell.paths import OTHER_DIALECTS, beside, netns_cookie, remove_socket
 from keyd.shell.plane import Plane
 from keyd.shell.reports import Reports
@@ -66,7 +67,9 @@ def pick(low: int, high: int) -> int:
 def make_engine(usage: Callable[[int], Usage], socket_pairs: int = PAIRS_MAX) -> Engine:
     """The key engine with all that this machine can do."""
     limits = Limits(clients=CLIENTS, socket_pairs=socket_pairs)
-    return Engine(supported=crypto.probe(), usage=usage, pick=pick, limits=limits)
+    return Engine(
+        supported=crypto.probe(), usage=usage, pick=pick, is_own=is_own, limits=limits
+    )  # fmt: skip
 
 
 def _settle() -> None:

@@ -1,10 +1,14 @@
-"""Says in the log why a host cannot speak to itself: a policy demands what cannot be had.
+"""This host's own addresses, and what it says to itself.
+
+The log tells why a host cannot speak to itself: a policy demands what cannot be had.
 
 nft drops such packets and tells nobody when a counter grows, so it is looked at now and then, and
 only while there is a policy that could drop one. A line names the packets and the policies.
 """
 
+import socket
 from collections.abc import Sequence
+from ipaddress import ip_address
 
 from keyd.model import PolicySpec
 from keyd.packet.own import catching, describe
@@ -14,6 +18,18 @@ SECONDS = 2.0
 COUNTERS = {"in_own": "in", "out_own": "out"}
 _SHOWN = 3
 _LOG = limited("keyd.own", burst=5, per_second=1 / 60)
+
+
+def is_own(address: bytes) -> bool:
+    """Whether packets to this address stay here, as routing has it now. Nothing is sent."""
+    family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+    text = str(ip_address(address))
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((text, 9))
+            return bool(probe.getsockname()[0] == text)
+    except OSError:  # no route leads there, or there is no such family
+        return False
 
 
 class OwnDrops:

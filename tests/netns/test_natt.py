@@ -14,7 +14,13 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.ipsec import ESP, SecurityAssociation
 
-from pfkey.const import ExtType, MsgType, SaType
+from pfkey.blocking import Client
+from pfkey.const import ExtType, MsgType, OpenbsdFlag, SaState, SaType
+from pfkey.dialect import OPENBSD
+from pfkey.ext_address import Address
+from pfkey.ext_key import Key
+from pfkey.ext_sa import Sa
+from pfkey.ext_x_natt import NatTPort
 from pfkey.lab.hosts import Net
 from pfkey.message import Message
 from tests.netns.test_conversation import MEGABYTE, Two, transfer
@@ -145,6 +151,49 @@ def only_esp_in_udp(natted: Natted) -> Iterator[Tap]:
         if not struct.unpack_from(">H", octets, 6)[0] & 0x1FFF:
             assert struct.unpack_from(">HH", octets, 20) == (4500, 4500)
             assert any(octets[28:32])
+
+
+def place(exttype: ExtType, address: str) -> Address:
+    return Address(exttype=exttype, address=socket.inet_aton(address), prefixlen=32)
+
+
+def openbsd_sa(src: str, dst: str, spi: int, port: int) -> Message:
+    """ADD as iked sends it on OpenBSD after it has found a NAT; `port` is its peer's."""
+    return Message(
+        type=MsgType.ADD, satype=SaType.ESP, seq=spi, pid=7,
+        extensions=(
+            Sa(spi=spi, replay=64, auth=5, encrypt=12, state=SaState.MATURE,
+               flags=int(OpenbsdFlag.UDPENCAP)),
+            place(ExtType.ADDRESS_SRC, src), place(ExtType.ADDRESS_DST, dst),
+            Key(exttype=ExtType.KEY_AUTH, bits=256, key=MAC.encode()),
+            Key(exttype=ExtType.KEY_ENCRYPT, bits=128, key=KEY.encode()),
+            NatTPort(exttype=ExtType.X_UDPENCAP, port=port),
+        ),
+    )  # fmt: skip
+
+
+def test_a_program_of_openbsd_keys_esp_in_udp(natted: Natted) -> None:
+    """Behind the NAT a speaks Linux's PF_KEY; b speaks OpenBSD's and names a's port alone."""
+    natted.map_to(5001)
+    natted.da.setkey(keys(A, B, 1000) + keys(B, A, 1001) + policies(A, B, "transport"))
+    with Client(natted.db.socket, dialect="openbsd") as client:
+        for src, dst, spi in ((N, B, 1000), (B, N, 1001)):
+            request = openbsd_sa(src, dst, spi, 5001)
+            (record,) = client.request(request).records
+            reply = Message.decode(record, OPENBSD)
+            assert reply.errno == 0
+            assert reply.ext(ExtType.X_UDPENCAP) == request.extensions[-1]
+    shown = natted.db.setkey("", "-D")
+    assert f"{N}[5001] {B}[4500]" in shown
+    assert f"{B}[4500] {N}[5001]" in shown
+    natted.db.setkey(policies(B, N, "transport"))
+    with Tap(natted.a, natted.a_dev) as near, Tap(natted.b, natted.b_dev) as far:
+        assert natted.ping()
+        assert natted.ping("-s", "3000")
+    for tap, ports in ((far, (5001, 4500)), (near, (4500, 4500))):  # what comes in, there
+        heads = [octets for octets in tap.packets if not octets[6] & 0x1F | octets[7]]
+        assert {struct.unpack_from(">HH", octets, 20) for octets in heads} == {ports}
+    assert natted.count(natted.db, "pfkey", "natt_moved") == 0, "the port was known"
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -134,10 +134,12 @@ class Desk:
         self.mono = 1000.0
         self.dialects: dict[ClientId, Dialect] = {}
         self.used: dict[int, Usage] = {}
+        self.own: set[bytes] = {HERE}
         self.engine = Engine(
             supported=usable,
             usage=lambda slot: self.used.get(slot, Usage()),
             pick=lambda low, high: low,
+            is_own=lambda address: address in self.own,
             limits=limits,
         )
         for client in clients or (A, B):

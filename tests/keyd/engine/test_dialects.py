@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyd.engine.effects import ClientId, Dump, PoliciesChanged, Send
+from keyd.engine.encapsulation import UDPENCAP
 from keyd.model import Need, Usage
 from pfkey.base import header, walk
 from pfkey.const import (
@@ -48,6 +49,7 @@ from tests.keyd.engine.desk import (
     A,
     Desk,
     add,
+    auth_key,
     dst,
     hard,
     message,
@@ -676,7 +678,7 @@ def test_a_flow_between_hosts_is_a_tunnel_unless_the_sa_says_otherwise() -> None
         (message(MsgType.X_ASKPOLICY), EINVAL),
         (message(MsgType.X_ASKPOLICY, Word(exttype=ExtType.X_OPENBSD_POLICY, value=9)), ESRCH),
         (message(MsgType.X_GRPSPIS, satype=ESP), EOPNOTSUPP),
-        (mature(add(flags=int(OpenbsdFlag.UDPENCAP))), EOPNOTSUPP),
+        (mature(add(satype=SaType.AH, encrypt=0, keys=(auth_key(),), flags=UDPENCAP)), EINVAL),
         (mature(add(flags=int(OpenbsdFlag.CHAINDEL))), EOPNOTSUPP),
         (mature(add(satype=SaType.X_IPIP)), EOPNOTSUPP),
         (mature(add(flags=1)), EOPNOTSUPP),

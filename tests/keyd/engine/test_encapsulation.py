@@ -5,13 +5,15 @@ from errno import EINVAL, EOPNOTSUPP
 
 import pytest
 
-from keyd.engine.effects import Dump, InstallSa
-from keyd.engine.encapsulation import encapsulation
+from keyd.engine.effects import ClientId, Dump, InstallSa
+from keyd.engine.encapsulation import UDPENCAP, encapsulation
 from keyd.engine.sad import SaKey
 from keyd.model import SaSpec
 from pfkey.const import ExtType, MsgType, SaType
-from pfkey.dialect import NETBSD
+from pfkey.dialect import NETBSD, OPENBSD
 from pfkey.ext_address import Address
+from pfkey.ext_key import Key
+from pfkey.ext_sa import Sa
 from pfkey.ext_x_natt import NatTPort, NatTType
 from pfkey.ext_x_word import Word
 from pfkey.message import Extension, Message
@@ -25,11 +27,14 @@ from tests.keyd.engine.desk import (
     add,
     auth_key,
     dst,
+    hard,
     message,
     named,
+    soft,
     src,
 )
 
+OURS, THEIRS, KAME = ClientId(31), ClientId(32), ClientId(33)
 TYPE = NatTType(type=2)
 ELSEWHERE = bytes((198, 51, 100, 7))
 OTHER = bytes((203, 0, 113, 9))
@@ -85,6 +90,103 @@ def test_the_two_original_addresses_of_the_bsds_are_of_source_and_destination() 
     assert [e.exttype for e in shown] == [e.exttype for e in (*ports(), *both)]
     assert shown[:3] == ports()
     assert [getattr(e, "address", b"") for e in shown[3:]] == [HERE, ELSEWHERE]
+
+
+def openbsd(*, port: int | None, to: bytes = THERE, flags: int = UDPENCAP) -> Message:
+    """ADD from a program of OpenBSD, such as iked after it has found a NAT."""
+    more = () if port is None else (NatTPort(exttype=ExtType.X_UDPENCAP, port=port),)
+    plain = add(*more, flags=flags)
+    request = plain if to == THERE else reversed_(plain)
+    mature = (replace(e, state=1) if isinstance(e, Sa) else e for e in request.extensions)
+    return replace(request, extensions=tuple(mature))
+
+
+@pytest.mark.parametrize(
+    ("to", "port", "shown"),
+    [
+        (THERE, 61000, (4500, 61000)), (HERE, 61000, (61000, 4500)), (THERE, 0, (4500, 4500)),
+        (HERE, None, (4500, 4500)), (THERE, 4500, (4500, 4500)),
+    ],
+)  # fmt: skip
+def test_openbsd_names_the_peers_port_and_ours_is_4500(
+    to: bytes, port: int | None, shown: tuple[int, int]
+) -> None:
+    """Where the SA ends is the peer's end or ours; a port of 0 is 4500."""
+    desk = Desk(A, B)
+    for name, dialect in (OURS, OPENBSD), (THEIRS, OPENBSD), (KAME, NETBSD):
+        desk.join(name, dialect)
+    request = openbsd(port=port, to=to)
+    heard = desk.ask(request, OURS)
+    (spec,) = desk.engine.sas()
+    assert (spec.encap, (spec.sport, spec.dport)) == (2, shown)
+    # the answer is the request without keys, and all hear it: OpenBSD's as it was
+    for name in (OURS, THEIRS):
+        (echo,) = heard[name]
+        assert echo.sa is not None
+        assert echo.sa.flags == UDPENCAP
+        given = echo.ext(ExtType.X_UDPENCAP)
+        assert (given is None) == (port is None)
+        assert given is None or given == NatTPort(exttype=ExtType.X_UDPENCAP, port=port or 0)
+    for name in (A, KAME):
+        (echo,) = heard[name]
+        assert [e for e in echo.extensions if isinstance(e, NatTType | NatTPort)] == [
+            *ports(*shown)
+        ]
+    get = message(MsgType.GET, Sa(spi=0x2694), src(), dst(to), satype=SaType.ESP)
+    for asked in (get, message(MsgType.DUMP)):
+        (record,) = desk.ask(asked, OURS)[OURS]
+        assert record.sa is not None
+        assert record.sa.flags == UDPENCAP
+        kinds = [e.exttype for e in record.extensions]
+        assert kinds[-2:] == [ExtType.X_UDPENCAP, ExtType.X_REPLAY], "in the order of numbers"
+        assert record.extensions[-2] == NatTPort(exttype=ExtType.X_UDPENCAP, port=port or 4500)
+        (record,) = desk.ask(replace(asked, seq=9), A)[A]
+        assert record.extensions[-3:] == ports(*shown)
+
+
+def test_openbsd_hears_of_others_esp_in_udp_in_its_own_words() -> None:
+    desk = Desk(A)
+    desk.join(OURS, OPENBSD)
+    (echo,) = desk.ask(add(*ports(4500, 6000), flags=0))[OURS]
+    (record,) = desk.ask(message(MsgType.DUMP), OURS)[OURS]
+    for told in (echo, record):
+        assert told.sa is not None
+        assert told.sa.flags == UDPENCAP
+        assert told.ext(ExtType.X_UDPENCAP) == NatTPort(exttype=ExtType.X_UDPENCAP, port=6000)
+
+
+def test_an_expire_on_openbsd_has_the_flag_alone() -> None:
+    desk = Desk(A)
+    desk.join(OURS, OPENBSD)
+    desk.ask(add(*ports(4500, 6000), hard(addtime=9), soft(addtime=5), flags=0))
+    desk.mono += 6
+    (told,) = desk.heard(desk.engine.tick(desk.now))[OURS]
+    assert told.sa is not None
+    assert told.sa.flags == UDPENCAP
+    assert told.ext(ExtType.X_UDPENCAP) is None
+
+
+def test_an_update_on_openbsd_may_leave_it_out_or_move_the_port() -> None:
+    """There an UPDATE of an SA that has keys brings lifetimes and the port; flags say nothing."""
+    desk = Desk(A)
+    desk.join(OURS, OPENBSD)
+    desk.ask(openbsd(port=61000), OURS)
+    for port, flags, expected in ((None, 0, 61000), (61001, UDPENCAP, 61001), (0, UDPENCAP, 4500)):
+        given = openbsd(port=port, flags=flags)
+        rest = tuple(e for e in given.extensions if not isinstance(e, Key))
+        request = replace(given, type=MsgType.UPDATE, extensions=rest)
+        (reply,) = desk.ask(request, OURS)[OURS]
+        assert reply.errno == 0
+        (spec,) = desk.engine.sas()
+        assert (spec.encap, spec.sport, spec.dport) == (2, 4500, expected)
+
+
+def test_udpencap_without_its_flag_is_refused() -> None:
+    desk = Desk(A)
+    desk.join(OURS, OPENBSD)
+    (reply,) = desk.ask(openbsd(port=61000, flags=0), OURS)[OURS]
+    assert reply.errno == EINVAL
+    assert desk.engine.sas() == ()
 
 
 def test_getspi_may_say_it_and_it_changes_nothing() -> None:

@@ -1,11 +1,20 @@
 """When the log says that a host cannot speak to itself."""
 
 import logging
+from ipaddress import ip_address
 
 import pytest
 
-from keyd.shell.own import OwnDrops, report
+from keyd.shell.own import OwnDrops, is_own, report
 from tests.keyd.packet.test_own import WIDE_IN, WIDE_OUT, A
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("127.0.0.1", True), ("192.0.2.1", False), ("2001:db8::1", False)],
+)
+def test_routing_knows_which_addresses_are_ours(text: str, expected: bool) -> None:
+    assert is_own(ip_address(text).packed) is expected
 
 
 def test_counters_are_compared_with_what_they_were() -> None:
