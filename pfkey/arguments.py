@@ -3,12 +3,12 @@
 import argparse
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Never
 
 from pfkey import policy as language
 from pfkey.dialect import DIALECTS, LINUX
 from pfkey.errors import PolicyError
 from pfkey.lab.catalogue import DEMO, EXAMPLES
+from pfkey.usage import Parser
 
 _EXAMPLES = """\
 examples:
@@ -36,11 +36,6 @@ exit codes: the program's; 1 refused or failed, 2 wrong usage, 126 the program c
 127 there is none of that name"""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Never:
-        self.exit(2, f"{self.prog}: {message}\ntry: {self.prog} --help\n")
-
-
 def _policy(text: str) -> str:
     try:
         language.parse(text)
@@ -59,7 +54,7 @@ def program_version() -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line as `--help` shows it."""
-    top = _Parser(
+    top = Parser(
         prog="pfkey",
         description="IPsec's key management and packets, without a kernel that knows them.",
         epilog=_EXAMPLES,
@@ -86,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--json", action="store_true", help="as JSON")
     _socket(one)
 
-    one = command("monitor", "PF_KEY messages as they pass; ends with pfkeyd or by interrupt")
+    one = command("monitor", "PF_KEY messages as they pass, until interrupted or pfkeyd ends")
     one.add_argument("--show-keys", action="store_true", help="do not mask keys")
     form = one.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object a line")

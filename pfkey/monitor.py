@@ -11,7 +11,7 @@ from pfkey import document, pcapng, text
 from pfkey.const import FIELD_MAX, ExtType, MsgType, SaType
 from pfkey.control import Control
 from pfkey.dialect import DIALECTS, LINUX, Dialect, digits
-from pfkey.errors import ClosedError, WireError
+from pfkey.errors import WireError
 from pfkey.message import Message
 from pfkey.neutral import unwrapped
 
@@ -41,16 +41,13 @@ def subscribe(socket: Path, *, show_keys: bool = False) -> Control:
 
 
 def events(control: Control, lost: Callable[[int], None]) -> Iterator[Event]:
-    """What pfkeyd tells a subscriber, until pfkeyd ends.
+    """What pfkeyd tells a subscriber. `lost` hears how many messages we were too slow for.
 
-    `lost` hears how many messages we were too slow for.
+    Raises:
+        ClosedError: pfkeyd has ended.
     """
     while True:
-        try:
-            told = control.notification()
-        except ClosedError:
-            return
-        match told:
+        match control.notification():
             case {"method": "message", "params": dict(event)}:
                 yield event
             case {"method": "lost", "params": {"count": int(count)}}:

@@ -131,6 +131,8 @@ class Session(Link):
 
         Raises:
             ClosedError, NoAnswerError: the engine has gone, or is silent.
+            RefusedError: the socket does not take it at all: AF_KEY refuses so what is no message
+                to it, pfkeyd's what is too large for a record.
         """
         return self._done(self._begin(message))
 
@@ -141,7 +143,7 @@ class Session(Link):
         the messages. Whoever leaves the iteration does not learn what became of those under way.
 
         Raises:
-            ClosedError, NoAnswerError: as `request`.
+            ClosedError, NoAnswerError, RefusedError: as `request`.
         """
         under_way = deque[Exchange]()
         try:

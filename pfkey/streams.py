@@ -20,6 +20,16 @@ def stand_in() -> None:
             setattr(sys, name, stream)
 
 
+def write_out(text: str) -> None:
+    """Write to standard output, at once.
+
+    Raises:
+        OSError: it takes nothing more.
+    """
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
 def give_up_output() -> None:
     """Nobody takes our output: whatever Python still holds of it goes nowhere, without a word."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

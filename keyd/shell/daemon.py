@@ -50,7 +50,7 @@ from pfkey.transport import netns_inode
 LOG = logging.getLogger("keyd.shell")
 Admit = Callable[[socket.socket], object]
 
-_STOPPING = (signal.SIGTERM, signal.SIGINT)
+STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
 def clock() -> Now:
@@ -105,7 +105,8 @@ class Daemon:
         Raises:
             ShellError: something is missing; all that was begun is undone.
         """
-        with trio.open_signal_receiver(*_STOPPING, signal.SIGHUP) as signals:
+        with trio.open_signal_receiver(*STOPPING, signal.SIGHUP) as signals:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # they were held back till now
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._until_asked, signals, nursery.cancel_scope)
@@ -123,7 +124,7 @@ class Daemon:
     async def _until_asked(self, signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
         async for number in signals:
             name = signal.Signals(number).name
-            if number not in _STOPPING:
+            if number not in STOPPING:
                 self._reload.set()
                 continue
             LOG.info("stopping signal=%s hold=%s", name, self._options.hold)

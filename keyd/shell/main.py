@@ -3,6 +3,7 @@
 import grp
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import trio
 
 from keyd.model import Usage
 from keyd.shell import load, log, paths, preflight, privilege
-from keyd.shell.daemon import Daemon, clock, make_engine
+from keyd.shell.daemon import STOPPING, Daemon, clock, make_engine
 from keyd.shell.lock import Lock
 from keyd.shell.options import Options, parse
 from keyd.shell.plane import NoPlane, Plane
@@ -114,6 +115,8 @@ def _serve(options: Options) -> int:
     is_ours = paths.make_parent(path, is_default=is_default)
     sys.setswitchinterval(_SWITCH_SECONDS)
     cookie = paths.netns_cookie()
+    # a stop that comes now waits until the daemon listens for it, and the lock goes as at any stop
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         with Lock(paths.beside(path, "lock"), cookie):
             privilege.keep_secrets()

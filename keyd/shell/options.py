@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Never
 
 from keyd.shell.log import LEVELS
+from pfkey.usage import Parser
 
 _EXAMPLES = """\
 examples:
@@ -53,11 +53,6 @@ def program_version() -> str:
         return "unknown"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Never:
-        self.exit(2, f"pfkeyd: {message}\ntry: pfkeyd --help\n")
-
-
 def _mask(text: str) -> int:
     """A mark mask: 8 bits side by side, which hold our numbers."""
     value = int(text, 0)
@@ -78,7 +73,7 @@ def _file(text: str) -> Path:
 
 def parse(argv: Sequence[str]) -> Options:
     """Read the command line; on --help, --version and faults it ends the program (0, 0, 2)."""
-    parser = _Parser(
+    parser = Parser(
         prog="pfkeyd",
         description="The kernel half of IPsec as a process: PF_KEY v2 on a Unix socket, ESP over"
         " a TUN device. Runs in the foreground and logs to standard error.",

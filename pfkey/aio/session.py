@@ -239,6 +239,8 @@ class AsyncSession:
 
         Raises:
             ClosedError, NoAnswerError: the engine has gone, or is silent.
+            RefusedError: the socket does not take it at all: AF_KEY refuses so what is no message
+                to it, pfkeyd's what is too large for a record.
         """
         exchange = await self._begin(message)
         try:

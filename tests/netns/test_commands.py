@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.schema import check_schema, schema
+from tests.support.shell import Process
 
 pytestmark = pytest.mark.slow
 
@@ -72,6 +73,22 @@ def test_a_capture_that_cannot_be_written_is_named(socket: Path) -> None:
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "pfkey monitor: /dev/full: No space left on device\n"
+
+
+@pytest.mark.parametrize("options", [(), ("--json",), ("--pcap", "-")])
+def test_monitor_tells_that_pfkeyd_has_ended(tmp_path: Path, options: tuple[str, ...]) -> None:
+    shown = tmp_path / "shown"
+    with Process(tmp_path) as daemon, shown.open("w") as out:
+        monitor = subprocess.Popen(
+            [BIN / "pfkey", "monitor", "--socket", daemon.socket, *options],
+            stdout=out, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        # a message that it shows: so it listens
+        until(lambda: run("setkey", "-F", socket=daemon.socket) or shown.stat().st_size > 500)
+        daemon.signal(9)
+        _, said = monitor.communicate(timeout=20)
+    assert monitor.returncode == 1
+    assert said == b"pfkey monitor: pfkeyd closed the connection; its log says why\n"
 
 
 @pytest.mark.parametrize("options", [(), ("--json",), ("--show-keys",), ("--json", "--show-keys")])

@@ -342,8 +342,10 @@ async def test_what_af_key_refuses_at_once_is_a_refusal_with_its_message() -> No
     with far:
         async with connect.over(near) as client:
             long = SadEntry(satype=SaType.ESP, src=A, dst=B, spi=1, encrypt_key=bytes(6000))
-            with pytest.raises(InvalidError, match="EMSGSIZE: ADD esp"):
+            with pytest.raises(InvalidError, match="EMSGSIZE: ADD esp") as caught:
                 await client.add(long)
+            with pytest.raises(InvalidError, match="EMSGSIZE: ADD esp"):
+                await client.request(caught.value.request)
 
 
 async def test_any_octets_may_come_from_the_engine() -> None:

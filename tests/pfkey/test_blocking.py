@@ -404,7 +404,12 @@ def test_what_af_key_refuses_at_once_is_a_refusal_with_its_message() -> None:
         near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2304)
         with pytest.raises(InvalidError, match="EMSGSIZE: ADD esp") as caught:
             client.add(long)
-        assert caught.value.request.key_encrypt is not None
+        request = caught.value.request
+        assert request.key_encrypt is not None
+        with pytest.raises(InvalidError, match="EMSGSIZE: ADD esp"):
+            client.request(request)
+        with pytest.raises(InvalidError, match="EMSGSIZE: ADD esp"):
+            list(client.requests([request]))
         near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 17)
         near.send(b"x")
 

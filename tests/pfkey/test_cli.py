@@ -140,3 +140,31 @@ def test_a_full_standard_output_is_named(words: str, to: str, why: str) -> None:
         capture_output=True, text=True, check=False, timeout=30,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, f"pfkey {words}: standard output: {why}\n")
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "prog"),
+    [
+        ("pfkey.cli", ("--help",), "pfkey"), ("pfkey.cli", ("--version",), "pfkey"),
+        ("pfkey.cli", ("stat", "--help"), "pfkey stat"),
+        ("pfkey.setkey.main", ("--help",), "setkey"), ("pfkey.setkey.main", ("-V",), "setkey"),
+        ("keyd.shell.main", ("--help",), "pfkeyd"), ("keyd.shell.main", ("--version",), "pfkeyd"),
+    ],
+)  # fmt: skip
+def test_help_that_cannot_be_written_is_no_success(
+    module: str, words: tuple[str, ...], prog: str
+) -> None:
+    why = {
+        ">/dev/full": f"{prog}: standard output: No space left on device\n",
+        "| :": "",  # who reads has had enough
+    }
+    for to, said in why.items():
+        argv = [sys.executable, "-m", module, *words]
+        done = subprocess.run(
+            ["/bin/bash", "-c", f'"$@" {to}; exit ${{PIPESTATUS[0]}}', "sh", *argv],
+            capture_output=True, text=True, check=False, timeout=30,
+        )  # fmt: skip
+        if to == ">/dev/full":
+            assert (done.returncode, done.stderr) == (1, said)
+        else:
+            assert done.stderr == said

@@ -53,6 +53,22 @@ def test_a_stop_by_signal_leaves_no_file(tmp_path: Path, number: signal.Signals)
         assert "Traceback" not in running.log
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_before_it_serves_leaves_no_file(tmp_path: Path, number: signal.Signals) -> None:
+    """The signal comes when the lock is there and the daemon does not listen for signals yet."""
+    script = f"""
+import os, sys
+from keyd.shell import main
+main.privilege.drop_capabilities = lambda kept: os.kill(os.getpid(), {number.value})
+sys.exit(main.main(sys.argv[1:]))
+"""
+    argv = [sys.executable, "-c", script, "--no-dataplane", "--socket", str(tmp_path / "s")]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert f"stopping signal={number.name}" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_sighup_without_a_file_is_ignored_with_a_line(tmp_path: Path) -> None:
     with Process(tmp_path) as running:
         running.signal(signal.SIGHUP)
