@@ -86,7 +86,7 @@ def choose(dialect: str | None, transport: Transport) -> Dialect:
 
 
 def dialect_path(path: Path, dialect: Dialect) -> Path:
-    """pfkeyd's socket for a dialect: beside that for Linux's, `path`.
+    """pfkeyd's socket for a dialect: beside `path`, which is Linux's unless `--dialect` was given.
 
     Raises:
         ShellError: a path such as / names no file that something could be beside.
@@ -117,7 +117,25 @@ def attempt(
         return open_af_key()
     if transport != "unix":
         raise MisuseError(f"no transport {transport!r}: it is unix or af_key")
-    return open_unix(dialect_path(socket_path() if path is None else path, dialect))
+    plain = socket_path() if path is None else path
+    return _open_linux(plain) if dialect is LINUX else open_unix(dialect_path(plain, dialect))
+
+
+def _open_linux(path: Path) -> socket.socket | None:
+    """Linux's PF_KEY: pfkeyd's first socket, unless that speaks another system's (`--dialect`).
+
+    Then Linux's stands beside it, and was there before it.
+    """
+    beside = path.with_name(f"{path.name}.{LINUX.name}") if path.name else path
+    if beside.is_socket():
+        with contextlib.suppress(AbsentError):  # what a killed one has left
+            return open_unix(beside)
+        return open_unix(path)
+    link = open_unix(path)
+    if link is not None and path != beside and beside.is_socket():  # it has come meanwhile
+        link.close()
+        link = open_unix(beside)
+    return link
 
 
 def open_unix(path: Path) -> socket.socket | None:

@@ -44,6 +44,7 @@ from keyd.shell.socket_policies import Sockets
 from keyd.shell.tap import Tap
 from keyd.shell.timers import Timers
 from pfkey import crypto
+from pfkey.dialect import LINUX
 from pfkey.errors import ShellError
 from pfkey.transport import netns_inode
 
@@ -175,13 +176,18 @@ class Daemon:
         await loader.load()
         _settle()
         # the first socket comes last: who waits for it finds all
+        first = self._options.dialect
+        others = OTHER_DIALECTS if first == LINUX.name else (*OTHER_DIALECTS, LINUX.name)
+        stale = beside(self._path, LINUX.name)
+        if stale.is_socket():  # of one that was killed: our clients would look there first
+            remove_socket(stale)
         doors: dict[Path, tuple[Admit, Admit | None]] = {
             beside(self._path, "ctl"): (control.admit, control.admit_stranger),
             **{
                 beside(self._path, name): (partial(server.admit, dialect=name), None)
-                for name in OTHER_DIALECTS
+                for name in others
             },
-            self._path: (server.admit, None),
+            self._path: (partial(server.admit, dialect=first), None),
         }
         with ExitStack() as stack:
             listeners = []

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from keyd.shell.log import LEVELS
+from pfkey.dialect import DIALECTS, LINUX
 from pfkey.usage import Parser
 
 _EXAMPLES = """\
@@ -37,6 +38,7 @@ class Options:
     mark_mask: int = MARK_MASK
     log_level: str = "info"
     plain_table: bool = False
+    dialect: str = LINUX.name
     check: bool = False
 
     @property
@@ -85,6 +87,9 @@ def parse(argv: Sequence[str]) -> Options:
     add("--socket", metavar="PATH", help="the PF_KEY socket (default: $PFKEY_SOCKET, else"
         " /run/pfkey/<inode of the network namespace>.sock)")  # fmt: skip
     add("--group", metavar="NAME", help="members of this group may connect as well")
+    add("--dialect", choices=tuple(DIALECTS), default=LINUX.name,
+        help="the system whose PF_KEY the socket speaks (default: linux); the other systems' are"
+        " beside it")  # fmt: skip
     add("--no-dataplane", dest="dataplane", action="store_false",
         help="key engine only: no packets, no nft, no privilege")  # fmt: skip
     add("--hold", action="store_true",

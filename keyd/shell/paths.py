@@ -18,9 +18,9 @@ from pfkey.transport import netns_inode
 
 RUN = Path("/run/pfkey")
 _SO_NETNS_COOKIE = 71
-# Dialects whose socket is beside the first one, which speaks Linux's.
+# Dialects whose socket is always beside the first one, which speaks Linux's unless told otherwise.
 OTHER_DIALECTS = tuple(name for name in DIALECTS if name != LINUX.name)
-BESIDE = ("ctl", "lock", "state", *OTHER_DIALECTS)
+BESIDE = ("ctl", "lock", "state", *DIALECTS)
 _PATH_OCTETS = 107  # sun_path without its final zero
 
 

@@ -14,13 +14,16 @@ from pathlib import Path
 import pytest
 
 from keyd.shell.paths import OTHER_DIALECTS, beside, socket_path
-from pfkey.const import MsgType
+from pfkey import libipsec
+from pfkey.blocking import Client
+from pfkey.const import MsgType, SaType
 from pfkey.dialect import DIALECTS, FREEBSD, LINUX, NETBSD, OPENBSD, Dialect
 from pfkey.errors import ShellError
 from pfkey.neutral import spoken
 from tests.keyd.engine.desk import KEY24, add, message, named
 from tests.support.nobody import open_directory
 from tests.support.shell import Process, ask, connect, control, drain, sent
+from tests.support.system import BIN
 
 SATYPE_OF_ESP = {"linux": 3, "netbsd": 3, "freebsd": 3, "openbsd": 2}
 
@@ -140,6 +143,53 @@ def test_sockets_of_one_that_was_killed_are_taken_over(tmp_path: Path) -> None:
     with Process(tmp_path) as running, connect(tmp_path / "s.openbsd") as sock:
         assert ask(sock, message(MsgType.DUMP).encode(OPENBSD))[2] == 2
         assert running.stop() == 0
+
+
+def shown(socket: Path, *argv: str) -> str:
+    """What a command of ours says that finds pfkeyd there."""
+    done = subprocess.run(
+        [BIN / argv[0], *argv[1:]], capture_output=True, text=True, check=False, timeout=30,
+        env={**os.environ, "PFKEY_SOCKET": str(socket)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_first_socket_may_speak_another_systems_pf_key(tmp_path: Path) -> None:
+    """Programs of that system find it, the others have theirs beside it, and so have ours."""
+    with Process(tmp_path, "--dialect", "openbsd") as running:
+        names = {"s", "s.linux", "s.netbsd", "s.freebsd", "s.openbsd", "s.ctl", "s.lock", "log"}
+        assert set(os.listdir(tmp_path)) == names
+        sockets = {beside(running.socket, d.name): d for d in DIALECTS.values()}
+        for path, dialect in {running.socket: OPENBSD, **sockets}.items():
+            with connect(path) as sock:
+                reply = ask(sock, message(MsgType.REGISTER, satype=3).encode(dialect))
+                assert reply[:4] == bytes((2, 7, 0, SATYPE_OF_ESP[dialect.name]))
+        shown(running.socket, "setkey", "-F")
+        for name in DIALECTS:
+            with Client(running.socket, dialect=name) as client:
+                client.flush()
+                client.register(SaType.ESP)
+        with libipsec.pfkey_open(running.socket) as so:
+            assert libipsec.pfkey_send_flush(so, SaType.ESP) > 0
+        assert running.stop() == 0
+    assert os.listdir(tmp_path) == ["log"]
+
+
+def test_what_a_killed_one_has_left_for_linux_misleads_nobody(tmp_path: Path) -> None:
+    with Process(tmp_path, "--dialect", "netbsd") as running:
+        running.signal(9)
+        running.wait()
+    stale = tmp_path / "s.linux"
+    assert stale.is_socket()
+    (tmp_path / "log").unlink()
+    with Process(tmp_path) as running:
+        assert not stale.exists()
+        shown(running.socket, "setkey", "-F")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as left:
+            left.bind(str(stale))  # nobody listens
+        shown(running.socket, "setkey", "-F")
+        stale.unlink()
 
 
 def test_a_second_one_leaves_the_sockets_of_the_first_alone(daemon: Process) -> None:

@@ -17,10 +17,12 @@ def test_without_options_everything_is_served() -> None:
 
 def test_each_option_says_one_thing() -> None:
     argv = ["--socket", "/x", "--group", "g", "--no-dataplane", "--hold", "--mark-mask", "0xff0000",
-            "--log-level", "debug", "--plain-table", "-n", "--load", "/f"]  # fmt: skip
+            "--log-level", "debug", "--plain-table", "-n", "--load", "/f",
+            "--dialect", "openbsd"]  # fmt: skip
     assert parse(argv) == Options(
         socket="/x", group="g", dataplane=False, hold=True, mark_mask=0xFF0000,
         log_level="debug", plain_table=True, check=True, load=Path("/f"),
+        dialect="openbsd",
     )  # fmt: skip
 
 
@@ -34,7 +36,8 @@ def test_the_usual_file_is_loaded_unless_told_otherwise() -> None:
 
 @pytest.mark.parametrize(
     "argv",
-    [["--nonsense"], ["x"], ["--hol"], ["--log-level", "loud"], ["--socket"],
+    [["--dialect", "plan9"], ["--nonsense"], ["x"], ["--hol"], ["--log-level", "loud"],
+     ["--socket"],
      ["--mark-mask", "0"], ["--mark-mask", "0xf0"], ["--mark-mask", "0xff1"],
      ["--load", ""], ["--load", "/f", "--no-load"],
      ["--mark-mask", "0xff00000000"], ["--mark-mask", "all"]],
