@@ -32,6 +32,7 @@ from keyd.engine.handle_promisc import promisc
 from keyd.engine.handle_register import register
 from keyd.engine.handle_update import update
 from keyd.engine.handle_x_flow import add_flow, ask_policy, delete_flow
+from keyd.engine.handle_x_group import group
 from keyd.engine.handle_x_mapping import new_mapping
 from keyd.engine.handle_x_migrate import migrate
 from keyd.engine.handle_x_spd import spd_add, spd_delete, spd_delete_id, spd_flush, spd_get
@@ -78,6 +79,7 @@ HANDLERS: dict[int, Callable[[State, Request], list[Effect]]] = {
     MsgType.X_MIGRATE: migrate,
     MsgType.X_ADDFLOW: add_flow,
     MsgType.X_DELFLOW: delete_flow,
+    MsgType.X_GRPSPIS: group,
     MsgType.X_ASKPOLICY: ask_policy,
 }
 # A refusal whose errno alone leaves the user guessing is in the log as it is usually read.

@@ -212,6 +212,19 @@ def policy_expired(policy: PolicyRecord) -> Told:
     return told_by_kin(MsgType.X_SPDEXPIRE, 0, linux=linux, kame=kame)
 
 
+def flow_grown(request: Request, policy: PolicyRecord) -> Told:
+    """A flow's policy has more steps since a GRPSPIS; OpenBSD's flows do not show them."""
+    record = _policy(request, policy, MsgType.X_SPDUPDATE)
+    return told_by_kin(MsgType.X_SPDUPDATE, 0, linux=record, kame=record)
+
+
+def repeated(message: Message) -> Told:
+    """GRPSPIS, which OpenBSD alone knows."""
+    return told_by_kin(
+        message.type, message.satype, linux=_nothing, openbsd=_repeated(message)
+    )  # fmt: skip
+
+
 def migrated(request: Request, policy: PolicyRecord) -> Told:
     """MIGRATE: what was asked, in the order of Linux; to others, the policy that came of it."""
     message = request.message

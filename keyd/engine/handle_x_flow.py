@@ -6,6 +6,7 @@ from keyd.engine import unsupported
 from keyd.engine.answers import policy_changed
 from keyd.engine.effects import Effect, PoliciesChanged
 from keyd.engine.flows import key_of, read, selector_of
+from keyd.engine.handle_x_group import with_links
 from keyd.engine.handle_x_spd import remove_policy
 from keyd.engine.state import Request, State
 from keyd.engine.told import told_by_kin
@@ -30,6 +31,7 @@ def add_flow(state: State, request: Request) -> list[Effect]:
     spec, flow = read(request.message, lambda *what: _has_sa(state, *what))
     if spec.type == PolicyType.IPSEC:
         _refuse_addresses(spec)
+    spec = with_links(state, spec)
     old = state.spd.get(spec.key)
     if old is not None and old.flow is not None and old.flow.is_static and not flow.is_static:
         raise SadbError(EEXIST, "a static flow has this selector (flag 1)")

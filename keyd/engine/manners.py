@@ -208,6 +208,10 @@ OPENBSD_MANNERS = Manners(
     takes={
         MsgType.X_ADDFLOW: _FLOW, MsgType.X_DELFLOW: _FLOW,
         MsgType.X_ASKPOLICY: frozenset((ExtType.X_OPENBSD_POLICY,)),
+        MsgType.X_GRPSPIS: frozenset((
+            ExtType.SA, ExtType.ADDRESS_DST, ExtType.X_OPENBSD_SA2, ExtType.X_DST2,
+            ExtType.X_SATYPE2,
+        )),
     },
 )  # fmt: skip
 MANNERS: Mapping[str, Manners] = {

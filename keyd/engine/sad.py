@@ -81,17 +81,19 @@ class Sad:
 
     Attributes:
         larvals: how many of them are larval.
+        links: which SA's packets go on to which other SA (`keyd.engine.handle_x_group`).
     """
 
     __slots__ = (
         "_free_slots", "_next_slot", "_order", "_records", "_reqids", "larval_limit", "larvals",
-        "limit",
+        "limit", "links",
     )  # fmt: skip
 
     def __init__(self, limit: int, larval_limit: int, reqids: Reqids) -> None:
         self.limit = limit
         self.larval_limit = larval_limit
         self.larvals = 0
+        self.links: dict[SaKey, SaKey] = {}
         self._reqids = reqids
         self._records: dict[SaKey, SaRecord] = {}
         self._free_slots: list[int] = []  # a heap: the lowest free slot is used first
@@ -157,6 +159,7 @@ class Sad:
         for record, _ in all_of_them:
             del self._records[record.key]
         for record, (src, dst) in all_of_them:
+            self._unlink(record.key)
             self._order += 1
             record.spec = replace(record.spec, src=src, dst=dst, via=b"", order=self._order)
             self._records[record.key] = record
@@ -164,6 +167,7 @@ class Sad:
     def remove(self, record: SaRecord, usage: Usage) -> None:
         """Take an SA out: it is dead, keeps its last `usage`, and its slot is free."""
         del self._records[record.key]
+        self._unlink(record.key)
         self._reqids.release(record.spec.reqid)
         if record.is_larval:
             self.larvals -= 1
@@ -171,6 +175,12 @@ class Sad:
             heapq.heappush(self._free_slots, record.spec.slot)
         record.state = SaState.DEAD
         record.final_usage = usage
+
+    def _unlink(self, key: SaKey) -> None:
+        if self.links:
+            self.links = {
+                one: other for one, other in self.links.items() if key not in (one, other)
+            }
 
     def _put_in(self, record: SaRecord) -> None:
         key = record.key

@@ -25,7 +25,6 @@ MESSAGES: dict[int, tuple[int, str]] = {
     MsgType.X_SPDACQUIRE: (EOPNOTSUPP, "X_SPDACQUIRE is obsolete"),
     MsgType.X_SPDEXPIRE: (EOPNOTSUPP, "X_SPDEXPIRE goes from the engine to clients"),
     MsgType.X_NAT_T_NEW_MAPPING: (EOPNOTSUPP, "NEW_MAPPING goes from the engine to clients"),
-    MsgType.X_GRPSPIS: (EOPNOTSUPP, "bundles of SAs are not done: a policy names its steps"),
 }
 SA_MODES: dict[int, str] = {
     Mode.BEET: "BEET SAs are not done",

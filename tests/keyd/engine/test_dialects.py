@@ -677,7 +677,6 @@ def test_a_flow_between_hosts_is_a_tunnel_unless_the_sa_says_otherwise() -> None
         (flow(more=(Word(exttype=ExtType.X_TAP, value=1),)), EOPNOTSUPP),
         (message(MsgType.X_ASKPOLICY), EINVAL),
         (message(MsgType.X_ASKPOLICY, Word(exttype=ExtType.X_OPENBSD_POLICY, value=9)), ESRCH),
-        (message(MsgType.X_GRPSPIS, satype=ESP), EOPNOTSUPP),
         (mature(add(satype=SaType.AH, encrypt=0, keys=(auth_key(),), flags=UDPENCAP)), EINVAL),
         (mature(add(flags=int(OpenbsdFlag.CHAINDEL))), EOPNOTSUPP),
         (mature(add(satype=SaType.X_IPIP)), EOPNOTSUPP),
