@@ -34,7 +34,7 @@ def getspi(state: State, request: Request) -> list[Effect]:
     proto = sa_proto(message)
     for end in (src, dst):
         unsupported.refuse_address(end.address)
-    low, high = _range(state, message, proto)
+    low, high = _range(state, message, proto, request.manners.getspi_min)
     mode, reqid = sa_mode(message), 0 if message.sa2 is None else message.sa2.reqid
     wanted = Need(
         policy=0, proto=proto, mode=mode or Mode.TRANSPORT, reqid=reqid, src=src.address,
@@ -76,16 +76,16 @@ def _reply(state: State, request: Request, larval: SaRecord) -> list[Effect]:
     return [*state.clients.one(request.client, spi_reserved(state, request, larval))]
 
 
-def _range(state: State, message: Message, proto: int) -> tuple[int, int]:
+def _range(state: State, message: Message, proto: int, least: int) -> tuple[int, int]:
     """The SPIs to choose from, both ends included."""
     most = _CPI_MAX if proto == IPPROTO_COMP else 2**32 - 1
     wanted = message.spirange
     if wanted is None:
         low, high = state.sysctl["net.key.spi_min_value"], state.sysctl["net.key.spi_max_value"]
         return low, min(high, most)
-    if not wanted.min <= wanted.max <= most:
+    if not wanted.min <= wanted.max <= most or wanted.max < least:
         raise SadbError(EINVAL, f"SPI range {wanted.min:#x} to {wanted.max:#x}", "3.1.1")
-    return wanted.min, wanted.max
+    return max(wanted.min, least), wanted.max
 
 
 def _free(state: State, dst: bytes, proto: int, low: int, high: int) -> int:

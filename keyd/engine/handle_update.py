@@ -66,10 +66,13 @@ def update(state: State, request: Request) -> list[Effect]:
 
 
 def _with_keys(state: State, request: Request) -> Request:
-    """On OpenBSD an UPDATE of lifetimes has no keys: they stay, and so does ESP in UDP."""
+    """On FreeBSD and OpenBSD an UPDATE of lifetimes has no keys: they stay.
+
+    On OpenBSD so does ESP in UDP, if nothing is said of it.
+    """
     message = request.message
     has_keys = message.key_auth is not None or message.key_encrypt is not None
-    if request.manners.kin is not Kin.OPENBSD or message.sa is None or has_keys:
+    if not request.manners.keeps_keys or message.sa is None or has_keys:
         return request
     sa = state.sad.get(sa_key(message))
     if sa is None or sa.is_larval:
@@ -83,7 +86,8 @@ def _with_keys(state: State, request: Request) -> Request:
         if number and message.satype != SaType.X_IPCOMP
     )
     whole = replace(message, extensions=(*message.extensions, *kept))
-    if sa.spec.encap and not asks_openbsd(message):
+    is_openbsd = request.manners.kin is Kin.OPENBSD
+    if is_openbsd and sa.spec.encap and not asks_openbsd(message):
         port = peers_port(sa.spec.sport, sa.spec.dport)
         flagged = replace(message.sa, flags=message.sa.flags | UDPENCAP)
         rest = (one for one in whole.extensions if one is not message.sa)

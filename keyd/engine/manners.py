@@ -74,6 +74,8 @@ class Manners:
         deletes_all: DELETE without an SPI ends all SAs between two addresses.
         has_deflevs: level `default` means what knobs say (net.inet.ipsec.esp_trans_deflev, ...).
         spi_min: SPIs below are refused for AH and ESP.
+        getspi_min: GETSPI gives out none below, and refuses a range that ends there.
+        keeps_keys: an UPDATE of an SA that has keys brings none.
         knows_own: it is told by extensions of our own what its dialect cannot say.
         takes: what requests may carry beside what Linux takes, by message type.
     """
@@ -95,6 +97,8 @@ class Manners:
     deletes_all: bool = False
     has_deflevs: bool = False
     spi_min: int = 1
+    getspi_min: int = 0
+    keeps_keys: bool = False
     knows_own: bool = False
     takes: Mapping[int, frozenset[ExtType]] = field(default_factory=dict)
 
@@ -193,12 +197,16 @@ NETBSD_MANNERS = Manners(
 )  # fmt: skip
 FREEBSD_MANNERS = Manners(
     dialect=FREEBSD, kin=Kin.KAME, counts=Count.DOWN, wraps=True, copies_requests=False,
-    deletes_all=True, has_deflevs=True, spi_min=0x100,
-    refusals=_KAME_REFUSALS | {(MsgType.GETSPI, ENOENT): EEXIST},
+    deletes_all=True, has_deflevs=True, spi_min=0x100, keeps_keys=True,
+    refusals=_KAME_REFUSALS | {
+        (MsgType.GETSPI, ENOENT): EEXIST,
+        (MsgType.UPDATE, ESRCH): EINVAL,
+    },
 )  # fmt: skip
 OPENBSD_MANNERS = Manners(
     dialect=OPENBSD, kin=Kin.OPENBSD, counts=Count.ASKED, wraps=True, hears_all=True,
     by_satype=True, expires_to_all=True, registers_again=True, flush_ends_flows=True,
+    getspi_min=0x100, keeps_keys=True,
     refusals={
         (None, ENOSYS): EINVAL,
         (None, EBUSY): ENOBUFS,

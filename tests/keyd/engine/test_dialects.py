@@ -175,7 +175,7 @@ NO_SA = named(MsgType.DELETE, spi=0x999)
 MISSING: list[tuple[Message, dict[str, int]]] = [
     (NO_SA, {"linux": 3, "netbsd": 2, "freebsd": 3, "openbsd": 3}),
     (named(MsgType.GET, spi=0x999), {"linux": 3, "netbsd": 2, "freebsd": 3, "openbsd": 3}),
-    (add(type=MsgType.UPDATE), {"linux": 3, "netbsd": 2, "freebsd": 3, "openbsd": 3}),
+    (add(type=MsgType.UPDATE), {"linux": 3, "netbsd": 2, "freebsd": 22, "openbsd": 3}),
     (policy(MsgType.X_SPDDELETE, priority=0), {"linux": 2, "netbsd": 22, "freebsd": 22}),
     (policy(MsgType.X_SPDDELETE2, id=9, priority=0), {"linux": 2, "netbsd": 22, "freebsd": 22}),
     (policy(MsgType.X_SPDGET, id=8, priority=0), {"linux": 2, "netbsd": 2, "freebsd": 2}),
@@ -500,14 +500,29 @@ def test_openbsd_has_limits_one_by_one() -> None:
     assert desk.ask(add(hard(addtime=60), spi=0x300))[A][0].errno == EINVAL, "pairs on Linux"
 
 
-def test_openbsd_changes_lifetimes_without_keys() -> None:
-    desk, (own,) = desk_of(OPENBSD)
-    desk.ask(mature(add(hard(addtime=60), flags=0)), own)
-    request = mature(add(hard(addtime=99), type=MsgType.UPDATE, keys=(), flags=0))
+@pytest.mark.parametrize("dialect", [FREEBSD, OPENBSD], ids=repr)
+def test_lifetimes_are_changed_without_keys(dialect: Dialect) -> None:
+    desk, (own,) = desk_of(dialect)
+    before, after = [(hard(addtime=n), soft(addtime=n)) for n in (60, 99)]
+    desk.ask(mature(add(*before, flags=0)), own)
+    request = mature(add(*after, type=MsgType.UPDATE, keys=(), flags=0))
     assert desk.ask(request, own)[own][0].errno == 0
     found = desk.reply(named(MsgType.GET))
     assert found.hard is not None
     assert found.hard.addtime == 99
+
+
+@EACH
+@pytest.mark.parametrize(("low", "high"), [(1, 0xFF), (1, 0x1FF), (0x80, 0x80), (0x300, 0x300)])
+def test_openbsd_gives_out_no_reserved_spi(dialect: Dialect, low: int, high: int) -> None:
+    desk, (own,) = desk_of(dialect)
+    spis = SpiRange(min=low, max=high)
+    (reply,) = desk.ask(message(MsgType.GETSPI, spis, src(), dst(), satype=ESP), own)[own]
+    if dialect is OPENBSD and high < 0x100:
+        assert reply.errno == EINVAL
+    else:
+        assert reply.sa is not None
+        assert reply.sa.spi == (max(low, 0x100) if dialect is OPENBSD else low)
 
 
 def test_openbsd_registers_as_often_as_it_likes() -> None:
