@@ -34,7 +34,7 @@ from pfkey.ext_ident import Ident
 from pfkey.ext_sa import Sa
 from pfkey.ext_spirange import SpiRange
 from pfkey.ext_x_bsd import Protocol
-from pfkey.ext_x_natt import NatTType
+from pfkey.ext_x_natt import NatTPort, NatTType
 from pfkey.ext_x_policy import IpsecRequest, Policy
 from pfkey.ext_x_sa2 import Sa2
 from pfkey.ext_x_word import Word
@@ -900,6 +900,13 @@ def seeds(dialect: Dialect) -> list[bytes]:
         message(MsgType.X_ASKPOLICY, Word(exttype=ExtType.X_OPENBSD_POLICY, value=1)),
         replace(message(MsgType.ACQUIRE, satype=ESP, seq=1), errno=2),
         mature(add(Word(exttype=ExtType.X_SA_REPLAY, value=300), flags=0)),
+        mature(add(NatTPort(exttype=ExtType.X_UDPENCAP, port=4501), flags=UDPENCAP, spi=0x301)),
+        mature(add(satype=SaType.AH, encrypt=0, keys=(auth_key(),), flags=0, spi=0x302)),
+        message(
+            MsgType.X_GRPSPIS, Sa(spi=0x301), dst(),
+            Sa(spi=0x302, exttype=ExtType.X_OPENBSD_SA2), replace(dst(), exttype=ExtType.X_DST2),
+            Protocol(exttype=ExtType.X_SATYPE2, proto=SaType.AH), satype=ESP,
+        ),
     ]  # fmt: skip
     return [
         spoken(request, dialect).encode(dialect)
