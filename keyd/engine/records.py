@@ -23,6 +23,8 @@ from keyd.model import Need, PolicySpec, Usage
 from pfkey import hot
 from pfkey.const import (
     IPPROTO_COMP,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
     SATYPE_OF_PROTO,
     UNSPEC_PROTO,
     Dir,
@@ -125,17 +127,17 @@ def expire_told(state: State, sa: SaRecord, used: Usage, *, is_hard: bool) -> To
 def acquire_told(need: Need, seq: int, policy: PolicyRecord, proposal: bytes) -> Told:
     """What is asked of the registered: one SA, for one request of a policy.
 
-    FreeBSD also tells the request id, OpenBSD the identities that the flow has.
+    FreeBSD also tells the request id, and what a policy for TCP or UDP selects; OpenBSD tells the
+    identities that the flow has.
     """
-    spec, bits = policy.spec, 8 * len(need.src)
+    spec = policy.spec
     satype = SATYPE_OF_PROTO[need.proto]
 
     def build(manners: Manners, *, keys: bool) -> bytes:
         dialect = manners.dialect
-        proto = UNSPEC_PROTO if manners.kin is Kin.KAME else 0
+        src, dst = _wanted_ends(need, spec, manners)
         record = Acquire(
-            satype=satype, seq=seq, src=Place(need.src, bits, proto),
-            dst=Place(need.dst, bits, proto), policy_id=spec.id, priority=spec.priority,
+            satype=satype, seq=seq, src=src, dst=dst, policy_id=spec.id, priority=spec.priority,
             policy_type=spec.type, dir=spec.dir, proposal=proposal,
         )  # fmt: skip
         more: tuple[Extension, ...] = ()
@@ -152,6 +154,20 @@ def acquire_told(need: Need, seq: int, policy: PolicyRecord, proposal: bytes) ->
         return replace(whole, extensions=found).encode(dialect)
 
     return Told(MsgType.ACQUIRE, satype, build)
+
+
+def _wanted_ends(need: Need, spec: PolicySpec, manners: Manners) -> tuple[Place, Place]:
+    """The ends of the SA; on FreeBSD with upper protocol, and port and prefix of the policy."""
+    selector, bits = spec.selector, 8 * len(need.src)
+    proto = UNSPEC_PROTO if manners.kin is Kin.KAME else 0
+    is_told = selector.proto in (IPPROTO_TCP, IPPROTO_UDP) and manners.dialect is FREEBSD
+    if not is_told or 8 * len(selector.src.address) != bits:  # a tunnel over the other version
+        return Place(need.src, bits, proto), Place(need.dst, bits, proto)
+    src, dst = (
+        Place(address, ends.prefixlen if ends.port else bits, selector.proto, ends.port)
+        for address, ends in ((need.src, selector.src), (need.dst, selector.dst))
+    )
+    return src, dst
 
 
 def identities_of(policy: PolicyRecord) -> tuple[Ident, ...]:

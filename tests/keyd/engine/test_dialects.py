@@ -400,6 +400,28 @@ def want(desk: Desk, **more: int) -> Need:
     )
 
 
+@pytest.mark.parametrize("proto", [6, 17, 1, 255])
+def test_freebsds_acquire_has_what_a_policy_for_tcp_or_udp_selects(proto: int) -> None:
+    """The port with the prefix length that goes with it, and each end by itself."""
+    desk, (n, f) = desk_of(NETBSD, FREEBSD)
+    for name in (n, f):
+        desk.ask(message(MsgType.REGISTER, satype=ESP), name)
+    port = 110 if proto in (6, 17) else 0
+    source = replace(src(), prefixlen=24, proto=proto)
+    desk.ask(policy(source=source, to=replace(dst(), prefixlen=16, proto=proto, port=port)))
+    sent = {e.client: e.record for e in desk.need(want(desk)) if isinstance(e, Send)}
+    shown = {
+        name: [
+            (one.proto, one.prefixlen, one.port)
+            for one in Message.decode(sent[name], dialect).extensions
+            if isinstance(one, Address)
+        ]
+        for name, dialect in ((n, NETBSD), (f, FREEBSD))
+    }
+    assert shown[n] == [(255, 32, 0), (255, 32, 0)]
+    assert shown[f] == ([(proto, 32, 0), (proto, 16, 110)] if port else shown[n])
+
+
 def test_acquire_is_told_as_each_system_tells_it() -> None:
     desk, (n, f, o, ah) = desk_of(NETBSD, FREEBSD, OPENBSD, OPENBSD)
     for name in (A, n, f, o):
