@@ -119,15 +119,18 @@ def test_monitor_writes_to_standard_output(tmp_path: Path) -> None:
         Process(tmp_path) as daemon,
         Client(daemon.socket) as client,
         subprocess.Popen(
-            [PFKEY, "monitor", "--socket", daemon.socket, "--pcap", "-"], stdout=subprocess.PIPE
+            [PFKEY, "monitor", "--socket", daemon.socket, "--pcap", "-"], stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         ) as process,
-    ):
+    ):  # fmt: skip
         assert process.stdout
+        assert process.stderr
         head = process.stdout.read(len(pcapng.head("pfkey 0.1.0")))
         client.flush()
         daemon.stop()
         rest = process.stdout.read()
-        assert process.wait(10) == 0
+        assert process.wait(10) == 1
+        assert b"pfkeyd closed the connection" in process.stderr.read()
     assert head[:4] == b"\n\r\r\n"
     assert rest.count(b"FLUSH") == 2
 
