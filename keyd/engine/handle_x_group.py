@@ -5,7 +5,7 @@ its steps, so the flows that the first SA serves get steps for those behind it: 
 there, and flows that come.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from errno import EINVAL, ENOBUFS, ESRCH
 
@@ -45,19 +45,18 @@ def group(state: State, request: Request) -> list[Effect]:
         raise SadbError(EINVAL, "extension X_SATYPE2 must be there")
     first = _sa(state, message, ExtType.SA, ExtType.ADDRESS_DST, message.satype)
     second = _sa(state, message, ExtType.X_OPENBSD_SA2, ExtType.X_DST2, kind.proto)
-    links = state.sad.links
     behind = (second, *_behind(state, second.key))
     if first in behind:
         raise SadbError(ESRCH, f"SA {describe(second.key)} leads to {describe(first.key)}")
     if len(behind) >= REQUESTS_MAX:
         raise SadbError(EINVAL, f"{REQUESTS_MAX} SAs behind each other are the most")
-    for key in [key for key, there in links.items() if there == second.key]:
-        del links[key]
-    links.pop(first.key, None)  # the newest link stands last
-    links[first.key] = second.key
+    state.sad.link(first.key, second.key)
     echo = state.clients.all(repeated(message), request.client)
+    heads = [sa.key for sa in state.sad.chain(first.key)]
     flows = tuple(policy for policy in state.spd if policy.flow is not None)
-    pairs = [(old, spec) for old in flows if (spec := with_links(state, old.spec)) is not old.spec]
+    pairs = [
+        (old, spec) for old in flows if (spec := with_links(state, old.spec, heads)) is not old.spec
+    ]
     if not pairs:
         return [*echo]
     fresh = [state.spd.replace(old, spec) for old, spec in pairs]
@@ -70,12 +69,17 @@ def group(state: State, request: Request) -> list[Effect]:
     return [change, *told, *echo]
 
 
-def with_links(state: State, spec: PolicySpec) -> PolicySpec:
-    """A flow's policy with a step for each SA that is linked behind its own; or as it was."""
+def with_links(
+    state: State, spec: PolicySpec, heads: Collection[SaKey] | None = None
+) -> PolicySpec:
+    """A flow's policy with a step for each SA that is linked behind its own; or as it was.
+
+    `heads` are the SAs that may be its own; None: any.
+    """
     if not spec.requests:
         return spec
     step = spec.requests[0]
-    for key in reversed(state.sad.links):
+    for key in reversed(tuple(state.sad.links if heads is None else heads)):
         head = state.sad.get(key)
         if head is not None and _serves(head.spec, step, spec):
             behind = (_step(sa.spec, step) for sa in _behind(state, key))

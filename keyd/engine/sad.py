@@ -85,15 +85,16 @@ class Sad:
     """
 
     __slots__ = (
-        "_free_slots", "_next_slot", "_order", "_records", "_reqids", "larval_limit", "larvals",
-        "limit", "links",
+        "_before", "_free_slots", "_next_slot", "_order", "_records", "_reqids", "larval_limit",
+        "larvals", "limit", "links",
     )  # fmt: skip
 
     def __init__(self, limit: int, larval_limit: int, reqids: Reqids) -> None:
         self.limit = limit
         self.larval_limit = larval_limit
         self.larvals = 0
-        self.links: dict[SaKey, SaKey] = {}
+        self.links: dict[SaKey, SaKey] = {}  # the newest last
+        self._before: dict[SaKey, SaKey] = {}  # the same the other way round
         self._reqids = reqids
         self._records: dict[SaKey, SaRecord] = {}
         self._free_slots: list[int] = []  # a heap: the lowest free slot is used first
@@ -176,11 +177,28 @@ class Sad:
         record.state = SaState.DEAD
         record.final_usage = usage
 
+    def link(self, first: SaKey, second: SaKey) -> None:
+        """Let the second stand behind the first; what either had in this place, it has no more."""
+        self._end_link(first, self.links.get(first))
+        self._end_link(self._before.get(second), second)
+        self.links[first] = second
+        self._before[second] = first
+
+    def chain(self, last: SaKey) -> list[SaRecord]:
+        """The SAs that lead to this one, and itself, in their order."""
+        found = [last]
+        while (key := self._before.get(found[-1])) is not None:
+            found.append(key)
+        return [self._records[key] for key in reversed(found)]
+
     def _unlink(self, key: SaKey) -> None:
-        if self.links:
-            self.links = {
-                one: other for one, other in self.links.items() if key not in (one, other)
-            }
+        self._end_link(key, self.links.get(key))
+        self._end_link(self._before.get(key), key)
+
+    def _end_link(self, first: SaKey | None, second: SaKey | None) -> None:
+        if first is not None and second is not None:
+            del self.links[first]
+            del self._before[second]
 
     def _put_in(self, record: SaRecord) -> None:
         key = record.key

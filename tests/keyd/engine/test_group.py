@@ -132,8 +132,28 @@ def test_a_new_link_takes_the_place_of_the_old_one() -> None:
     assert desk.ask(group(), own)[own][0].errno == 0
     assert desk.ask(group((AH, 0x2000), (AH, 0x2001)), own)[own][0].errno == 0
     desk.ask(group(second=(AH, 0x2001)), own)  # the first leads there now, and nobody else
+    sad = desk.engine._state.sad
+    assert [(one.spi, two.spi) for one, two in sad.links.items()] == [(0x1000, 0x2001)]
+    desk.ask(group((ESP, 0x1001), (AH, 0x2001)), own)  # and now another does
+    assert [(one.spi, two.spi) for one, two in sad.links.items()] == [(0x1001, 0x2001)]
     desk.ask(flow(), own)
     assert steps(desk) == BOTH
+
+
+@pytest.mark.parametrize("gone", [(ESP, 0x1000), (AH, 0x2000), (AH, 0x2001)])
+def test_a_link_goes_with_either_sa(gone: tuple[SaType, int]) -> None:
+    desk, (own,) = desk_of(OPENBSD)
+    for request in (esp(), ah(), ah(0x2001), group(), group((AH, 0x2000), (AH, 0x2001))):
+        assert desk.ask(request, own)[own][0].errno == 0
+    desk.ask(named(MsgType.DELETE, spi=gone[1], satype=gone[0]), A)
+    left = [(a, b) for a, b in ((0x1000, 0x2000), (0x2000, 0x2001)) if gone[1] not in (a, b)]
+    sad = desk.engine._state.sad
+    assert [(one.spi, two.spi) for one, two in sad.links.items()] == left
+    assert [[sa.spec.spi for sa in sad.chain(two)] for two in sad.links.values()] == [
+        [a, b] for a, b in left
+    ]
+    desk.ask(message(MsgType.FLUSH), A)
+    assert not sad.links
 
 
 def test_a_link_that_nft_refuses_leaves_the_flow_as_it_was() -> None:
