@@ -12,6 +12,8 @@ of `keyd.shell.nft_rules` lead here:
     socket_in        before the SPD: what privileged pairs say of packets in clear that come in
     socket_in_after  behind it: what others say
     sealed_sockets   of packets that were opened, and enter by a TUN device (`keyd.doors`)
+    socket_natt_in   lets in ESP in UDP for sockets that have set UDP_ENCAP,
+    socket_natt      and gives it to the data path (`keyd.shell.nft_natt`)
 
 Inbound the packet's socket is looked up by its ports, so it must show them: a later fragment does
 not. Where the first one is dropped the others have nothing to be joined with. Where it is let in,
@@ -24,6 +26,7 @@ from dataclasses import dataclass
 
 from keyd import doors
 from keyd.model import PolicySpec
+from keyd.shell import nft_natt
 from keyd.shell.marks import Marks
 from keyd.socket_group import SocketGroup
 from keyd.socket_pair import SocketPair
@@ -32,7 +35,7 @@ from pfkey.const import IPPROTO_AH, IPPROTO_ESP, Level, PolicyType
 UNSTEERED = "{ local, broadcast, anycast, multicast }"
 CHAINS = (
     "socket_mark", "socket_group", "socket_out", "socket_out_after", "guard_sockets", "socket_in",
-    "socket_in_after", "sealed_sockets",
+    "socket_in_after", "sealed_sockets", "socket_natt_in", "socket_natt",
 )  # fmt: skip
 FIXED = {
     "socket_polvio": ("counter name in_polvio drop",),
@@ -118,9 +121,13 @@ def wanted_doors(pairs: Iterable[SocketPair]) -> set[int]:
 
 
 def rules(
-    pairs: Iterable[SocketPair], groups: Iterable[SocketGroup], marks: Marks, device: str
-) -> dict[str, list[str]]:
-    """All rules for these pairs and the groups of processes that have some, by chain."""
+    pairs: Iterable[SocketPair], groups: Iterable[SocketGroup], marks: Marks, device: str,
+    natt_port: int = 0,
+) -> dict[str, list[str]]:  # fmt: skip
+    """All rules for these pairs and the groups of processes that have some, by chain.
+
+    ESP in UDP goes to `natt_port`.
+    """
     pairs, groups = tuple(pairs), tuple(groups)
     greets = False
     found: dict[str, list[str]] = {name: [] for name in CHAINS}
@@ -164,6 +171,10 @@ def rules(
     if greets:
         found["socket_in"] = [*_IS_GREETED, *found["socket_in"]]
     found["sealed_sockets"] = _sealed(pairs, groups, marks, device)
+    if encap := [f"{marks.socket(pair.number):#010x}" for pair in pairs if pair.is_encap]:
+        whose = f"socket mark & {marks.mask:#010x} {{ {', '.join(encap)} }}"
+        found["socket_natt_in"] = [*_LATER_FRAGMENTS, *nft_natt.socket_accepts(whose)]
+        found["socket_natt"] = nft_natt.socket_redirects(whose, natt_port)
     found["guard_sockets"] += [  # nobody reads there
         f'oifname "{doors.device(device, door)}" counter name out_guard drop'
         for door in doors.ALL[1:]

@@ -49,6 +49,19 @@ def test_a_number_that_no_pair_has_is_refused_in_both_directions() -> None:
     assert f"{SOCKET0} : goto socket_unknown" not in found["socket_in"][-1]
 
 
+def test_esp_in_udp_is_taken_from_sockets_that_set_udp_encap() -> None:
+    both = SocketPair(number=3, inward=policy(Dir.IN, PolicyType.BYPASS), is_encap=True)
+    found = nft_sockets.rules((pair(), both), (), MARKS, "pfkey0", 4711)
+    whose = "socket mark & 0xff000000 { 0x53000000 }"
+    assert all(whose in rule for rule in found["socket_natt"])
+    assert all("udp dport set 4711 udp checksum set 0 accept" in r for r in found["socket_natt"])
+    lets_in = found["socket_natt_in"][2:]
+    assert len(lets_in) == len(found["socket_natt"]) == 2
+    # the kernel would find a wildcard's socket for what is forwarded, too
+    assert all("fib daddr type local" in rule and rule.endswith("accept") for rule in lets_in)
+    assert not rules(pair())["socket_natt"]
+
+
 @pytest.mark.parametrize("is_privileged", [True, False])
 def test_the_privileged_are_asked_before_the_spd_and_others_behind_it(is_privileged: bool) -> None:
     found = rules(pair(is_privileged=is_privileged))
