@@ -277,6 +277,38 @@ def test_a_program_without_privileges_cannot_have_others(two: Under) -> None:
     assert said.split() == ["EPERM", "EPERM"]
 
 
+STRANGER = """
+import json
+control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+control.connect({path!r})
+os.setuid(65534)
+esp = struct.pack("=HHHBxII", 4, 18, 2, 2, 0, 0) + struct.pack("=HHBBHII", 16, 50, 1, 1, 0, 0, 0)
+params = {{"policies": [esp.hex()], "uid": 65534, "keep": False}}
+call = {{"jsonrpc": "2.0", "id": 1, "method": "set_policy", "params": params}}
+socket.send_fds(control, [json.dumps(call).encode()], [sock.fileno()])
+print("pair" in json.loads(control.recv(4096))["result"])
+"""
+
+
+def test_no_mark_that_is_weaker_takes_a_socket_out_of_it(two: Under) -> None:
+    """UDP_ENCAP is no policy; a user's own, asked for at pfkeyd itself, is not root's."""
+    encap = "sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+    assert two.send(encap + "print(sock.setsockopt(17, 100, 2))" + SEND) == "None"
+    two.begin()
+    two.da.setkey("flush;")  # nothing to protect it with: its own policy would let it out in clear
+    receiver = two.open(two.b, port=next(ports))
+    script = BEGIN + encap + STRANGER.format(path=f"{two.da.socket}.ctl") + SEND
+    port = str(receiver.getsockname()[1])
+    done = two.run(two.a, *PYTHON, script, B, port)
+    assert done.stdout == "True\n", done.stderr
+    two.load(two.da, AUTHENTIC_KEYS)
+    two.pair((), ())
+    two.wire(UDP)
+    receiver.settimeout(0)
+    with pytest.raises(BlockingIOError):
+        receiver.recv(100)
+
+
 def test_a_privileged_program_in_it_has_its_own_policies(two: Under) -> None:
     receiver = two.open(two.b, port=next(ports))
     port = str(receiver.getsockname()[1])
