@@ -665,7 +665,7 @@ static void deed_user(void)
 
 /* Another thread changes value and descriptor while the supervisor looks. */
 static struct policy shared;
-static volatile int is_over;
+static volatile int is_over, shared_encap;
 
 static void *flipper(void *unused)
 {
@@ -673,8 +673,10 @@ static void *flipper(void *unused)
     (void)unused;
     while (!is_over) {
         shared = policy(POLICY_BYPASS, IN);
+        shared_encap = 2;
         dup2(sock, 60);
         shared = policy(77, OUT);
+        shared_encap = 77;
         shared.len = 0xffff;
         dup2(null, 60);
     }
@@ -691,6 +693,12 @@ static void deed_flips(void)
             good++;
         else if (errno != EINVAL && errno != EBADF && errno != ENOTSOCK && errno != EPERM)
             other = errno;
+        if (setsockopt(60, 17, 100, (int *)&shared_encap, 4) && errno != ENOPROTOOPT
+            && errno != EBADF && errno != ENOTSOCK && errno != EPERM)
+            other = errno;
+        int told = encap_of(60);
+        if (told != 0 && told != 2 && told != -EBADF && told != -ENOTSOCK && told != -EPERM)
+            other = 1000 + told;
     }
     is_over = 1;
     pthread_join(thread, NULL);
@@ -706,7 +714,7 @@ static void deed_killed_options(void)
         pid_t child = fork();
         if (!child)
             for (int fd = socket(AF_INET, SOCK_DGRAM, 0);;)
-                put(fd, 0, 16, &p, 16);
+                put(fd, 0, 16, &p, 16), encap(fd, 2), encap_of(fd);
         usleep(100 * (i % 7));
         kill(child, SIGKILL);
         waitpid(child, &status, 0);
