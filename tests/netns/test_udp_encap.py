@@ -9,18 +9,20 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from errno import ENOPROTOOPT
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import pytest
 
+from pfkey import set_encap
 from pfkey.lab.hosts import Host, Net
 from tests.netns.test_conversation import Two, transfer
 from tests.netns.test_natt import N, Natted, keys, policies
 from tests.support.supervised import BIN
 from tests.support.system import A6, B6, A, B, until
-from tests.support.wire import Tap, udp_listener
+from tests.support.wire import Tap, drain, in_host, udp_listener
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -86,6 +88,9 @@ class Encap(Natted):
         self.b.ip("addr", "add", f"{B2}/24", "dev", self.b_dev)
         self.b.ip("addr", "add", f"{B_IN}/32", "dev", "lo")
         self.a.ip("addr", "add", f"{A_IN}/32", "dev", "lo")
+
+    def open_tcp(self) -> socket.socket:
+        return in_host(self.b, socket.socket)
 
     def nosa(self) -> int:
         """ESP of SAs that b does not know, since the test began."""
@@ -154,6 +159,20 @@ def test_clearing_it_or_closing_the_socket_gives_the_port_back(natted: Encap) ->
         sender.sendto(ESP, (B, 4501))
         until(lambda: successor.recv(100) == ESP, 5, "the port is anybody's")
         until(lambda: natted.nosa() == 1, 5, "one came while it was set")
+
+
+def test_a_python_program_does_it_without_pfkey_run(natted: Encap) -> None:
+    sender, receiver = udp_listener(natted.a, A, 0), udp_listener(natted.b, B, 4500)
+    set_encap(receiver, path=natted.db.socket)
+    for octets in (ESP, IKE):
+        sender.sendto(octets, (B, 4500))
+    until(lambda: drain(receiver) == [IKE], 5)
+    set_encap(receiver, encap=False, path=natted.db.socket)
+    sender.sendto(ESP, (B, 4500))
+    until(lambda: drain(receiver) == [ESP], 5)
+    with pytest.raises(OSError, match="for UDP") as refused:
+        set_encap(natted.open_tcp(), path=natted.db.socket)
+    assert refused.value.errno == ENOPROTOOPT
 
 
 def test_a_connected_socket_receives_ike_alone_where_the_guide_is_obeyed(natted: Encap) -> None:
