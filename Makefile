@@ -10,9 +10,9 @@ BENCH  ?= *
 
 # what the programs need, then what only the tests need
 APT_RUN  := iproute2 libnftables1 iputils-ping procps util-linux
-APT_TEST := nftables tcpdump tshark linux-libc-dev libc6-dev gcc mandoc libcap2-bin iperf3 \
+APT_TEST := curl nftables tcpdump tshark linux-libc-dev libc6-dev gcc mandoc libcap2-bin iperf3 \
 	openiked strongswan-charon libcharon-extra-plugins strongswan-swanctl \
-	libstrongswan-standard-plugins
+	libstrongswan-standard-plugins crun golang-github-containers-common
 
 .PHONY: help setup demo test lint check fuzz bench soak matrix test-lowest lock docs wheel clean
 

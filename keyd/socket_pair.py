@@ -19,13 +19,16 @@ ANYTHING = Selector(Range(bytes(4), 0, 0), Range(bytes(4), 0, 0), UNSPEC_PROTO)
 class SocketPair:
     """A policy for each direction; None: the SPD decides.
 
-    A privileged pair wins over the SPD; another is asked where the SPD says nothing.
+    A privileged pair wins over the SPD; another is asked where the SPD says nothing. With
+    `is_encap` its sockets are those of IKE daemons who asked for UDP_ENCAP: what is no IKE there
+    is the data path's.
     """
 
     number: int
     out: PolicySpec | None = None
     inward: PolicySpec | None = None
     is_privileged: bool = True
+    is_encap: bool = False
 
     @property
     def policies(self) -> tuple[PolicySpec, ...]:
@@ -54,6 +57,7 @@ class SocketPair:
             "out": self.out.to_json() if self.out else None,
             "in": self.inward.to_json() if self.inward else None,
             "privileged": self.is_privileged,
+            "encap": self.is_encap,
         }
 
     @classmethod
@@ -64,4 +68,5 @@ class SocketPair:
             out=PolicySpec.from_json(o["out"]) if o["out"] else None,
             inward=PolicySpec.from_json(o["in"]) if o["in"] else None,
             is_privileged=o["privileged"],
+            is_encap=o["encap"],
         )

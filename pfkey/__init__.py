@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from pfkey.requests import compressor as compressor
     from pfkey.session import Dump as Dump
     from pfkey.sockets import get_policy as get_policy
+    from pfkey.sockets import set_encap as set_encap
     from pfkey.sockets import set_policy as set_policy
 
 _NAMES = {
@@ -119,7 +120,7 @@ _NAMES = {
     "message": "Extension Message",
     "requests": "authenticator cipher compressor",
     "session": "Dump",
-    "sockets": "get_policy set_policy",
+    "sockets": "get_policy set_encap set_policy",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 

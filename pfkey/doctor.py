@@ -260,6 +260,7 @@ def check_run() -> Finding:
             "and their sockets policies"
             if found.takes
             else "but no policies of sockets: pidfd_getfd(2) is forbidden here"
+            " (Docker: --cap-add SYS_PTRACE)"
         )
         return Finding("run", True, f"pfkey run can give programs PF_KEY sockets, {more}")
     why = found.why or "a program that is supervised cannot be given a descriptor"

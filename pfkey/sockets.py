@@ -1,6 +1,7 @@
-"""Shell: the policies of one socket, for Python programs; pfkeyd keeps to them.
+"""Shell: the policies of one socket and UDP_ENCAP, for Python programs; pfkeyd keeps to them.
 
     set_policy(sock, "out ipsec esp/transport//require")
+    set_encap(sock)
 
 Programs that call setsockopt(2) with IP_IPSEC_POLICY have the same under `pfkey run`. Who has no
 CAP_NET_ADMIN may ask for `ipsec` and `entrust`, and is heard where the SPD says nothing.
@@ -39,15 +40,29 @@ def set_policy(
         ShellError: there is no pfkeyd, or we may not speak to it.
     """
     octets = language.parse(policy).encode()
-    if uid is None and not is_privileged():
-        uid = os.geteuid()
-    hand_over(path, sock, "set_policy", policies=[octets.hex()], uid=uid)
+    hand_over(path, sock, "set_policy", policies=[octets.hex()], uid=_user(uid))
 
 
 def get_policy(sock: socket.socket, direction: Dir, *, path: Path | None = None) -> str:
     """A socket's policy in one direction, as `set_policy` takes it; raises the same."""
     answer = hand_over(path, sock, "get_policy", direction=int(direction))
     return language.render(Policy.decode(bytes.fromhex(answer["policy"])))
+
+
+def set_encap(sock: socket.socket, *, encap: bool = True, path: Path | None = None) -> None:
+    """Have a UDP socket receive IKE alone, and pfkeyd the ESP in UDP that comes to it (RFC 3948).
+
+    As UDP_ENCAP does under `pfkey run`; with `encap` false no more. It takes no privilege.
+
+    Raises:
+        OSError: ENOPROTOOPT: the socket is none of UDP; ENOBUFS: there are too many kinds.
+        ShellError: there is no pfkeyd, or we may not speak to it.
+    """
+    hand_over(path, sock, "set_encap", encap=encap, uid=_user(None))
+
+
+def _user(uid: int | None) -> int | None:
+    return os.geteuid() if uid is None and not is_privileged() else uid
 
 
 class _Handed(Protocol):

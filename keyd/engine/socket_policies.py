@@ -7,6 +7,9 @@ over the SPD; another's is asked where the SPD says nothing.
 DEVIATION from Linux, where only the privileged may set any, `entrust` lets pass in clear, and each
 socket with level unique gets request ids of its own: here sockets with equal policies share them
 (test_sockets_with_equal_policies_share_a_pair).
+
+A pair also says whether its sockets asked for UDP_ENCAP, which takes no privilege and is no policy:
+there may be a pair that says nothing else.
 """
 
 from collections.abc import Iterator, Sequence
@@ -94,7 +97,7 @@ class SocketPolicies:
                 are too many, or too many were made by a user; EOPNOTSUPP for an inbound policy
                 of a raw socket, which nobody could hold packets to.
         """
-        entry = None if current is None else self._entries.get(current)
+        entry = self._entry(current)
         if uid is not None and entry is not None and entry.pair.is_privileged:
             raise SadbError(EPERM, "what a privileged caller has set, another may not change")
         given = dict(entry.given) if entry is not None and policies else {}
@@ -107,9 +110,39 @@ class SocketPolicies:
                 given[direction] = (policy.type, policy.requests)
         if Dir.IN in given and not has_ports:
             raise SadbError(EOPNOTSUPP, "inbound policies are for sockets of TCP and UDP")
-        if not given:
-            return None
-        return self._find(given, uid) or self._make(self._free(uid, now.mono), given, uid, now)
+        is_encap = entry is not None and entry.pair.is_encap
+        return self._paired(given, uid, now, is_privileged=uid is None, is_encap=is_encap)
+
+    def encapsulate(
+        self, current: int | None, is_encap: bool, *, uid: int | None, now: Now
+    ) -> SocketPair | None:
+        """The pair of a socket that had the pair `current` and sets UDP_ENCAP, or clears it.
+
+        Its policies stay. `uid` is as for `set`, and may change what a privileged caller has set.
+
+        Raises:
+            SadbError: ENOBUFS.
+        """
+        entry = self._entry(current)
+        if entry is None:
+            return self._paired({}, uid, now, is_privileged=False, is_encap=is_encap)
+        is_privileged = entry.pair.is_privileged
+        return self._paired(entry.given, uid, now, is_privileged=is_privileged, is_encap=is_encap)
+
+    def is_encap(self, current: int | None) -> bool:
+        """Whether a socket has set UDP_ENCAP."""
+        entry = self._entry(current)
+        return entry is not None and entry.pair.is_encap
+
+    def keeps(self, current: int | None, uid: int | None) -> bool:
+        """Whether a socket has policies that stay when this user would give it some."""
+        entry = self._entry(current)
+        if entry is None or not entry.given:
+            return False
+        return uid is not None or entry.pair.is_privileged
+
+    def _entry(self, number: int | None) -> _Entry | None:
+        return None if number is None else self._entries.get(number)
 
     def get(self, current: int | None, direction: int) -> bytes:
         """A socket's policy in one direction, as octets.
@@ -119,7 +152,7 @@ class SocketPolicies:
         """
         if direction not in (Dir.IN, Dir.OUT):
             raise SadbError(EINVAL, f"direction {direction}: in is 1, out 2")
-        entry = None if current is None else self._entries.get(current)
+        entry = self._entry(current)
         kind, requests = (
             entry.given.get(Dir(direction), _ENTRUST) if entry is not None else _ENTRUST
         )
@@ -141,6 +174,8 @@ class SocketPolicies:
             {
                 "number": number,
                 "uid": entry.uid,
+                "privileged": entry.pair.is_privileged,
+                "encap": entry.pair.is_encap,
                 "given": [
                     Policy(type=kind, dir=direction, requests=requests).encode().hex()
                     for direction, (kind, requests) in entry.given.items()
@@ -159,17 +194,28 @@ class SocketPolicies:
             policies = [decode(bytes.fromhex(octets)) for octets in one["given"]]
             given = {Dir(p.dir): (p.type, p.requests) for p in policies}
             number, uid = one["number"], one["uid"]
-            if not 0 <= number < self._limit or number in self._entries or not given:
+            is_privileged, is_encap = one.get("privileged", uid is None), one.get("encap", False)
+            if not 0 <= number < self._limit or number in self._entries or not (given or is_encap):
                 raise ValueError("a pair's number or policies")
-            if not isinstance(uid, int | None):
+            if not (isinstance(uid, int | None) and is_privileged in (True, False)):
                 raise ValueError("a pair's user")
-            self._make(number, given, uid, now)
+            if is_encap not in (True, False):
+                raise ValueError("a pair's UDP_ENCAP")
+            self._make(number, given, uid, now, is_privileged=is_privileged, is_encap=is_encap)
 
-    def _find(self, given: dict[Dir, _Given], uid: int | None) -> SocketPair | None:
+    def _paired(
+        self, given: dict[Dir, _Given], uid: int | None, now: Now, *, is_privileged: bool,
+        is_encap: bool,
+    ) -> SocketPair | None:  # fmt: skip
+        """The pair that says this; None: it would say nothing."""
+        if not given and not is_encap:
+            return None
+        wanted = (given, bool(given) and is_privileged, is_encap)
         for entry in self._entries.values():
-            if entry.given == given and entry.pair.is_privileged == (uid is None):
+            if (entry.given, entry.pair.is_privileged, entry.pair.is_encap) == wanted:
                 return entry.pair
-        return None
+        number = self._free(uid, now.mono)
+        return self._make(number, given, uid, now, is_privileged=wanted[1], is_encap=is_encap)
 
     def _free(self, uid: int | None, now: float) -> int:
         """A number for a new pair, which costs a transaction of nft and perhaps a device."""
@@ -185,11 +231,14 @@ class SocketPolicies:
                 return number
         raise SadbError(ENOBUFS, f"there are {self._limit} different socket policies")
 
-    def _make(self, number: int, given: dict[Dir, _Given], uid: int | None, now: Now) -> SocketPair:
-        specs = {way: self._spec(way, *what, uid is None) for way, what in given.items()}
+    def _make(
+        self, number: int, given: dict[Dir, _Given], uid: int | None, now: Now, *,
+        is_privileged: bool, is_encap: bool,
+    ) -> SocketPair:  # fmt: skip
+        specs = {way: self._spec(way, *what, is_privileged) for way, what in given.items()}
         pair = SocketPair(
             number=number, out=specs.get(Dir.OUT), inward=specs.get(Dir.IN),
-            is_privileged=uid is None,
+            is_privileged=is_privileged, is_encap=is_encap,
         )  # fmt: skip
         self._entries[number] = _Entry(pair, given, uid, now)
         return pair

@@ -72,6 +72,13 @@ def is_listed(sock: socket.socket) -> bool:
     return (_option(sock, socket.SO_TYPE), _option(sock, _SO_PROTOCOL)) in _LISTED_KINDS
 
 
+def is_udp(sock: socket.socket) -> bool:
+    """Whether it is a socket of UDP."""
+    return _option(sock, _SO_PROTOCOL) == socket.IPPROTO_UDP and (
+        _option(sock, socket.SO_TYPE) == socket.SOCK_DGRAM
+    )
+
+
 def cookie(sock: socket.socket) -> int:
     """A number that no other socket ever has."""
     octets = sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8)

@@ -8,7 +8,7 @@
                  where it is ""; with {value}: sets it, {before, value}
     subscribe    params {show_keys}: from now on each PF_KEY record as a notification `message`
     adopt        with a socket as SCM_RIGHTS, see `keyd.shell.adopted`
-    set_policy, get_policy, set_mark, set_group
+    set_policy, get_policy, set_mark, set_group, set_encap, get_encap
                  with a socket or a directory as SCM_RIGHTS, see `keyd.shell.socket_policies`
 
 The socket is open to everybody. Who may not speak PF_KEY may ask for the version, and give sockets
@@ -40,7 +40,7 @@ LOG = limited("keyd.shell.control")
 SCHEMA_VERSION = 1
 CONNECTIONS = 256
 STRANGERS, STRANGERS_EACH = 64, 8  # connections of users who may not speak PF_KEY; of each of them
-FOR_ALL = frozenset(("version", "set_policy", "get_policy", "set_group"))
+FOR_ALL = frozenset(("version", "set_policy", "get_policy", "set_group", "set_encap", "get_encap"))
 _REQUEST_OCTETS = 1 << 16
 _QUEUE_OCTETS = 4 << 20
 

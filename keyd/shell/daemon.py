@@ -49,6 +49,8 @@ from pfkey.errors import ShellError
 from pfkey.transport import netns_inode
 
 LOG = logging.getLogger("keyd.shell")
+
+OfSocket = Callable[[int | None, dict[str, Any]], Awaitable[dict[str, Any]]]
 Admit = Callable[[socket.socket], object]
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -225,23 +227,24 @@ class Daemon:
     ) -> dict[str, tuple[Handed, tuple[str, ...]]]:
         """The control socket's methods that take a descriptor."""
 
-        def of(handle: Callable[[int | None, dict[str, Any]], Awaitable[dict[str, Any]]]) -> Handed:
+        def of(handle: OfSocket) -> Handed:
             return lambda _, fd, params: handle(fd, params)
 
-        async def set_policy(peer: Peer, fd: int | None, params: dict[str, Any]) -> dict[str, Any]:
-            peer.check_user(params)
-            return await sockets.set(fd, params)
+        def for_user(handle: OfSocket) -> Handed:
+            async def checked(peer: Peer, fd: int | None, params: dict[str, Any]) -> dict[str, Any]:
+                peer.check_user(params)
+                return await handle(fd, params)
 
-        async def set_group(peer: Peer, fd: int | None, params: dict[str, Any]) -> dict[str, Any]:
-            peer.check_user(params)
-            return await sockets.group(fd, params)
+            return checked
 
         return {
             "adopt": (partial(adopt, server.adopt), ("registered", "promiscuous", "dialect")),
-            "set_policy": (set_policy, ("policies", "uid", "keep")),
+            "set_policy": (for_user(sockets.set), ("policies", "uid", "keep")),
             "get_policy": (of(sockets.get), ("direction",)),
+            "set_encap": (for_user(sockets.encapsulate), ("encap", "uid")),
+            "get_encap": (of(sockets.get_encap), ()),
             "set_mark": (of(sockets.mark), ("mark",)),
-            "set_group": (set_group, ("policies", "uid")),
+            "set_group": (for_user(sockets.group), ("policies", "uid")),
         }
 
     def _status(self) -> dict[str, Any]:

@@ -7,8 +7,8 @@ reads but the workers' raw sockets; the daemon gets the rest. So
 - who says `policy drop; udp dport 4500 accept` lets both in;
 - policies that want packets protected do not take ESP in UDP for clear packets.
 
-All of it is about destinations and ports that an SA names, kept in sets; without such SAs nothing
-is touched.
+All of it is about destinations and ports that an SA names, kept in sets, and about sockets that
+have set UDP_ENCAP, known by their marks (`keyd.shell.nft_sockets`); of others nothing is touched.
 """
 
 from ipaddress import ip_address
@@ -26,6 +26,7 @@ Element = tuple[str, str]  # of which set, and what
 
 _IP = {4: "ip", 6: "ip6"}
 _IS_ESP = ("@th,64,32 != 0", "udp length 9")  # or a keepalive, of a single octet
+_LOCAL = "fib daddr type local"
 
 
 def elements(sa: SaSpec) -> tuple[Element, ...]:
@@ -59,7 +60,7 @@ def changes(table: str, before: frozenset[Element], after: frozenset[Element]) -
 def accepts() -> list[str]:
     """Rules for what comes in, before policies are asked."""
     rules = [
-        f"{ip} daddr . udp dport @natt{v} {which} fib daddr type local accept"
+        f"{ip} daddr . udp dport @natt{v} {which} {_LOCAL} accept"
         for v, ip in _IP.items()
         for which in _IS_ESP
     ]
@@ -76,7 +77,21 @@ def redirects(sink: int) -> list[str]:
     The checksum goes: a zero must stay one, and what a device was to finish cannot be mended.
     """
     return [
-        f"{ip} daddr . udp dport @natt{v} {which} udp dport set {sink} udp checksum set 0 accept"
+        f"{ip} daddr . udp dport @natt{v} {which} {_to(sink)}"
         for v, ip in _IP.items()
         for which in _IS_ESP
     ]
+
+
+def socket_accepts(whose: str) -> list[str]:
+    """As `accepts`, for the sockets that `whose` selects."""
+    return [f"meta l4proto udp {which} {_LOCAL} {whose} accept" for which in _IS_ESP]
+
+
+def socket_redirects(whose: str, sink: int) -> list[str]:
+    """As `redirects`, for the sockets that `whose` selects."""
+    return [f"meta l4proto udp {which} {whose} {_to(sink)}" for which in _IS_ESP]
+
+
+def _to(sink: int) -> str:
+    return f"udp dport set {sink} udp checksum set 0 accept"

@@ -27,6 +27,7 @@ takes non-first fragments, outbound all, so that the data path can put them toge
 let packets pass leave to those that follow what they cannot be sure of.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 
@@ -36,6 +37,8 @@ from keyd.shell import nft_natt, nft_sockets
 from keyd.shell.holds import encode_comment
 from keyd.shell.marks import Marks
 from keyd.shell.nft_sockets import UNSTEERED
+from keyd.socket_group import SocketGroup
+from keyd.socket_pair import SocketPair
 from pfkey.const import IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP, UNSPEC_PROTO, Dir, PolicyType
 from pfkey.selector import Range, Selector
 
@@ -167,6 +170,7 @@ class Frame:
                 f"{from_tun} accept",
                 *(f"{sealed} fib daddr type local accept" for sealed in _SEALED),
                 *nft_natt.accepts(),
+                "jump socket_natt_in",
                 _NEIGHBOUR_DISCOVERY,
                 "jump socket_in",
                 "jump policy_in",
@@ -188,6 +192,7 @@ class Frame:
             "natt": (
                 f"type filter hook input priority {PRIORITY_LATE}",
                 *nft_natt.redirects(self.natt_port),
+                "jump socket_natt",
             ),
             "forward": (
                 "type filter hook forward priority -1",
@@ -206,6 +211,12 @@ class Frame:
             commands.append(f"add chain {t} {name} {{ {hook}; policy accept; }}")
             commands += [f"add rule {t} {name} {rule}" for rule in rules]
         return commands
+
+    def socket_rules(
+        self, pairs: Iterable[SocketPair], groups: Iterable[SocketGroup]
+    ) -> dict[str, list[str]]:
+        """All rules for policies of sockets by chain, see `keyd.shell.nft_sockets`."""
+        return nft_sockets.rules(pairs, groups, self.marks, self.device, self.natt_port)
 
     def policy_rules(self, spec: PolicySpec) -> dict[str, list[str]]:
         """The rules of one policy by chain; none where it can select nothing."""

@@ -5,18 +5,22 @@ of `keyd.shell.nft_rules` lead here:
 
     socket_mark      gives a packet its socket's mark, where somebody else's rule or the program
                      itself has given it another
-    socket_group     gives one that has none the mark of the group of its socket's maker
+    socket_group     gives one that has none, or a weaker one, the mark of the group of its
+                     socket's maker
     socket_out       before the SPD: what privileged pairs say of packets that leave
     socket_out_after behind the SPD: what other pairs say, where the SPD said nothing
     guard_sockets    a packet that a pair steers leaves by the pair's device, and nothing else does
     socket_in        before the SPD: what privileged pairs say of packets in clear that come in
     socket_in_after  behind it: what others say
     sealed_sockets   of packets that were opened, and enter by a TUN device (`keyd.doors`)
+    socket_natt_in   lets in ESP in UDP for sockets that have set UDP_ENCAP,
+    socket_natt      and gives it to the data path (`keyd.shell.nft_natt`)
 
 Inbound the packet's socket is looked up by its ports, so it must show them: a later fragment does
 not. Where the first one is dropped the others have nothing to be joined with. Where it is let in,
 they are left to the SPD. In the midst of a TCP handshake there is no socket yet to be found: where
-a listener lets in clear segments, its answer notes for whom.
+a listener lets in clear segments, its answer notes for whom. A socket that is bound to no address
+is found for what is on its way to others, too: of that nothing is said here.
 """
 
 from collections.abc import Iterable
@@ -24,6 +28,7 @@ from dataclasses import dataclass
 
 from keyd import doors
 from keyd.model import PolicySpec
+from keyd.shell import nft_natt
 from keyd.shell.marks import Marks
 from keyd.socket_group import SocketGroup
 from keyd.socket_pair import SocketPair
@@ -32,13 +37,14 @@ from pfkey.const import IPPROTO_AH, IPPROTO_ESP, Level, PolicyType
 UNSTEERED = "{ local, broadcast, anycast, multicast }"
 CHAINS = (
     "socket_mark", "socket_group", "socket_out", "socket_out_after", "guard_sockets", "socket_in",
-    "socket_in_after", "sealed_sockets",
+    "socket_in_after", "sealed_sockets", "socket_natt_in", "socket_natt",
 )  # fmt: skip
 FIXED = {
     "socket_polvio": ("counter name in_polvio drop",),
     "socket_discard": ("counter name in_discard drop",),
     "socket_unknown": ("counter name hold_dropped drop",),
 }
+_OTHERS, _OURS = "fib daddr type unicast", "fib daddr type != unicast"  # whose packets these are
 _LATER_FRAGMENTS = ("ip frag-off & 0x1fff != 0 return", "frag frag-off != 0 return")
 _GREETED = {"4": "ip", "6": "ip6"}  # sets of those in the midst of a handshake
 _GREETED_LIMITS = "size 4096; flags dynamic,timeout; timeout 30s"
@@ -98,8 +104,8 @@ class Hooks:
         """Before the SPD."""
         mask = f"{self.marks.mask:#010x}"
         return (
-            "jump socket_group",
             "jump socket_mark",
+            "jump socket_group",
             f"meta mark & {mask} >= {self._first} jump socket_out",
         )
 
@@ -118,9 +124,13 @@ def wanted_doors(pairs: Iterable[SocketPair]) -> set[int]:
 
 
 def rules(
-    pairs: Iterable[SocketPair], groups: Iterable[SocketGroup], marks: Marks, device: str
-) -> dict[str, list[str]]:
-    """All rules for these pairs and the groups of processes that have some, by chain."""
+    pairs: Iterable[SocketPair], groups: Iterable[SocketGroup], marks: Marks, device: str,
+    natt_port: int = 0,
+) -> dict[str, list[str]]:  # fmt: skip
+    """All rules for these pairs and the groups of processes that have some, by chain.
+
+    ESP in UDP goes to `natt_port`.
+    """
     pairs, groups = tuple(pairs), tuple(groups)
     greets = False
     found: dict[str, list[str]] = {name: [] for name in CHAINS}
@@ -151,19 +161,24 @@ def rules(
         found["socket_out"].append("goto socket_unknown")
     for chain, verdicts in clear.items():
         if verdicts:
-            found[chain] = [*_LATER_FRAGMENTS, _by_socket(marks, verdicts)]
+            found[chain] = [f"{_OTHERS} return", *_LATER_FRAGMENTS, _by_socket(marks, verdicts)]
+    weaker = _Weaker(pairs, marks)
     for group in groups:
         mark = marks.socket(group.pair)
         found["socket_group"].append(
-            f"{_is_of(group)} meta mark & {marks.mask:#010x} < {marks.socket(0):#010x}"
+            f"{_is_of(group)} meta mark & {marks.mask:#010x} {weaker.than(group)}"
             f" meta mark set meta mark & {marks.others:#010x} | {mark:#010x}"
         )
         for chain, verdicts in clear.items():
-            if verdicts.get(mark, "return") != "return":
-                found[chain].append(f"{_is_unmarked(group, marks)} {verdicts[mark]}")
+            if verdicts.get(mark, "return") != "return":  # before a weaker mark has its say
+                found[chain].insert(-1, f"{weaker.bears(group)} {verdicts[mark]}")
     if greets:
         found["socket_in"] = [*_IS_GREETED, *found["socket_in"]]
     found["sealed_sockets"] = _sealed(pairs, groups, marks, device)
+    if encap := [f"{marks.socket(pair.number):#010x}" for pair in pairs if pair.is_encap]:
+        whose = f"socket mark & {marks.mask:#010x} {{ {', '.join(encap)} }}"
+        found["socket_natt_in"] = [*_LATER_FRAGMENTS, *nft_natt.socket_accepts(whose)]
+        found["socket_natt"] = nft_natt.socket_redirects(whose, natt_port)
     found["guard_sockets"] += [  # nobody reads there
         f'oifname "{doors.device(device, door)}" counter name out_guard drop'
         for door in doors.ALL[1:]
@@ -176,10 +191,32 @@ def _is_of(group: SocketGroup) -> str:
     return f'socket cgroupv2 level {group.level} "{group.path}"'
 
 
-def _is_unmarked(group: SocketGroup, marks: Marks) -> str:
-    """A socket of the group that has no policies of its own."""
-    own = f"socket mark & {marks.mask:#010x} < {marks.socket(0):#010x}"
-    return f"{_is_of(group)} {own}"
+class _Weaker:
+    """Which marks of sockets do not stand against the policies of a group: those that say none,
+    and a user's in a group of the privileged.
+    """
+
+    def __init__(self, pairs: Iterable[SocketPair], marks: Marks) -> None:
+        self._pairs = {pair.number: pair for pair in pairs}
+        self._marks = marks
+
+    def than(self, group: SocketGroup) -> str:
+        """What they are compared with."""
+        of_group = self._pairs.get(group.pair)
+        is_privileged = of_group is not None and of_group.is_privileged
+        weak = [
+            f"{self._marks.socket(pair.number):#010x}"
+            for pair in self._pairs.values()
+            if not pair.policies or (is_privileged and not pair.is_privileged)
+        ]
+        first = self._marks.socket(0)
+        return (
+            f"{{ 0x00000000-{first - 1:#010x}, {', '.join(weak)} }}" if weak else f"< {first:#010x}"
+        )
+
+    def bears(self, group: SocketGroup) -> str:
+        """A socket of the group that bears one of them."""
+        return f"{_is_of(group)} socket mark & {self._marks.mask:#010x} {self.than(group)}"
 
 
 def _by_socket(marks: Marks, verdicts: dict[int, str]) -> str:
@@ -229,16 +266,18 @@ def _sealed(
     """Who may have what was opened, by the door it enters."""
     found = []
     wanted = wanted_doors(pairs)
+    weaker = _Weaker(pairs, marks)
     for pair in pairs:
         if pair.has_device:
             name = f'iifname "{doors.device(device, doors.of_pair(pair.number))}"'
             mark = f"socket mark & {marks.mask:#010x} == {marks.socket(pair.number):#010x}"
             of_group = [
-                f"{name} {_is_unmarked(group, marks)} accept"
+                f"{name} {weaker.bears(group)} accept"
                 for group in groups
                 if group.pair == pair.number
             ]
             found += [
+                f"{name} {_OTHERS} counter name in_polvio drop",
                 *([f"{name} {mark} accept", *of_group] if pair.opens else []),
                 f"{name} counter name in_polvio drop",
             ]
@@ -252,10 +291,10 @@ def _sealed(
         }
         name = f'iifname "{doors.device(device, door)}"'
         if verdicts:
-            found.append(f"{name} {_by_socket(marks, verdicts)}")
+            found.append(f"{name} {_OURS} {_by_socket(marks, verdicts)}")
         for group in groups:
             if verdict := verdicts.get(marks.socket(group.pair), ""):
-                found.append(f"{name} {_is_unmarked(group, marks)} {verdict}")
+                found.append(f"{name} {_OURS} {weaker.bears(group)} {verdict}")
         if door != doors.MAIN:
             found.append(f"{name} accept")
     return found

@@ -6,6 +6,9 @@
                  socket that has policies keeps them. {pair}
     get_policy   params {direction}: {policy}
     set_mark     params {mark}: a mark of the program's own, which does not take the policy away
+    set_encap    params {encap, uid}: UDP_ENCAP of a UDP socket: it receives IKE, and we the ESP in
+                 UDP that comes to it, whatever its address and port are. {pair}
+    get_encap    params {}: {encap}
     set_group    params {policies, uid}, and the directory of a control group: all sockets that are
                  made in it have these policies, unless they have others of their own. {pair}
 
@@ -19,7 +22,7 @@ import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from errno import EINVAL, ENOBUFS, EOPNOTSUPP, EPERM
+from errno import EINVAL, ENOBUFS, ENOPROTOOPT, EOPNOTSUPP, EPERM
 from typing import Any
 
 import trio
@@ -27,7 +30,7 @@ import trio
 from keyd.engine.effects import Now
 from keyd.engine.socket_policies import SocketPolicies
 from keyd.shell import handed
-from keyd.shell.census import Bearers, is_listed, marks_in_use, raw_inodes
+from keyd.shell.census import Bearers, is_listed, is_udp, marks_in_use, raw_inodes
 from keyd.shell.handed import SO_MARK, inet_socket, option, refused
 from keyd.shell.marks import Marks
 from keyd.shell.rpc import INVALID_PARAMS, RpcError
@@ -41,11 +44,12 @@ LOG = logging.getLogger("keyd.shell")
 
 GROUP_SECONDS = 5.0  # between two looks whether a group is empty
 
+Find = Callable[[], SocketPair | None]
 Commit = Callable[[Sequence[SocketPair], Sequence[SocketGroup]], Awaitable[None]]
 
 
 class Sockets:
-    """Answers all four. Run `run` in a task of its own.
+    """Answers all of them. Run `run` in a task of its own.
 
     Args:
         commit: makes nft, routes and workers follow all pairs and groups, or raises ShellError.
@@ -115,14 +119,16 @@ class Sockets:
         with inet_socket(fd) as sock:
             async with self._one:
                 current = self._marks.pair(option(sock, SO_MARK))
-                if keeps and current is not None:
+                if keeps and self._policies.keeps(current, uid):
                     return {"pair": current}
-                return {"pair": await self._set(sock, current, octets, uid)}
+                has_ports = is_listed(sock)
+                number = await self._pair(current, octets, uid, has_ports=has_ports)
+                return {"pair": await self._bear(sock, current, number, uid)}
 
-    async def _set(
-        self, sock: socket.socket, current: int | None, octets: list[bytes], uid: int | None
+    async def _bear(
+        self, sock: socket.socket, current: int | None, number: int | None, uid: int | None
     ) -> int | None:
-        number = await self._pair(current, octets, uid, has_ports=is_listed(sock))
+        """Give a socket the number of a pair that is in force, or none."""
         mark = option(sock, SO_MARK)
         _set_mark(sock, self._marks.with_pair(mark, number))
         LOG.debug("socket-policy uid=%s pair=%s", uid, number)
@@ -138,20 +144,23 @@ class Sockets:
         self, current: int | None, octets: list[bytes], uid: int | None, *, has_ports: bool = True
     ) -> int | None:
         """The number of a pair that is in force; None: no policies."""
-        before = tuple(self._policies)
-        pair = await self._find(current, octets, uid, has_ports=has_ports)
-        if pair is not None and pair not in before:
-            await self._make(pair)
-        return None if pair is None else pair.number
 
-    async def _find(
-        self, current: int | None, octets: list[bytes], uid: int | None, *, has_ports: bool
-    ) -> SocketPair | None:
         def find() -> SocketPair | None:
             return self._policies.set(
                 current, octets, uid=uid, now=self._clock(), has_ports=has_ports
             )
 
+        return await self._in_force(find, uid)
+
+    async def _in_force(self, find: Find, uid: int | None) -> int | None:
+        before = tuple(self._policies)
+        pair = await self._find(find, uid)
+        if pair is not None and pair not in before:
+            await self._make(pair)
+        return None if pair is None else pair.number
+
+    async def _find(self, find: Find, uid: int | None) -> SocketPair | None:
+        """What is found, perhaps when there is room again."""
         try:
             try:
                 return find()
@@ -252,6 +261,37 @@ class Sockets:
             return {"policy": self._policies.get(number, direction).hex()}
         except SadbError as error:
             raise refused(error.errno, str(error)) from None
+
+    async def encapsulate(self, fd: int | None, params: dict[str, Any]) -> dict[str, Any]:
+        """Set a socket's UDP_ENCAP, or clear it.
+
+        Raises:
+            RpcError: with the errno that the caller is to see.
+        """
+        uid, is_encap = handed.user(params.get("uid")), params.get("encap")
+        if not isinstance(is_encap, bool):
+            raise RpcError(INVALID_PARAMS, "encap must be true or false")
+        with inet_socket(fd) as sock:
+            if not is_udp(sock):
+                raise refused(ENOPROTOOPT, "UDP_ENCAP is for UDP")
+            async with self._one:
+                current = self._marks.pair(option(sock, SO_MARK))
+
+                def find() -> SocketPair | None:
+                    return self._policies.encapsulate(current, is_encap, uid=uid, now=self._clock())
+
+                number = await self._in_force(find, uid)
+                return {"pair": await self._bear(sock, current, number, uid)}
+
+    async def get_encap(self, fd: int | None, params: dict[str, Any]) -> dict[str, Any]:
+        """Tell whether a socket has set UDP_ENCAP.
+
+        Raises:
+            RpcError: with the errno that the caller is to see.
+        """
+        with inet_socket(fd) as sock:
+            number = self._marks.pair(option(sock, SO_MARK))
+        return {"encap": self._policies.is_encap(number)}
 
     async def mark(self, fd: int | None, params: dict[str, Any]) -> dict[str, Any]:
         """Give a socket a mark of the program's own.

@@ -72,7 +72,7 @@ class Steer:
         self._nft: Nft | None = None
         self._events: list[socket.socket] = []
         self._chains = Chains()
-        self._socket_rules = nft_sockets.rules((), (), self.marks, device)
+        self._socket_rules = self._frame.socket_rules((), ())
         self._natt: frozenset[Element] = frozenset()
         self._sink: socket.socket | None = None
         self._generation = 0
@@ -122,7 +122,7 @@ class Steer:
             self._tun.open(_LEFTOVER_WAIT_SECONDS if is_leftover else 0.0)
             self._events = [routes.event_socket(), nft.event_socket()]
             self._chains = self._after(found)
-            self._socket_rules = nft_sockets.rules(pairs, groups, self.marks, self._frame.device)
+            self._socket_rules = self._frame.socket_rules(pairs, groups)
             self._socket_devices.add(pairs, _LEFTOVER_WAIT_SECONDS if is_leftover else 0.0)
             self._write_table(listed)
             self._tun.start()
@@ -166,7 +166,7 @@ class Steer:
                 next call makes it right.
         """
         self._socket_devices.add(pairs)
-        rules = nft_sockets.rules(pairs, groups, self.marks, self._frame.device)
+        rules = self._frame.socket_rules(pairs, groups)
         commands = [
             command
             for chain in nft_sockets.CHAINS

@@ -66,6 +66,7 @@ class Tun:
     def __init__(self, name: str) -> None:
         self.name = name
         self.fd = -1
+        self._beyond_us: list[str] = []  # settings of IPv6 that we could not make
 
     @property
     def index(self) -> int:
@@ -170,7 +171,7 @@ class Tun:
             self._interface(_SIOCGIFADDR)
         except OSError:
             restored.append(f"{self.name} address")
-        wrong = self._ipv6_wrong()
+        wrong = [key for key in self._ipv6_wrong() if key not in self._beyond_us]
         if restored or wrong:
             self.start()
         if wrong and not self._ipv6_wrong():
@@ -220,8 +221,11 @@ class Tun:
 
         Without /proc/sys (read-only in many containers) only the addresses can be kept away.
         """
-        if not self._ipv6_wrong():
-            return
+        if self._ipv6_wrong():
+            self._mend_ipv6()
+            self._beyond_us = self._ipv6_wrong()
+
+    def _mend_ipv6(self) -> None:
         with suppress(OSError):
             self._ipv6_conf("disable_ipv6").write_text("1")
         mode = struct.pack("=HHB3x", 5, _IFLA_INET6_ADDR_GEN_MODE, _ADDR_GEN_NONE)

@@ -9,7 +9,7 @@ cannot follow pointers. Per architecture it looks at
     recv…       MSG_PEEK: racoon looks for its reply right after it has sent
     poll        one descriptor and a short wait: iked gives its reply 1 ms
     setsockopt, getsockopt
-                the policies of a socket, and its mark, which says them
+                the policies of a socket, and its mark, which says them; UDP_ENCAP
 
 All else is allowed, and for most calls the kernel knows that without running the program. A
 comparison takes the lower 32 bits, because the kernel takes an `int` there.
@@ -23,12 +23,13 @@ AF_INET, AF_KEY, AF_PACKET, AF_XDP = 2, 15, 17, 44
 MSG_PEEK, MSG_FASTOPEN = 2, 0x20000000
 EOPNOTSUPP, EAFNOSUPPORT, ENOSYS = 95, 97, 38
 SHORT_POLL_MS = 10
-SOL_IP, SOL_SOCKET, SOL_IPV6 = 0, 1, 41
-SO_MARK = 36
+SOL_IP, SOL_SOCKET, SOL_UDP, SOL_IPV6 = 0, 1, 17, 41
+SO_MARK, UDP_ENCAP = 36, 100
 IP_IPSEC_POLICY, IP_XFRM_POLICY, IPV6_IPSEC_POLICY, IPV6_XFRM_POLICY = 16, 17, 34, 35
-POLICY_OPTIONS = {
+_OPTIONS = {
     SOL_IP: (IP_IPSEC_POLICY, IP_XFRM_POLICY),
     SOL_IPV6: (IPV6_IPSEC_POLICY, IPV6_XFRM_POLICY),
+    SOL_UDP: (UDP_ENCAP,),
 }
 
 _LD, _AND, _JMP_EQ, _JMP_GE, _JMP_GT, _JMP_SET, _RET = 0x20, 0x54, 0x15, 0x35, 0x25, 0x45, 0x06
@@ -141,8 +142,8 @@ def _block(abi: Abi, *, joins: bool) -> list[_Instruction]:
         (abi.recvmsg, _if_set(2, MSG_PEEK)),
         (abi.recvmmsg, _if_set(3, MSG_PEEK)),
         *(_joins(abi) if joins else ()),
-        (abi.setsockopt, _if_options({**POLICY_OPTIONS, SOL_SOCKET: (SO_MARK,)})),
-        (abi.getsockopt, _if_options(POLICY_OPTIONS)),
+        (abi.setsockopt, _if_options({**_OPTIONS, SOL_SOCKET: (SO_MARK,)})),
+        (abi.getsockopt, _if_options(_OPTIONS)),
         (abi.poll, _if_short_poll()) if abi.poll is not None else (abi.ppoll, _if_one_waits()),
     ]
     code: list[_Instruction] = [(_LD, 0, 0, _NR)]

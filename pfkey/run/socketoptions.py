@@ -2,16 +2,16 @@
 
 The value is read from the caller's memory, once; the socket is taken from the caller and handed to
 pfkeyd with the policy; pfkeyd marks it, and then the caller is answered. Such a call does not go on
-into the kernel after it was looked at: what another thread changes meanwhile changes nothing. Two
+into the kernel after it was looked at: what another thread changes meanwhile changes nothing. Three
 sorts do go on, where nothing depends on what was looked at: a mark of a privileged program on a
-socket that can bear no policy, or where there is no pfkeyd; and what begins a connection, whose
-group decides about it.
+socket that can bear no policy, or where there is no pfkeyd; what begins a connection, whose group
+decides about it; and UDP_ENCAP where pfkeyd cannot do it, for the kernel then does what it can.
 """
 
 import struct
 from collections.abc import Callable
 from errno import EINVAL, EIO, EMSGSIZE, ENETDOWN, ENOPROTOOPT, EOPNOTSUPP, EPERM
-from socket import AF_INET, AF_INET6, SOL_SOCKET, socket
+from socket import AF_INET, AF_INET6, IPPROTO_UDP, SOL_SOCKET, socket
 from typing import Any
 
 from pfkey.errors import SadbError
@@ -24,6 +24,8 @@ from pfkey.run.filter import (
     IPV6_IPSEC_POLICY,
     IPV6_XFRM_POLICY,
     SO_MARK,
+    SOL_UDP,
+    UDP_ENCAP,
     Abi,
 )
 from pfkey.run.group import Group
@@ -31,7 +33,8 @@ from pfkey.run.link import Record
 from pfkey.run.memory import Memory, take_socket
 from pfkey.run.notify import Call, Listener
 
-_SO_DOMAIN = 39
+_SO_PROTOCOL, _SO_DOMAIN = 38, 39
+_NON_IKE, _ESPINUDP = 1, 2  # values of UDP_ENCAP
 _PAGE = 4096  # Linux takes no longer policy
 _POLICY_OCTETS, _DIRECTION_AT = 16, 6  # of sadb_x_policy
 _INT_OCTETS = 4
@@ -58,10 +61,14 @@ class SocketOptions:
         """
         caller = self._daemons.caller(call)
         name = call.argument(2)
-        if call.number == abi.getsockopt:
+        if call.number == abi.getsockopt and call.argument(1) == SOL_UDP:
+            self._get_encap(call, caller)
+        elif call.number == abi.getsockopt:
             self._get(call, caller, name)
         elif call.argument(1) == SOL_SOCKET and name == SO_MARK:
             self._mark(call, caller)
+        elif call.argument(1) == SOL_UDP:
+            self._encap(call, caller)
         else:
             self._set(call, caller, name)
 
@@ -145,6 +152,62 @@ class SocketOptions:
             return False
         return daemon.is_here or bool(sock.getsockopt(SOL_SOCKET, SO_MARK))
 
+    # ---------------------------------------------------------------- UDP_ENCAP
+
+    def _encap(self, call: Call, caller: Caller) -> None:
+        """ESP in UDP is pfkeyd's from now on, and the kernel takes none of it from the socket."""
+        with Memory(call.tid) as memory:
+            if call.argument(4) < _INT_OCTETS:
+                raise OSError(EINVAL, "length")
+            (value,) = struct.unpack("=i", memory.read(call.arguments[3], _INT_OCTETS))
+        if value == _NON_IKE:  # of drafts long gone, whose packets look otherwise
+            raise OSError(ENOPROTOOPT, "UDP_ENCAP_ESPINUDP_NON_IKE")
+        sock = self._udp_socket(call)
+        if sock is None:
+            return
+        try:  # what the kernel alone knows, and nothing for what is ours
+            sock.setsockopt(SOL_UDP, UDP_ENCAP, 0 if value == _ESPINUDP else value)
+        except OSError:
+            sock.close()
+            raise
+        uid = None if self._daemons.is_privileged(caller) else caller.euid
+        params = {"encap": value == _ESPINUDP, "uid": uid}
+        self._ask(call, caller, "set_encap", params, sock, or_kernel=True)
+
+    def _get_encap(self, call: Call, caller: Caller) -> None:
+        at, length_at = call.arguments[3], call.arguments[4]
+        sock = self._udp_socket(call)
+        if sock is None:
+            return
+        kernels = sock.getsockopt(SOL_UDP, UDP_ENCAP)
+
+        def give(record: Record) -> None:
+            value = struct.pack("=i", _ESPINUDP if record.values["encap"] else kernels)
+            with Memory(call.tid) as memory:
+                self._check(call)
+                (room,) = struct.unpack("=i", memory.read(length_at, _INT_OCTETS))
+                if room < 0:
+                    raise OSError(EINVAL, "room")
+                memory.write(length_at, struct.pack("=i", min(room, _INT_OCTETS)))
+                memory.write(at, value[:room])
+
+        self._ask(call, caller, "get_encap", {}, sock, give, or_kernel=True)
+
+    def _udp_socket(self, call: Call) -> socket | None:
+        """The caller's; None: the call has gone on, for it is none, or we may not take it."""
+        try:
+            sock = self._socket(call, None)
+        except OSError:
+            self._listener.let_go(call)
+            return None
+        if sock.getsockopt(SOL_SOCKET, _SO_PROTOCOL) == IPPROTO_UDP and (
+            sock.getsockopt(SOL_SOCKET, _SO_DOMAIN) in _FAMILY.values()
+        ):
+            return sock
+        sock.close()
+        self._listener.let_go(call)
+        return None
+
     # ---------------------------------------------------------------- a policy for all sockets
 
     def join(self, call: Call) -> None:
@@ -199,11 +262,16 @@ class SocketOptions:
         params: dict[str, Any],
         sock: socket,
         give: Callable[[Record], None] = lambda record: None,
+        *,
+        or_kernel: bool = False,
     ) -> None:
-        """Have pfkeyd do it; `give` is for an answer that the caller is to see."""
+        """Have pfkeyd do it, or the kernel instead; `give` is for what the caller is to see."""
 
         def answered(record: Record | None) -> None:
             sock.close()
+            if or_kernel and (record is None or record.is_refusal):
+                self._listener.let_go(call)
+                return
             try:
                 if record is None:
                     raise OSError(ENETDOWN, "pfkeyd is gone")
@@ -218,6 +286,9 @@ class SocketOptions:
         try:
             self._daemons.of(caller).call(method, params, sock, answered)
         except OSError as error:
+            if or_kernel:
+                answered(None)
+                return
             sock.close()
             # a kernel without PF_KEY has no such options
             raise OSError(EOPNOTSUPP, error.strerror) from None

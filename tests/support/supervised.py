@@ -15,13 +15,15 @@ BIN = Path(sys.executable).parent
 SOURCE = Path(__file__).parent.parent / "pfkey" / "run" / "client.c"
 
 
-def compile_client(directory: Path, *options: str, name: str = "client") -> Path:
-    """The PF_KEY program of `client.c`."""
+def compile_client(
+    directory: Path, *options: str, name: str = "client", source: Path = SOURCE
+) -> Path:
+    """The PF_KEY program of `client.c`, or of another source."""
     cc = shutil.which("cc") or shutil.which("gcc")
     assert cc, "no C compiler: apt-get install gcc libc6-dev"
     made = directory / name
     words = [cc, "-O1", "-Wall", "-Wextra", "-Werror", "-pthread", *options]
-    subprocess.run([*words, "-o", made, SOURCE], check=True)
+    subprocess.run([*words, "-o", made, source], check=True)
     return made
 
 

@@ -230,6 +230,77 @@ def test_what_nobody_can_have_left_is_refused(
         policies.adopt(left, NOW)
 
 
+def encapsulate(
+    policies: SocketPolicies, current: SocketPair | None, is_encap: bool, uid: int | None = None
+) -> SocketPair | None:
+    number = None if current is None else current.number
+    return policies.encapsulate(number, is_encap, uid=uid, now=NOW)
+
+
+def test_udp_encap_stands_beside_the_policies(policies: SocketPolicies) -> None:
+    bypass = put(policies, "in bypass", "out bypass")
+    both = encapsulate(policies, bypass, True)
+    assert bypass is not None
+    assert both is not None
+    assert (both.inward, both.out, both.is_encap) == (bypass.inward, bypass.out, True)
+    assert encapsulate(policies, both, True) is both
+    assert encapsulate(policies, both, False) is bypass
+    entrusted = policies.set(both.number, [], uid=None, now=NOW)
+    assert entrusted is not None
+    assert (entrusted.policies, entrusted.is_encap) == ((), True)
+    assert encapsulate(policies, entrusted, False) is None
+
+
+def test_udp_encap_alone_is_everybodys(policies: SocketPolicies) -> None:
+    """It takes no privilege, and gives none: a user may go on to set policies, and root too."""
+    alone = encapsulate(policies, None, True)
+    assert alone is not None
+    assert encapsulate(policies, None, True, uid=1000) is alone
+    assert encapsulate(policies, None, False, uid=1000) is None
+    assert not alone.is_privileged
+    assert not policies.keeps(alone.number, 1000)
+    users = put(policies, "out ipsec esp/transport//use", uid=1000, current=alone.number)
+    roots = put(policies, "out bypass", current=alone.number)
+    assert users is not None
+    assert roots is not None
+    assert (users.is_encap, users.is_privileged) == (True, False)
+    assert (roots.is_encap, roots.is_privileged) == (True, True)
+
+
+def test_a_user_sets_udp_encap_where_policies_are_not_its_own(policies: SocketPolicies) -> None:
+    """iked's child has lost its rights when it sets the option once more."""
+    bypass = put(policies, "in bypass", "out bypass")
+    both = encapsulate(policies, bypass, True, uid=1000)
+    assert both is not None
+    assert both.is_privileged
+    assert both.inward is not None
+    with pytest.raises(SadbError) as refused:
+        put(policies, "in entrust", uid=1000, current=both.number)
+    assert refused.value.errno == EPERM
+
+
+def test_what_somebody_keeps_is_not_weaker_than_what_is_given(policies: SocketPolicies) -> None:
+    users = put(policies, "out ipsec esp/transport//use", uid=1000)
+    roots = put(policies, "out ipsec esp/transport//require")
+    assert users is not None
+    assert roots is not None
+    assert [policies.keeps(users.number, uid) for uid in (None, 1000)] == [False, True]
+    assert [policies.keeps(roots.number, uid) for uid in (None, 1000)] == [True, True]
+    assert not policies.keeps(None, 1000)
+    assert not policies.keeps(87, None)
+
+
+def test_a_successor_knows_of_udp_encap(policies: SocketPolicies) -> None:
+    encapsulate(policies, None, True, uid=1000)
+    encapsulate(policies, put(policies, "in bypass", "out bypass"), True, uid=1000)
+    successor = SocketPolicies(Reqids(), 88)
+    successor.adopt(policies.to_json(), NOW)
+    kept = [(p.number, p.is_encap, p.is_privileged, len(p.policies)) for p in policies]
+    assert [(p.number, p.is_encap, p.is_privileged, len(p.policies)) for p in successor] == kept
+    assert successor.is_encap(0)
+    assert not successor.is_encap(None)
+
+
 def test_pairs_survive_a_workers_channel(policies: SocketPolicies) -> None:
     put(policies, "in discard", "out ipsec esp/tunnel/10.1.1.1-20.1.1.1/unique:7", uid=None)
     for pair in policies:

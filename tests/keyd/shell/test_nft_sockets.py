@@ -49,6 +49,45 @@ def test_a_number_that_no_pair_has_is_refused_in_both_directions() -> None:
     assert f"{SOCKET0} : goto socket_unknown" not in found["socket_in"][-1]
 
 
+def test_esp_in_udp_is_taken_from_sockets_that_set_udp_encap() -> None:
+    both = SocketPair(number=3, inward=policy(Dir.IN, PolicyType.BYPASS), is_encap=True)
+    found = nft_sockets.rules((pair(), both), (), MARKS, "pfkey0", 4711)
+    whose = "socket mark & 0xff000000 { 0x53000000 }"
+    assert all(whose in rule for rule in found["socket_natt"])
+    assert all("udp dport set 4711 udp checksum set 0 accept" in r for r in found["socket_natt"])
+    lets_in = found["socket_natt_in"][2:]
+    assert len(lets_in) == len(found["socket_natt"]) == 2
+    # the kernel would find a wildcard's socket for what is forwarded, too
+    assert all("fib daddr type local" in rule and rule.endswith("accept") for rule in lets_in)
+    assert not rules(pair())["socket_natt"]
+
+
+def test_what_is_on_its_way_to_others_is_no_sockets_affair() -> None:
+    found = rules(pair())
+    assert found["socket_in"][-4] == "fib daddr type unicast return"
+    at_own = [rule for rule in found["sealed_sockets"] if "pfkey1" in rule]
+    assert "fib daddr type unicast counter name in_polvio drop" in at_own[0]
+    by_socket = [rule for rule in found["sealed_sockets"] if "vmap" in rule]
+    assert by_socket
+    assert all("fib daddr type != unicast" in rule for rule in by_socket)
+
+
+@pytest.mark.parametrize("is_privileged", [True, False])
+def test_a_group_is_heard_before_marks_that_are_weaker(is_privileged: bool) -> None:
+    groups = pair(is_privileged=is_privileged)
+    encap = SocketPair(number=1, is_privileged=False, is_encap=True)
+    users = SocketPair(
+        number=2, out=policy(Dir.OUT), inward=policy(Dir.IN, level=Level.USE), is_privileged=False
+    )
+    found = rules(groups, encap, users, groups=(SocketGroup(0, 1, "g"),))
+    weak = "0x51000000, 0x52000000" if is_privileged else "0x51000000"
+    (rule,) = found["socket_group"]
+    assert f"meta mark & 0xff000000 {{ 0x00000000-0x4fffffff, {weak} }} meta mark set" in rule
+    by_group, by_socket = found["socket_in" if is_privileged else "socket_in_after"][-2:]
+    assert f"{{ 0x00000000-0x4fffffff, {weak} }} goto socket_polvio" in by_group
+    assert "vmap" in by_socket
+
+
 @pytest.mark.parametrize("is_privileged", [True, False])
 def test_the_privileged_are_asked_before_the_spd_and_others_behind_it(is_privileged: bool) -> None:
     found = rules(pair(is_privileged=is_privileged))
@@ -92,4 +131,4 @@ def test_a_group_marks_what_has_no_policy_of_its_own() -> None:
     found = rules(pair(), groups=(SocketGroup(0, 2, "a/b"),))
     (rule,) = found["socket_group"]
     assert rule.startswith('socket cgroupv2 level 2 "a/b" meta mark & 0xff000000 < 0x50000000 ')
-    assert found["socket_in"][-1].endswith("< 0x50000000 goto socket_polvio")
+    assert found["socket_in"][-2].endswith("< 0x50000000 goto socket_polvio")

@@ -77,6 +77,14 @@ class Desk:
     def mark(self, sock: socket.socket, mark: int) -> None:
         self.do(lambda: self.sockets.mark(sock.fileno(), {"mark": mark}))
 
+    def encapsulate(self, sock: socket.socket, is_encap: bool, **params: Any) -> Any:
+        """Set UDP_ENCAP, or clear it; the socket's pair."""
+        given = {"encap": is_encap, "uid": None, **params}
+        return self.do(lambda: self.sockets.encapsulate(sock.fileno(), given))["pair"]
+
+    def is_encap(self, sock: socket.socket) -> bool:
+        return bool(self.do(lambda: self.sockets.get_encap(sock.fileno(), {}))["encap"])
+
     def get(self, sock: socket.socket, direction: int) -> str:
         answer = self.do(lambda: self.sockets.get(sock.fileno(), {"direction": direction}))
         return language.render(Policy.decode(bytes.fromhex(answer["policy"])))
@@ -180,6 +188,47 @@ def test_a_mark_of_the_programs_own_leaves_the_pair(desk: Desk, udp: socket.sock
     desk.give(udp)
     desk.mark(udp, 0x51000008)
     assert mark_of(udp) == 8
+
+
+def test_udp_encap_is_in_the_mark_and_stands_beside_policies(
+    desk: Desk, udp: socket.socket
+) -> None:
+    assert not desk.is_encap(udp)
+    alone = desk.encapsulate(udp, True)
+    assert mark_of(udp) == Marks().socket(alone)
+    assert desk.is_encap(udp)
+    assert desk.get(udp, 2) == "out entrust"
+    both = desk.give(udp, OUT)
+    assert desk.is_encap(udp)
+    assert desk.get(udp, 2) == OUT
+    assert desk.pairs == {both}
+    assert desk.encapsulate(udp, False) == desk.encapsulate(udp, False)
+    assert desk.get(udp, 2) == OUT
+    assert not desk.is_encap(udp)
+    desk.start()
+    assert desk.get(udp, 2) == OUT
+
+
+def test_udp_encap_is_for_udp(desk: Desk) -> None:
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp,
+        socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP) as raw,
+    ):
+        for sock in (tcp, raw):
+            with pytest.raises(RpcError, match="for UDP") as refused:
+                desk.encapsulate(sock, True)
+            assert refused.value.data == {"errno": errno.ENOPROTOOPT}
+
+
+def test_keep_does_not_keep_what_is_no_policy_or_a_users(desk: Desk, udp: socket.socket) -> None:
+    """Neither takes a socket away from what root gave to all of a program's."""
+    desk.encapsulate(udp, True)
+    desk.give(udp, OUT, keep=True)
+    assert (desk.get(udp, 2), desk.is_encap(udp)) == (OUT, True)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        desk.give(other, "out ipsec esp/transport//use", uid=1000)
+        desk.give(other, OUT, keep=True)
+        assert desk.get(other, 2) == OUT
 
 
 def test_without_policies_the_spd_is_asked(desk: Desk, udp: socket.socket) -> None:

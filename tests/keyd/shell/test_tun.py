@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,6 +100,30 @@ def test_what_others_changed_on_it_is_put_back(host: Host, device: Tun) -> None:
     host.ip("addr", "flush", "dev", "pfkey0")
     assert in_host(host, device.ensure) == ["pfkey0 up", "pfkey0 mtu 65535", "pfkey0 address"]
     assert in_host(host, device.ensure) == []
+
+
+READ_ONLY = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && "
+IDLE = """
+from keyd.shell.routes import event_socket
+from keyd.shell.tun import Tun
+device = Tun("pfkey0")
+device.open()
+device.start()
+events = event_socket()
+print(device.ensure())
+try:
+    print(len(events.recv(65536)))
+except BlockingIOError:
+    print("no event")
+"""
+
+
+def test_what_a_container_does_not_let_it_set_is_not_tried_for_ever(net: Net) -> None:
+    """Each attempt is an event, which asks for another look."""
+    words = ("unshare", "-m", "sh", "-c", READ_ONLY + 'exec "$@"', "sh", sys.executable, "-c", IDLE)
+    for has_ipv6 in (True, False):
+        host = net.host("six" if has_ipv6 else "four", ipv6=has_ipv6)
+        assert host.run(*words).stdout.splitlines() == ["[]", "no event"]
 
 
 def test_a_taken_name_is_refused_with_the_remedy(host: Host, device: Tun) -> None:

@@ -604,6 +604,45 @@ static void deed_options(void)
     printf("xfrm get %s\n", tried(getsockopt(four, 0, 17, info, &room)));
 }
 
+/* UDP_ENCAP: values, who may, and what has no such option. */
+static int encap(int fd, int value)
+{
+    return setsockopt(fd, 17, 100, &value, sizeof value);
+}
+
+static int encap_of(int fd)
+{
+    int value = -1;
+    socklen_t room = sizeof value;
+    return getsockopt(fd, 17, 100, &value, &room) ? -errno : value;
+}
+
+static void deed_encap(void)
+{
+    int fd = socket(AF_INET, SOCK_DGRAM, 0), tcp = socket(AF_INET, SOCK_STREAM, 0), value = 2;
+    printf("at first %d\n", encap_of(fd));
+    printf("esp in udp %s", tried(encap(fd, 2)));
+    printf(" %d\n", encap_of(fd));
+    printf("of old drafts %s", tried(encap(fd, 1)));
+    printf(" %d\n", encap_of(fd));
+    printf("l2tp %s", tried(encap(fd, 3)));
+    printf(" %d\n", encap_of(fd));
+    printf("none %s", tried(encap(fd, 0)));
+    printf(" %d\n", encap_of(fd));
+    printf("unknown %s\n", tried(encap(fd, 77)));
+    printf("tcp %s\n", tried(encap(tcp, 2)));
+    printf("closed %s pipe %s\n", tried(encap(63, 2)), tried(encap(1, 2)));
+    printf("short %s", tried(setsockopt(fd, 17, 100, &value, 3)));
+    printf(" address %s\n", tried(setsockopt(fd, 17, 100, (void *)8, 4)));
+    unsigned char one = 0;
+    socklen_t room = 1;
+    encap(fd, 2);
+    printf("room %s", tried(getsockopt(fd, 17, 100, &one, &room)));
+    printf(" %d %d\n", one, (int)room);
+    setsockopt(fd, SOL_SOCKET, SO_MARK, &room, sizeof room);
+    printf("after a mark %d\n", encap_of(fd));
+}
+
 /* What a user may: `ipsec` in either direction, and back. */
 static void deed_user(void)
 {
@@ -626,7 +665,7 @@ static void deed_user(void)
 
 /* Another thread changes value and descriptor while the supervisor looks. */
 static struct policy shared;
-static volatile int is_over;
+static volatile int is_over, shared_encap;
 
 static void *flipper(void *unused)
 {
@@ -634,8 +673,10 @@ static void *flipper(void *unused)
     (void)unused;
     while (!is_over) {
         shared = policy(POLICY_BYPASS, IN);
+        shared_encap = 2;
         dup2(sock, 60);
         shared = policy(77, OUT);
+        shared_encap = 77;
         shared.len = 0xffff;
         dup2(null, 60);
     }
@@ -652,6 +693,12 @@ static void deed_flips(void)
             good++;
         else if (errno != EINVAL && errno != EBADF && errno != ENOTSOCK && errno != EPERM)
             other = errno;
+        if (setsockopt(60, 17, 100, (int *)&shared_encap, 4) && errno != ENOPROTOOPT
+            && errno != EBADF && errno != ENOTSOCK && errno != EPERM)
+            other = errno;
+        int told = encap_of(60);
+        if (told != 0 && told != 2 && told != -EBADF && told != -ENOTSOCK && told != -EPERM)
+            other = 1000 + told;
     }
     is_over = 1;
     pthread_join(thread, NULL);
@@ -667,7 +714,7 @@ static void deed_killed_options(void)
         pid_t child = fork();
         if (!child)
             for (int fd = socket(AF_INET, SOCK_DGRAM, 0);;)
-                put(fd, 0, 16, &p, 16);
+                put(fd, 0, 16, &p, 16), encap(fd, 2), encap_of(fd);
         usleep(100 * (i % 7));
         kill(child, SIGKILL);
         waitpid(child, &status, 0);
@@ -773,7 +820,7 @@ int main(int argc, char **argv)
         {"full", deed_full, 0},         {"many", deed_many, 0},         {"killed", deed_killed, 0},
         {"descriptors", deed_descriptors, 0},                           {"time", 0, deed_time},
         {"options", deed_options, 0},   {"user", deed_user, 0},         {"flips", deed_flips, 0},
-        {"killed-options", deed_killed_options, 0},
+        {"killed-options", deed_killed_options, 0},                     {"encap", deed_encap, 0},
     };
     if (argc > 2 && !strcmp(argv[1], "when-told")) {
         is_told = 1;

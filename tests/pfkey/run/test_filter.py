@@ -142,7 +142,7 @@ def test_a_program_of_another_architecture_is_ended(machine: str, arch: int) -> 
         assert verdict(machine, arch, 1) == KILL
 
 
-OPTIONS = {(0, 16), (0, 17), (41, 34), (41, 35)}
+OPTIONS = {(0, 16), (0, 17), (41, 34), (41, 35), (17, 100)}
 
 
 @given(abis, st.sampled_from([0, 1, 6, 17, 41]), st.integers(0, 120), u64)

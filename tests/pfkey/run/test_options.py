@@ -1,6 +1,7 @@
 """Policies of sockets by setsockopt(2): what Linux and NetBSD say to each, and hostile callers."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,34 @@ def test_a_user_may_what_netbsd_allows(daemon: Process, client: Path) -> None:
         "EPERM EPERM 0 0 EPERM xfrm EPERM mark EPERM\n"
     )
     assert run(daemon.socket, client, "user").stdout == "0 0 0 0 0 xfrm 0 mark 0\n"
+
+
+ENCAP = [
+    "at first 0",
+    "esp in udp 0 2",
+    "of old drafts ENOPROTOOPT 2",
+    "l2tp 0 3",
+    "none 0 0",
+    "unknown ENOPROTOOPT",
+    "tcp ENOPROTOOPT",
+    "closed EBADF pipe ENOTSOCK",
+    "short EINVAL address EFAULT",
+    "room 0 2 1",
+    "after a mark 2",
+]
+
+
+def test_udp_encap_is_what_it_is_on_linux(daemon: Process, client: Path) -> None:
+    """Of everybody, and on a kernel without XFRM as well: that is not asked."""
+    assert run(daemon.socket, client, "encap").stdout.splitlines() == ENCAP
+    assert run(daemon.socket, *NOBODY, client, "encap").stdout.splitlines() == ENCAP
+
+
+def test_udp_encap_is_the_kernels_where_pfkeyd_cannot_do_it(daemon: Process, client: Path) -> None:
+    """As under a container's profile without pidfd_getfd(2)."""
+    kernels = subprocess.run([client, "encap"], capture_output=True, text=True, check=True).stdout
+    prefix = forbidding(ABI.pidfd_getfd)
+    assert run(daemon.socket, client, "encap", prefix=prefix).stdout == kernels
 
 
 def test_what_another_thread_changes_meanwhile_gains_nothing(daemon: Process, client: Path) -> None:

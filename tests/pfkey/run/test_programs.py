@@ -84,6 +84,13 @@ def test_other_kinds_of_system_calls_are_served_or_refused(daemon: Process, clie
     assert does(daemon, client, "foreign") == kinds
 
 
+def test_two_hundred_programs_at_once_are_served(daemon: Process, client: Path) -> None:
+    script = f"for n in $(seq 200); do {client} peek & {client} encap >/dev/null & done; wait"
+    done = run(daemon.socket, "/bin/sh", "-c", script)
+    assert done.stdout.splitlines() == ["peek 16 of type 7, then all of it"] * 200
+    assert done.stderr == ""
+
+
 def test_too_many_sockets_are_refused_and_given_back(daemon: Process, client: Path) -> None:
     assert does(daemon, client, "many") == ["ENOBUFS after many"]
     until(lambda: control(daemon.socket, "status")["result"]["clients"] == 0)
