@@ -3,7 +3,8 @@
 A socket's inbound policy is held to NetBSD's rule: each protocol that it requires must have been
 there. So what was opened with AH, or was only compressed, enters by other devices than the rest, as
 soon as any socket's policy requires something; and what only a pair of policies of sockets lets in,
-by the pair's own.
+by the pair's own. What the outbound worker itself has to say to a sender enters as if it had been
+opened with both.
 """
 
 MAIN, AH, ESP_AH, COMP = ALL = 0, 1, 2, 3  # for all that the SPD lets in

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from operator import attrgetter
 
 from keyd.model import PolicySpec
-from pfkey.const import UNSPEC_PROTO
+from pfkey.const import UNSPEC_PROTO, PolicyType
 
 _Mask = tuple[int, int, int]  # address bits, prefix lengths
 _Ends = tuple[int, int]  # both prefixes
@@ -134,6 +134,29 @@ class Classifier:
             for cell in self._between(src, dst)
             for key, policies in cell.by_key.items()
         )
+
+    def protecting(
+        self, src: bytes, dst: bytes, proto: int, ports: tuple[int, int] | None
+    ) -> PolicySpec | None:
+        """The policy of a packet, if it is one that protects; where the packet shows no ports
+        (None), or no protocol (-1), the first that may be it.
+        """
+        found = self.match(src, dst, proto, *(ports or (0, 0)))
+        if ports is None:
+            limit = rank(found) if found is not None else None
+            found = min(
+                (
+                    policy
+                    for cell in self._between(src, dst)
+                    for key, policies in cell.by_key.items()
+                    if proto < 0 or key[0] in (-1, proto)
+                    for policy in policies
+                    if policy.type == PolicyType.IPSEC and (limit is None or rank(policy) < limit)
+                ),
+                key=rank,
+                default=found,
+            )
+        return found if found is not None and found.type == PolicyType.IPSEC else None
 
     def _between(self, src: bytes, dst: bytes) -> Iterator[_Cell]:
         bits = 8 * len(src)

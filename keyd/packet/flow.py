@@ -14,12 +14,14 @@ class Flow:
 
     `needs` are the SAs it lacks: with `drop` it cannot do without, else it can. `policy` is the id
     of the policy that says so, 0 for none. `joins`: its fragments are put together first.
+    `is_lasting`: it holds for all packets of the flow, not for one alone.
     `told_until`: when its source may have forgotten what fits. `told_trouble`: which trouble its
     source was told of, by its time.
     """
 
     __slots__ = (
-        "chain", "drop", "joins", "needs", "policy", "progress", "told_trouble", "told_until",
+        "chain", "drop", "is_lasting", "joins", "needs", "policy", "progress", "told_trouble",
+        "told_until",
     )  # fmt: skip
 
     def __init__(
@@ -35,6 +37,7 @@ class Flow:
         self.needs = needs
         self.policy = 0
         self.joins = joins
+        self.is_lasting = True
         self.progress = Progress()
         self.told_trouble = 0.0
         self.told_until = 0.0

@@ -7,9 +7,11 @@ the path's MTU is kept in `PathMtu`. Numbers are in network order.
 
 from enum import Enum
 from struct import Struct
+from typing import NamedTuple
 
 from keyd.packet import datagram, ip, ip6, natt
 from keyd.packet.checksum import checksum, finish, partial, pseudo
+from keyd.packet.datagram import Head
 from pfkey.const import IPPROTO_AH, IPPROTO_ESP
 
 UNREACHABLE = 3
@@ -21,6 +23,7 @@ _UNREACHABLE6, _ADDRESS = 1, 3  # type and code
 _LOST = {4: frozenset((UNREACHABLE, 11, 12)), 6: frozenset((_UNREACHABLE6, 3, 4))}
 # queries, which may be answered by an error; all other ICMP may not (RFC 1122 3.2.2)
 _QUERIES = {4: frozenset((8, 13, 15, 17)), 6: frozenset(range(128, 256))}
+_QUOTING = frozenset((UNREACHABLE, 4, 5, 11, 12))
 MTU_FLOOR = 576
 AGE_SECONDS = 600.0  # RFC 1191 section 6.3 asks for ten minutes
 DESTINATIONS_MAX = 4096
@@ -104,30 +107,90 @@ def _answer6(kind: int, code: int, word: int, packet: bytes) -> bytes:
     return _IP6.pack(6 << 28, len(body), ip6.ICMPV6, _TTL, src, dst) + bytes(body)
 
 
+class Quoted(NamedTuple):
+    """What an error quotes, as far as it is there.
+
+    Attributes:
+        proto: the upper protocol, -1 where the quotation ends before it.
+        at: where that begins.
+        is_later: whether it is a later fragment, which shows no ports.
+    """
+
+    src: bytes
+    dst: bytes
+    proto: int
+    at: int
+    is_later: bool
+
+
+def _quotation(octets: bytes) -> Quoted | None:
+    """The headers of a quotation, which may be cut off anywhere behind the addresses."""
+    if len(octets) >= ip6.HEADER_OCTETS and octets[0] >> 4 == 6:
+        src, dst = ip6.src(octets), ip6.dst(octets)
+        chain = ip6.walk(octets[:4] + b"\xff\xff" + octets[6:])
+        if chain is None:
+            return Quoted(src, dst, -1, len(octets), is_later=False)
+        return Quoted(src, dst, chain.proto, chain.at, ip6.frag(octets, chain)[0] > 0)
+    if len(octets) >= ip.HEADER_MIN and octets[0] >> 4 == 4:
+        at = ip.header_length(octets)
+        proto = octets[9] if at >= ip.HEADER_MIN else -1
+        return Quoted(ip.src(octets), ip.dst(octets), proto, at, ip.frag(octets)[0] > 0)
+    return None
+
+
 def quoted(octets: bytes) -> tuple[bytes, bytes, int, int] | None:
     """(source, destination, SPI, sequence) of the ESP, AH or ESP in UDP that an error quotes."""
-    if len(octets) >= ip6.HEADER_OCTETS and octets[0] >> 4 == 6:
-        chain = ip6.walk(octets[:4] + b"\xff\xff" + octets[6:])  # the quotation may be cut off
-        if chain is None or ip6.frag(octets, chain)[0]:
-            return None
-        proto, at, src, dst = chain.proto, chain.at, ip6.src(octets), ip6.dst(octets)
-    elif len(octets) >= ip.HEADER_MIN and octets[0] >> 4 == 4:
-        proto, at = octets[9], ip.header_length(octets)
-        if at < ip.HEADER_MIN or ip.frag(octets)[0]:
-            return None
-        src, dst = ip.src(octets), ip.dst(octets)
-    else:
+    told = _quotation(octets)
+    if told is None or told.is_later:
         return None
-    if proto == IPPROTO_AH:
+    at = told.at
+    if told.proto == IPPROTO_AH:
         at += 4
-    elif proto == natt.UDP:
+    elif told.proto == natt.UDP:
         at += natt.UDP_OCTETS
-    elif proto != IPPROTO_ESP:
+    elif told.proto != IPPROTO_ESP:
         return None
     if len(octets) < at + 8:
         return None
     spi, seq = Struct("!II").unpack_from(octets, at)
-    return src, dst, spi, seq
+    return told.src, told.dst, spi, seq
+
+
+class Answer(NamedTuple):
+    """The selectors of what would answer the packet that an error quotes.
+
+    Attributes:
+        proto: -1 if the quotation does not show it.
+        ports: None if it does not show them, or shows ICMP, whose types do not answer themselves.
+    """
+
+    src: bytes
+    dst: bytes
+    proto: int
+    ports: tuple[int, int] | None
+
+
+def is_error(head: Head) -> bool:
+    """Whether this is an ICMP error, which quotes a packet; a redirect is one."""
+    if head.proto == ip.ICMP and len(head.src) == 4:
+        return not head.is_fragment and head.ports[0] in _QUOTING
+    return head.proto == ip6.ICMPV6 and not head.is_fragment and 0 < head.ports[0] < 128
+
+
+def answered(packet: bytes, head: Head) -> Answer | None:
+    """For an error about a packet: what would go back (RFC 4301 section 6.2); else None."""
+    octets = packet[head.at + _ICMP.size : head.total]
+    told = _quotation(octets) if is_error(head) else None
+    if told is None or len(told.src) != len(head.src):
+        return None
+    src, dst, proto, at, is_later = told
+    ports: tuple[int, int] | None = (0, 0)
+    if proto in ip.WITH_PORTS:
+        shown = octets[at : at + 4]
+        ports = (shown[2] << 8 | shown[3], shown[0] << 8 | shown[1]) if len(shown) == 4 else None
+    if is_later or proto in (-1, ip.ICMP, ip6.ICMPV6):
+        ports = None
+    return Answer(dst, src, proto, ports)
 
 
 class PathMtu:

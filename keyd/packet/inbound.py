@@ -3,7 +3,8 @@
 Sans-IO. RFC 4301 section 5.2. The kernel has reassembled the packets (RFC 4303 3.4.1). The steps:
 
 1. `keyd.packet.opener`: layer by layer, outermost first.
-2. `_allowed`: the first matching policy must ask for exactly the layers that the packet had.
+2. `_allowed`: the first matching policy must ask for exactly the layers that the packet had; of
+   an ICMP error that no policy selects, the one for what would answer the packet it quotes.
 3. `flush`: runs of TCP segments are joined, one write each.
 
 A packet that opens under SAs without authenticator is only probably one: its protocol must be
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterable
 
 from keyd.model import PolicySpec, SaSpec, Settings
 from keyd.packet import counters as count
-from keyd.packet import datagram, tunnel
+from keyd.packet import datagram, icmp, ip, ip6, tunnel
 from keyd.packet.association import InSa
 from keyd.packet.classify import Classifier
 from keyd.packet.coalesce import Frame
@@ -128,7 +129,9 @@ class Inbound:
         known = self._believed.get(spec.slot)
         if known is None:
             known = self._policies.protocols(spec.src, spec.dst)
-            known = _PLAUSIBLE if UNSPEC_PROTO in known or not known else known | PROTOS
+            # of ICMP are the errors about what is selected
+            other = PROTOS | {ip.ICMP, ip6.ICMPV6}
+            known = _PLAUSIBLE if UNSPEC_PROTO in known or not known else known | other
             self._believed[spec.slot] = known
         return known
 
@@ -143,8 +146,9 @@ class Inbound:
             if len(self._flows) >= FLOWS_MAX:
                 self._flows.clear()
             named: list[int] = []
-            verdict = self._judge(packet, head, layers, named)
-            known = self._flows[key] = verdict, tuple(named)
+            known = self._judge(packet, head, layers, named), tuple(named)
+            if not icmp.is_error(head):  # which are judged one by one
+                self._flows[key] = known
         verdict, policies = known
         self.used.ids.update(policies)
         return verdict
@@ -161,6 +165,8 @@ class Inbound:
         if has_tunnel and not self._is_local(head.dst):
             verdicts.append(self._judge_by(self._forwarded, head, layers, named))
         refusals = [verdict for verdict in verdicts if verdict not in (_NAMED, _NAMELESS)]
+        if not refusals and has_tunnel and self._is_answer(packet, head, layers, named):
+            verdicts.append(_NAMED)
         # transport mode asks for no policy; out of a tunnel comes only what one names
         if refusals or (has_tunnel and _NAMED not in verdicts):
             refusal = refusals[0] if refusals else _REFUSED
@@ -198,6 +204,15 @@ class Inbound:
             return count.IN_POLVIO
         named.append(policy.id)
         return _NAMED if as_asked(policy, layers[::-1]) else _REFUSED
+
+    def _is_answer(self, packet: bytes, head: Head, layers: list[Peeled], named: list[int]) -> bool:
+        """Whether an ICMP error came as an answer to what it quotes had to (RFC 4301 6.2)."""
+        told = icmp.answered(packet, head)
+        policy = self._policies.protecting(*told) if told is not None else None
+        if policy is None or policy.is_hold or not as_asked(policy, layers[::-1]):
+            return False
+        named.append(policy.id)
+        return True
 
     def flush(self) -> list[tuple[int, Frame]]:
         """(segments in it, buffers for one writev) for each frame of this batch."""

@@ -14,7 +14,7 @@ HEADER_MIN = 20
 FRAGMENT_UNIT = 8  # octets per step of the fragment offset
 PACKET_MAX = 65535
 ICMP = 1
-_WITH_PORTS = frozenset((6, 17, 33, 132, 136))  # TCP, UDP, DCCP, SCTP, UDP-Lite
+WITH_PORTS = frozenset((6, 17, 33, 132, 136))  # TCP, UDP, DCCP, SCTP, UDP-Lite
 _DF = 0x4000
 _MF = 0x2000
 _OFFSET = 0x1FFF
@@ -88,7 +88,7 @@ def ports(packet: Octets, header_octets: int, protocol: int) -> tuple[int, int]:
     """
     if (packet[6] << 8 | packet[7]) & _OFFSET:
         return 0, 0
-    if protocol in _WITH_PORTS and len(packet) >= header_octets + 4:
+    if protocol in WITH_PORTS and len(packet) >= header_octets + 4:
         source, destination = _PORTS.unpack_from(packet, header_octets)
         return source, destination
     if protocol == ICMP and len(packet) >= header_octets + 2:
@@ -100,7 +100,7 @@ def flow_key(packet: Octets) -> bytes:
     """13 octets that are equal for packets of one flow: protocol, addresses, `ports` as u16s."""
     protocol = packet[9]
     at = (packet[0] & 0x0F) * 4
-    if protocol in _WITH_PORTS and not (packet[6] << 8 | packet[7]) & _OFFSET:
+    if protocol in WITH_PORTS and not (packet[6] << 8 | packet[7]) & _OFFSET:
         pair = bytes(packet[at : at + 4])
         if len(pair) < 4:
             pair = _NO_PORTS

@@ -11,9 +11,10 @@ checksum was made with addresses that a NAT has changed since (`mended`, section
 from struct import Struct
 from typing import Any, NamedTuple
 
-from keyd.packet import datagram, ip, ip6
+from keyd.packet import ip, ip6
 from keyd.packet.checksum import finish, partial, pseudo
 from keyd.packet.datagram import Head
+from pfkey.const import IPPROTO_ESP
 
 Octets = bytes | bytearray | memoryview
 
@@ -93,9 +94,14 @@ def read(packet: bytes, head: Head) -> Encapsulated | None:
     return Encapsulated(sport, dport, octets[UDP_OCTETS:])
 
 
-def as_esp(packet: bytes, head: Head, found: Encapsulated, protocol: int) -> bytes:
-    """The packet as if there were no UDP header. It is shorter, so it cannot be too long."""
-    return datagram.rebuild(packet[: head.at], protocol, len(found.payload)) + found.payload
+def as_esp(packet: bytes, head: Head, found: Encapsulated) -> tuple[bytes, Head]:
+    """The packet as if there were no UDP header, and what is known of it.
+
+    The IP header still speaks of UDP: that of what is inside is made of it, with all it says.
+    """
+    total = head.at + len(found.payload)
+    bare = Head(IPPROTO_ESP, head.at, total, head.src, head.dst, (0, 0), False, False)
+    return b"".join((packet[: head.at], found.payload)), bare
 
 
 def mended(packet: bytes, head: Head, original: bytes) -> bytes:

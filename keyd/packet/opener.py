@@ -133,8 +133,8 @@ class Opener:
             return count.NATT_KEEPALIVES_IN
         if found is None or not found.is_esp:
             return count.NATT_ALIEN
-        packet = natt.as_esp(packet, head, found, IPPROTO_ESP)
-        opened = self._strip(packet, datagram.read(packet), [], now_us, found.sport)
+        packet, head = natt.as_esp(packet, head, found)
+        opened = self._strip(packet, head, [], now_us, found.sport)
         return self._mended(opened) if isinstance(opened, Opened) else opened
 
     def _strip(

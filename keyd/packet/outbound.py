@@ -6,8 +6,9 @@ in `Batch`. RFC 4301 section 5.1. The steps, in the order of the functions:
 1. `process`: read one frame, well formed or dropped.
    `_joined`: fragments wait for each other, unless a tunnel takes them as they are.
 2. `_flow`: the flow cache, by header octets; emptied whenever policies or SAs change.
-3. `_decide`: the first matching policy, then an SA for each of its requests; a flow that lacks
-   one waits for it (`keyd.packet.waiting`) while somebody is asked, and `resume`s.
+3. `_decide`: the first matching policy (of an ICMP error, if need be the one for an answer to
+   what it quotes), then an SA for each of its requests; a flow that lacks one waits for it
+   (`keyd.packet.waiting`) while somebody is asked, and `resume`s.
 4. `_watch`: TCP that does not get on, and flows whose packets are said not to arrive.
 5. `keyd.packet.protect`: cut, seal, fragment.
 
@@ -21,6 +22,7 @@ from keyd.packet import counters as count
 from keyd.packet import datagram, icmp, segment
 from keyd.packet.association import OutSa
 from keyd.packet.classify import Classifier
+from keyd.packet.datagram import Head
 from keyd.packet.flow import Flow, flow_key
 from keyd.packet.fragments import Fragments
 from keyd.packet.icmp import PathMtu, Verdict
@@ -195,7 +197,9 @@ class Outbound:
             self._counters[count.SPDCACHEMISS] += 1
             if len(self._flows) >= FLOWS_MAX:
                 self._flows.clear()
-            flow = self._flows[key] = self._decide(frame.packet)
+            flow = self._decide(frame.packet)
+            if flow.is_lasting:
+                self._flows[key] = flow
         return flow
 
     def _decide(self, packet: bytes) -> Flow:
@@ -208,7 +212,31 @@ class Outbound:
         if head.is_fragment and self._policies.is_vague(src, dst, head.proto, policy):
             return Flow(joins=True)  # only the whole shows which policy is meant
         if policy is None or policy.type in (PolicyType.NONE, PolicyType.BYPASS):
+            if icmp.is_error(head):
+                return self._of_error(packet, head)
             return Flow(drop=count.FOREIGN)  # steering does not send such: somebody else did
+        return self._under(policy, src, dst)
+
+    def _of_error(self, packet: bytes, head: Head) -> Flow:
+        """An ICMP error goes where what it quotes is answered (RFC 4301 section 6.2).
+
+        In transport mode only the host that was meant can say so; what a policy does not protect
+        leaves as it is, for steering looks at addresses alone. Each error is looked at for itself.
+        """
+        told = icmp.answered(packet, head)
+        policy = self._policies.protecting(*told) if told and self._policy is None else None
+        flow = Flow()
+        if policy is not None and told is not None:
+            is_tunnel = bool(policy.requests) and policy.requests[0].mode == Mode.TUNNEL
+            if is_tunnel or (told.src, told.dst) == (head.src, head.dst):
+                flow = self._under(policy, head.src, head.dst)
+            else:
+                flow = Flow(drop=count.OUT_NOSA)
+        flow.is_lasting = False
+        return flow
+
+    def _under(self, policy: PolicySpec, src: bytes, dst: bytes) -> Flow:
+        """What a policy that does not let pass has to say."""
         if policy.is_hold:
             return Flow(drop=count.HOLD_DROPPED)
         if policy.type != PolicyType.IPSEC:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from keyd.model import PolicySpec
+from keyd.shell import nft_errors
 from keyd.shell.blocks import LINEAR_MAX, Layout, Ruled
 from keyd.shell.nft_rules import POLICY_CHAINS
 
@@ -130,6 +131,9 @@ class Chains:
         for name, chain in self.by_name.items():
             if len(chain.rules) <= LINEAR_MAX:  # of not more policies then
                 laid[name] = chain
+                continue
+            if name == nft_errors.CHAIN:
+                laid[name] = Chain([*nft_errors.ALL], [], [UNKNOWN])
                 continue
             if chain is before.by_name[name]:
                 laid |= {n: c for n, c in before.laid.items() if _is_of(n, name)}

@@ -13,6 +13,7 @@ that the first match decides as in the SPD. The table's base chains lead there:
     transit  → policy_out   (packets to be forwarded, before routing; those from the TUN as well)
     leaving  → the same again for those that were not routed into the TUN; policy_own
                for broadcast and multicast
+    ICMP errors before policy_out → policy_error (`keyd.shell.nft_errors`)
     natt       gives ESP in UDP to the data path and IKE to its daemon (`keyd.shell.nft_natt`)
     forward  → policy_fwd   (forwarded packets; empty, and so without effect, without fwd policies)
     guard      drops what bears the protect mark and leaves by another device than the TUN
@@ -33,7 +34,7 @@ from ipaddress import ip_network
 
 from keyd import doors
 from keyd.model import PolicySpec
-from keyd.shell import nft_natt, nft_sockets
+from keyd.shell import nft_errors, nft_natt, nft_sockets
 from keyd.shell.holds import encode_comment
 from keyd.shell.marks import Marks
 from keyd.shell.nft_sockets import UNSTEERED
@@ -47,7 +48,7 @@ PRIORITY_STEER = -90  # after mangle (-150) and dstnat (-100): others' marks com
 PRIORITY_EARLY = -450  # before the reassembly of connection tracking (-400)
 PRIORITY_LATE = 300  # after everybody's
 PRIORITY_GUARD = -500  # the first after routing: what others do to marks there comes too late
-POLICY_CHAINS = ("policy_out", "policy_own", "policy_in", "policy_fwd")
+POLICY_CHAINS = ("policy_out", "policy_own", nft_errors.CHAIN, "policy_in", "policy_fwd")
 COUNTERS = (
     "in_polvio",  # clear packets that an inbound policy wants protected
     "in_own",  # of these, what the host sends to itself
@@ -112,6 +113,11 @@ class Frame:
         is_private = self.bypass_uid >= _PRIVATE_UID
         return f"{'' if is_private else self.is_bypass + ' '}meta skuid {self.bypass_uid}"
 
+    @property
+    def _protect(self) -> str:
+        m = self.marks
+        return f"meta mark set meta mark & {m.others:#010x} | {m.protect:#010x} accept"
+
     def skeleton(self) -> list[str]:
         """Commands that fill an empty table with counters, chains and fixed rules."""
         m, t = self.marks, f"inet {self.table}"
@@ -125,11 +131,13 @@ class Frame:
             _NEIGHBOUR_DISCOVERY,
             *sockets.out,
             f"fib daddr type {UNSTEERED} goto own",
+            nft_errors.WAY,
             "jump policy_out",
             *sockets.out_after,
         )
         fixed = {
             **nft_sockets.FIXED,
+            **nft_errors.fixed(self._protect),
             "own": ("jump policy_own", *sockets.out_after),
             _REFUSED_IN: ('iifname "lo" counter name in_own drop', "counter name in_polvio drop"),
         }
@@ -180,6 +188,7 @@ class Frame:
                 f"type filter hook prerouting priority {PRIORITY_LATE}",
                 f"{is_protect} {strip}",
                 f"fib daddr type {UNSTEERED} accept",
+                nft_errors.WAY,
                 "goto policy_out",
             ),
             "leaving": (
@@ -187,6 +196,7 @@ class Frame:
                 f"{is_protect} accept",
                 f'oifname "{self.device}" accept',
                 f"fib daddr type {UNSTEERED} goto policy_own",
+                nft_errors.WAY,
                 "goto policy_out",
             ),
             "natt": (
@@ -243,6 +253,8 @@ class Frame:
             fragments = selection.fragments(spec.dir)
             if fragments and spec.type == PolicyType.IPSEC and not is_passed:
                 rules[chain].append(f"{fragments} {verdict}")
+        if spec.dir == Dir.OUT:
+            rules[nft_errors.CHAIN] = nft_errors.rules(spec)
         return rules
 
     def _out(self, spec: PolicySpec) -> str:
@@ -251,8 +263,7 @@ class Frame:
         if spec.type == PolicyType.DISCARD:
             return "counter name out_discard drop"
         if spec.type == PolicyType.IPSEC:
-            m = self.marks
-            return f"meta mark set meta mark & {m.others:#010x} | {m.protect:#010x} accept"
+            return self._protect
         return "accept"
 
 

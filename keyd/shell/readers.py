@@ -1,9 +1,14 @@
-"""The TUN devices that the outbound worker reads: pfkey0, and those of policies of sockets."""
+"""The TUN devices that the outbound worker reads: pfkey0, and those of policies of sockets.
+
+By another it answers with ICMP errors of its own: nft takes what enters there for what was opened
+with all that any socket asks for (`keyd.doors`), and a socket must learn what fits.
+"""
 
 import os
 import select
 from collections.abc import Container
 
+from keyd import doors
 from keyd.packet.branches import Branches
 from keyd.packet.outbound import Outbound
 from keyd.socket_pair import SocketPair
@@ -20,6 +25,7 @@ class Readers:
         self._poll = poll
         self._doors: dict[int, int] = {}
         self._pipelines: dict[int, Outbound] = {}
+        self._tun = tun
         self._read_by(tun, branches.main)
 
     def _read_by(self, fd: int, pipeline: Outbound) -> None:
@@ -28,6 +34,9 @@ class Readers:
 
     def open(self, door: int, fd: int, pair: SocketPair | None) -> None:
         """Read a device, if it is that of a pair that seals."""
+        if door == doors.ESP_AH:
+            self._doors[door] = fd
+            return
         if pair is None or pair.out is None or not pair.seals:
             os.close(fd)
             return
@@ -37,11 +46,18 @@ class Readers:
     def close(self, door: int) -> None:
         """Read it no more."""
         fd = self._doors.pop(door, -1)
-        if fd >= 0:
+        if fd >= 0 and door == doors.ESP_AH:
+            os.close(fd)
+        elif fd >= 0:
             self._poll.unregister(fd)
             del self._pipelines[fd]
             os.close(fd)
             self._branches.cut_off(door)
+
+    @property
+    def back(self) -> int:
+        """By which device answers go to who sent what was read."""
+        return self._doors.get(doors.ESP_AH, self._tun)
 
     def frames(self, ready: Container[int]) -> list[tuple[Outbound, bytes]]:
         """What has come to the devices that are ready, each with its pipeline."""

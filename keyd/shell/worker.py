@@ -140,7 +140,7 @@ class OutWorker(Worker):
         if batch.sealed6 or batch.clear6:
             self._emit(self._ways.get(6), batch.sealed6, batch.clear6)
         for frame in batch.back:
-            self.write(frame)
+            self.write(frame, fd=self._readers.back)
         batch.back.clear()
 
     def _emit(self, way: Way | None, sealed: list[bytes], clear: list[bytes]) -> None:

@@ -6,7 +6,7 @@ import signal
 import socket
 import struct
 from collections.abc import Iterator
-from errno import EINVAL, EOPNOTSUPP, EPERM
+from errno import EINVAL, EMSGSIZE, EOPNOTSUPP, EPERM
 from functools import partial
 from pathlib import Path
 
@@ -262,6 +262,39 @@ def test_what_protected_it_must_be_what_the_socket_asks_for(two: Two) -> None:
         refused += len(senders) - len(taken)
         until(partial(has_grown, two, refused))
         assert is_empty(receiver)
+
+
+@both
+@pytest.mark.parametrize("whose", ["socket", "spd"])
+@pytest.mark.parametrize("proto", ["esp", "ah"])
+def test_what_fits_is_told_to_a_socket_that_takes_nothing_unprotected(
+    two: Two, whose: str, proto: str
+) -> None:
+    """The worker's own "too big" enters by a TUN device, where AH and ESP are asked for."""
+    two.begin(AUTHENTIC_KEYS + AH_KEYS)
+    asked = f"ipsec {proto}/transport//require"
+    own = (f"out {asked}", f"in {asked}") if whose == "socket" else ()
+    if not own:
+        two.load(two.da, f"spdadd {A} {B} any -P out {asked}; spdadd {B} {A} any -P in {asked};")
+    for version in ("-4", "-6"):  # what the kernel knows from another test
+        two.a.ip(version, "route", "flush", "cache")
+    sender = two.open(two.a, *own)
+    level, discover = (socket.IPPROTO_IP, 10) if two.version == 4 else (socket.IPPROTO_IPV6, 23)
+    sender.setsockopt(level, discover, 2)  # "do": no fragments
+    sender.connect((two.at_b, 9))
+    octets = 1500 - (28 if two.version == 4 else 48)
+
+    def is_sent(octets: int) -> bool:
+        try:
+            return sender.send(bytes(octets)) == octets
+        except OSError as error:
+            if error.errno != EMSGSIZE:
+                raise
+            return False
+
+    until(lambda: not is_sent(octets), what="the kernel knows what fits")
+    until(lambda: is_sent(octets - 100))  # each error is told once more by itself
+    two.wire(ESP if proto == "esp" else AH)
 
 
 def has_grown(two: Two, by: int) -> bool:

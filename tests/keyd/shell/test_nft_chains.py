@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from keyd.model import PolicySpec
 from keyd.shell.blocks import LINEAR_MAX
 from keyd.shell.nft_chains import UNKNOWN, Chains
-from keyd.shell.nft_rules import POLICY_CHAINS
+from keyd.shell.nft_rules import POLICY_CHAINS, Frame
 from pfkey.const import Dir, PolicyType
 from pfkey.selector import Range, Selector
 
@@ -213,3 +213,17 @@ def test_one_policy_of_many_costs_a_few_commands() -> None:
     assert len(nft.commit(after, last)) < 10
     gone = [one for one in more if one.id != 300]
     assert len(nft.commit(last, last.after(gone, (), [policy(300)], write))) < 10
+
+
+def test_of_many_policies_all_errors_are_sent_to_be_judged() -> None:
+    frame = Frame(bypass_uid=77, fragment_key=1)
+    many = [policy(n) for n in range(LINEAR_MAX + 1)]
+    nft, few = Nft(), Chains().after(many[:-1], (), (), frame.policy_rules)
+    nft.commit(Chains(), few)
+    assert len(nft.chains["policy_error"]) == LINEAR_MAX
+    more = few.after(many, (), (), frame.policy_rules)
+    nft.commit(few, more)
+    assert [rule for _, rule in nft.chains["policy_error"]] == ["goto steer_error"]
+    less = more.after(many[:-1], (), (), frame.policy_rules)
+    nft.commit(more, less)
+    assert len(nft.chains["policy_error"]) == LINEAR_MAX

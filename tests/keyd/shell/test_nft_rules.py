@@ -248,3 +248,25 @@ def test_what_a_knob_puts_behind_all_policies_is_found_as_that(octets: int) -> N
     assert (found.is_hold, found.is_default) == (False, True)
     assert found.id != held.id
     assert found.selector == default.selector
+
+
+def test_errors_are_asked_for_the_addresses_that_they_quote() -> None:
+    wide = selector("10.1.1.77/24", "0.0.0.0/0", 6, 5)
+    six = selector("2001:db8::/32", "::1/128")
+    steer, held = "goto steer_error", "counter name hold_dropped drop"
+    near = "@th,192,32 & 0xffffff00 == 0x0a010100"
+    for spec, rule in (
+        (policy(), f"meta l4proto 1 @th,192,32 0x0a010101 @th,160,32 0x14010101 {steer}"),
+        (policy(sel=wide), f"meta l4proto 1 {near} {steer}"),
+        (policy(sel=wide, hold=True), f"meta l4proto 1 {near} {held}"),
+        (policy(Dir.OUT, PolicyType.NONE, sel=selector("::/0", "::/0")), "meta l4proto 58 return"),
+        (
+            policy(sel=six),
+            "meta l4proto 58 @th,256,128 & 0xffffffff000000000000000000000000"
+            " == 0x20010db8000000000000000000000000"
+            f" @th,128,128 0x00000000000000000000000000000001 {steer}",
+        ),
+    ):
+        assert FRAME.policy_rules(spec)["policy_error"] == [rule]
+    assert FRAME.policy_rules(policy(Dir.OUT, PolicyType.NONE, sel=wide))["policy_error"] == []
+    assert "policy_error" not in FRAME.policy_rules(policy(Dir.IN))
