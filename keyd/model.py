@@ -185,6 +185,19 @@ class Usage:
     last_use: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class PolicyUse:
+    """What the data path did under a policy since it said so last, a second or so ago.
+
+    `drops` are packets by counter: (group, name).
+    """
+
+    policy: int
+    packets: int = 0
+    octets: int = 0
+    drops: tuple[tuple[tuple[str, str], int], ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
     """An SA that packets want and that is not there: one request of one outbound policy.

@@ -15,6 +15,8 @@ import logging
 import sys
 from collections.abc import Callable, Container, Iterable
 from errno import EINVAL, ENOSYS, EOPNOTSUPP
+from heapq import nsmallest
+from typing import Any
 
 from keyd.engine import unsupported
 from keyd.engine.acquires import Acquires
@@ -39,6 +41,7 @@ from keyd.engine.handle_x_spdexpire import spd_expire
 from keyd.engine.lifetimes import Schedule
 from keyd.engine.load import Draft, Loading
 from keyd.engine.manners import Kin, Manners
+from keyd.engine.policy_counts import counted
 from keyd.engine.proposal import Proposals
 from keyd.engine.refusal import copy_of_request, refusal
 from keyd.engine.reqids import Reqids
@@ -48,7 +51,7 @@ from keyd.engine.spd import Spd
 from keyd.engine.state import Limits, Request, State
 from keyd.engine.sysctl import Sysctls
 from keyd.engine.tuning import adopt, refuse_if_off, retune, sysctl, tune, untune
-from keyd.model import Need, PolicySpec, SaSpec, Settings, Usage
+from keyd.model import Need, PolicySpec, PolicyUse, SaSpec, Settings, Usage
 from pfkey.const import HEADER_OCTETS, UNIT_OCTETS, MsgType
 from pfkey.errors import SadbError, WireError
 from pfkey.message import Header, Message, error_reply, header
@@ -82,6 +85,7 @@ HANDLERS: dict[int, Callable[[State, Request], list[Effect]]] = {
 }
 # A refusal whose errno alone leaves the user guessing is in the log as it is usually read.
 _LEVELS = {EOPNOTSUPP: logging.WARNING, ENOSYS: logging.WARNING, EINVAL: logging.INFO}
+COUNTED_MAX = 128
 # sadb_msg_len of a header alone.
 _NO_BODY = (HEADER_OCTETS // UNIT_OCTETS).to_bytes(2, sys.byteorder)
 
@@ -214,12 +218,23 @@ class Engine:
             effects += expire(self._state, sa, is_hard=is_hard)
         return effects + spd_expire(self._state, now)
 
-    def used(self, ids: Iterable[int], now: Now) -> None:
+    def used(self, uses: Iterable[PolicyUse], now: Now) -> None:
         """The data path has had packets under these policies, within the last second or so."""
-        for policy_id in ids:
-            policy = self._state.spd.get_id(policy_id)
+        for use in uses:
+            policy = self._state.spd.get_id(use.policy) or self._state.sockets.get_id(use.policy)
             if policy is not None:
                 policy.used = now
+                policy.counts.add(use)
+
+    def counted(self, after: int) -> list[dict[str, Any]]:
+        """What was done under the policies whose ids follow this one, by id; some of many.
+
+        Those of sockets are among them.
+        """
+        of_sockets = self._state.sockets.records()
+        later = (p for some in (self._state.spd, of_sockets) for p in some if p.spec.id > after)
+        found = nsmallest(COUNTED_MAX, later, key=lambda policy: policy.spec.id)
+        return [counted(policy, is_per_socket=policy in of_sockets) for policy in found]
 
     def next_deadline(self) -> float | None:
         """When to call `tick`, in monotonic seconds; a past time: at once; None: no need."""

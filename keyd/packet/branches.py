@@ -74,4 +74,4 @@ class Branches:
 
     def patiences(self) -> list[Callable[[float], float | None]]:
         """What tells how soon one of them has something to do."""
-        return [how for one in self.all for how in (one.waiting.patience, one.used.patience)]
+        return [how for one in self.all for how in (one.waiting.patience, one.tallies.patience)]

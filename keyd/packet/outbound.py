@@ -30,8 +30,8 @@ from keyd.packet.layers import Chain, Layer
 from keyd.packet.outsad import OutSad
 from keyd.packet.protect import ROOM_MIN, Protector
 from keyd.packet.segment import Frame
+from keyd.packet.tallies import Tallies, Tally
 from keyd.packet.troubles import Troubles, next_rung
-from keyd.packet.used import Used
 from keyd.packet.waiting import Waiting, can_be_met, need_of
 from pfkey.const import Level, Mode, PolicyType
 
@@ -72,8 +72,8 @@ class Outbound:
         self._troubles = Troubles()
         self._now = 0.0
         self._settings = Settings()
-        self.used = Used()
-        self.waiting = Waiting(counters)
+        self.tallies = Tallies()
+        self.waiting = Waiting(counters, self.tallies)
         self._protector = Protector(counters, self._mtu, link_mtu, random, is_local)
         self.batch = self._protector.batch
 
@@ -151,7 +151,7 @@ class Outbound:
                 return
             octets = segment.PLAIN + frame.packet
             flow = self._flow(frame)
-        self.used.ids.add(flow.policy)
+        self.tallies.busy.add(flow.tally)
         if flow.needs and self.waiting.is_asking:
             self.waiting.needs.note(flow.needs, self._now)
             if flow.drop == count.OUT_NOSA:
@@ -160,12 +160,13 @@ class Outbound:
         if flow.drop >= 0:
             counters[count.TUN_SEGMENTS] += 1
             counters[flow.drop] += 1
+            flow.tally.drop(flow.drop)
         elif flow.chain.layers:
             if self._troubles or frame.proto == segment.TCP:
                 self._watch(frame, flow)
             self._protector.protect(frame, flow, now_us)
         else:
-            self._protector.clear(frame)
+            self._protector.clear(frame, flow)
 
     def _joined(self, frame: Frame) -> Frame | None:
         """The whole datagram, once all its fragments are there."""
@@ -201,33 +202,35 @@ class Outbound:
     def _decide(self, packet: bytes) -> Flow:
         head = datagram.read(packet)
         if head is None:
-            return Flow(drop=count.TUN_SHORT)
+            return Flow(self.tallies.nobody, drop=count.TUN_SHORT)
         src, dst = head.src, head.dst
         ports = (0, 0) if head.is_fragment else head.ports
         policy = self._policy or self._policies.match(src, dst, head.proto, *ports)
         if head.is_fragment and self._policies.is_vague(src, dst, head.proto, policy):
-            return Flow(joins=True)  # only the whole shows which policy is meant
+            return Flow(
+                self.tallies.nobody, joins=True
+            )  # only the whole shows which policy is meant
         if policy is None or policy.type in (PolicyType.NONE, PolicyType.BYPASS):
-            return Flow(drop=count.FOREIGN)  # steering does not send such: somebody else did
+            # steering does not send such: somebody else did
+            return Flow(self.tallies.nobody, drop=count.FOREIGN)
+        tally = self.tallies.of(policy.id)
         if policy.is_hold:
-            return Flow(drop=count.HOLD_DROPPED)
+            return Flow(tally, drop=count.HOLD_DROPPED)
         if policy.type != PolicyType.IPSEC:
-            return Flow(drop=count.OUT_POLVIO)
-        flow = self._bundle(policy, src, dst)
-        flow.policy = policy.id
-        return flow
+            return Flow(tally, drop=count.OUT_POLVIO)
+        return self._bundle(tally, policy, src, dst)
 
-    def _bundle(self, policy: PolicySpec, src: bytes, dst: bytes) -> Flow:
+    def _bundle(self, tally: Tally, policy: PolicySpec, src: bytes, dst: bytes) -> Flow:
         """An SA for each request, as far as there is one."""
         chosen: list[Layer] = []
         needs: list[Need] = []
         required: list[Need] = []
         for request in policy.requests:
             if request.proto in self._settings.disabled:
-                return Flow(drop=count.OF_DISABLED[request.proto])
+                return Flow(tally, drop=count.OF_DISABLED[request.proto])
             is_tunnel = request.mode == Mode.TUNNEL
             if is_tunnel and (not request.src or not request.dst):
-                return Flow(drop=count.OUT_INVAL)
+                return Flow(tally, drop=count.OUT_INVAL)
             ends = (request.src or b"", request.dst or b"") if is_tunnel else (b"", b"")
             sa = self._sad.choose(request, *(ends if is_tunnel else (src, dst)))
             if sa is not None:
@@ -241,10 +244,10 @@ class Outbound:
         is_tunnel = chosen[0].is_tunnel if chosen else policy.requests[0].mode == Mode.TUNNEL
         lacking = tuple(need for need in needs if can_be_met(need, self._is_local))
         if not required:
-            return Flow(chosen, needs=lacking, joins=not is_tunnel)
+            return Flow(tally, chosen, needs=lacking, joins=not is_tunnel)
         if not set(required) <= set(lacking):
-            return Flow(drop=count.OUT_NOSA)
-        return Flow(drop=count.OUT_NOSA, needs=lacking, joins=not is_tunnel)
+            return Flow(tally, drop=count.OUT_NOSA)
+        return Flow(tally, drop=count.OUT_NOSA, needs=lacking, joins=not is_tunnel)
 
     @property
     def has_mappings(self) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from keyd.model import Need, PolicySpec, Request, Settings
 from keyd.packet import counters as count
 from keyd.packet import tunnel
+from keyd.packet.tallies import Tallies
 from pfkey.const import Mode
 
 OCTETS_MAX = 4 << 20
@@ -49,9 +50,10 @@ class Waiting:
         needs: what the engine is to be told.
     """
 
-    def __init__(self, counters: memoryview) -> None:
+    def __init__(self, counters: memoryview, tallies: Tallies) -> None:
         self.needs = Needs()
         self._counters = counters
+        self._tallies = tallies
         self._settings = Settings()
         self._lines: dict[bytes, _Line] = {}
         self._by_pair: dict[Pair, dict[bytes, None]] = {}
@@ -77,7 +79,7 @@ class Waiting:
         self._settings = settings
         if not settings.is_asking:
             for key in list(self._lines):
-                self._count(len(list(self.take(key))))
+                self._give_up(key)
 
     def put(self, key: bytes, needs: tuple[Need, ...], packet: bytes, now: float) -> None:
         """Let a packet wait, if there is room; its flow's first packet says how long."""
@@ -91,7 +93,7 @@ class Waiting:
             or self._octets + cost > OCTETS_MAX
             or self._of_policy.get(policy, 0) + cost > POLICY_OCTETS_MAX
         ):
-            self._count(1)
+            self._count(policy, 1)
             return
         if line is None:
             line = self._lines[key] = _Line(needs, now + self._settings.wait_seconds)
@@ -136,7 +138,7 @@ class Waiting:
         """An SA will not come: drop what needs it."""
         pair = (need.src, need.dst)
         for key in [k for k in self._by_pair.get(pair, ()) if need in self._lines[k].needs]:
-            self._count(len(list(self.take(key))))
+            self._give_up(key)
 
     def patience(self, now: float) -> float | None:
         """In how many seconds `expire` or `needs` have something to do; None: neither."""
@@ -149,15 +151,20 @@ class Waiting:
     def expire(self, now: float) -> None:
         """Drop the flows whose time is over."""
         while self._oldest(now) == 0:
-            self._count(len(list(self.take(next(iter(self._lines))))))
+            self._give_up(next(iter(self._lines)))
 
     def _drop(self, line: _Line) -> None:
         self._account(line, -len(line.packets.popleft()) - PACKET_OCTETS)
-        self._count(1)
+        self._count(line.policy, 1)
 
-    def _count(self, packets: int) -> None:
+    def _give_up(self, key: bytes) -> None:
+        policy = self._lines[key].policy
+        self._count(policy, len(list(self.take(key))))
+
+    def _count(self, policy: int, packets: int) -> None:
         self._counters[count.TUN_SEGMENTS] += packets
         self._counters[count.QUEUE_DROPPED] += packets
+        self._tallies.drop(policy, count.QUEUE_DROPPED, packets)
 
     def _account(self, line: _Line, octets: int) -> None:
         line.octets += octets

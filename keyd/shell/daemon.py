@@ -149,8 +149,8 @@ class Daemon:
             nursery=nursery,
         )  # fmt: skip
         control = Control(
-            status=self._status, counters=plane.counters, tap=self._tap, nursery=nursery,
-            knobs=Knobs(engine, applier.obey, plane.counters),
+            status=self._status, counters=plane.counters, policies=engine.counted,
+            tap=self._tap, nursery=nursery, knobs=Knobs(engine, applier.obey, plane.counters),
             handed=self._handed(server, sockets),
         )  # fmt: skip
 

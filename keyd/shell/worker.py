@@ -117,7 +117,7 @@ class OutWorker(Worker):
             for pipeline in self._branches.all:
                 for need, packets in pipeline.waiting.needs.take(now_us / 1e6).items():
                     self.channel.post({"op": "need", "need": need.to_json(), "packets": packets})
-                self.tell_used(pipeline.used, now_us)
+                self.tell(pipeline.tallies, now_us)
 
     def _keepalives(self, now: float) -> float | None:
         """In how many seconds to see whether a NAT waits; None: there is none."""
@@ -218,9 +218,9 @@ class InWorker(Worker):
 
     def run(self) -> None:
         """Until the control process is gone."""
-        used = self._pipeline.used
+        tallies = self._pipeline.tallies
         while True:
-            events = self.poll.poll(_sooner(used.patience))
+            events = self.poll.poll(_sooner(tallies.patience))
             ready = {descriptor for descriptor, _ in events}
             receivers = [r for r in self._receivers if r.fileno() in ready]
             opened = 0
@@ -235,7 +235,7 @@ class InWorker(Worker):
                 # more came while these were opened: they join the same writes
                 if not packets or opened >= OPENED_MAX:
                     break
-            self.tell_used(used, now_us)
+            self.tell(tallies, now_us)
             for mapping in self._pipeline.mappings():
                 self.channel.post({"op": "mapping", **mapping.to_json()})
             for door, segments, buffers in self._pipeline.entrances.flush():

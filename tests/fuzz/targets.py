@@ -329,7 +329,7 @@ _CALLS = tuple(
     ))
 )  # fmt: skip
 _REPORTS = (
-    b'{"op":"used","policies":[9,17]}', b'{"op":"used","policies":[1e999]}',
+    b'{"op":"used","policies":[[9,1,84,[[2,1]]]]}', b'{"op":"used","policies":[[1e999,0,0,[]]]}',
     b'{"op":"log","level":20,"text":"words"}',
     channel.encode({"op": "need", "packets": 1, "need": Need(
         policy=9, proto=50, mode=Mode.TRANSPORT, reqid=0, src=bytes(4), dst=bytes(4)).to_json()}),

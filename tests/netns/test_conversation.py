@@ -1,9 +1,14 @@
 """Two hosts talk under the FAQ's first policies: what arrives, what the wire shows, what counts."""
 
 import contextlib
+import json
+import os
+import signal
 import socket
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,6 +94,54 @@ def test_use_without_keys_is_clear_and_with_keys_is_protected(two: Two) -> None:
         assert set(tap.protocols(A, B)) == {50}
     assert two.da.counter("esp", "output") >= 2
     assert two.db.counter("esp", "input") >= 2
+
+
+def test_what_policies_count_is_what_all_count(two: Two) -> None:
+    """Through a worker's death: what it has told, and the next one goes on from there."""
+
+    def policies(daemon: Daemon) -> dict[str, dict[str, Any]]:
+        found = daemon.control("policies")["policies"]
+        return {policy["policy"].split(" ", 2)[2]: policy for policy in found}
+
+    def are_told(pings: int) -> None:
+        def told() -> bool:
+            out, back = policies(two.da), policies(two.db)
+            return all(
+                (of["icmp -P out"]["packets"], of["icmp -P in"]["packets"]) == (pings, pings)
+                for of in (out, back)
+            )
+
+        until(told, 10, f"{pings} packets each way are told of")
+
+    def is_other(role: str, pid: int) -> bool:
+        return two.db.workers().get(role, pid) != pid
+
+    two.load(AUTHENTIC_KEYS + require(A, B, "icmp"), AUTHENTIC_KEYS + require(B, A, "icmp"))
+    assert two.ping("-s", "72")
+    are_told(2)
+    two.da.setkey(f"spdadd {A} {B} udp -P out ipsec ah/transport//require;")
+    udp_listener(two.a, A, 0).sendto(b"nobody has a key for this", (B, 9))
+    two.db.setkey("flush;")
+    assert not two.ping("-s", "72")
+    two.db.setkey(AUTHENTIC_KEYS)
+    for role, pid in two.db.workers().items():
+        os.kill(pid, signal.SIGKILL)
+        until(partial(is_other, role, pid), 10, f"another worker {role}")
+    assert two.ping("-s", "72")
+    until(lambda: policies(two.da)["icmp -P in"]["packets"] == 4, 10, "A's last is told of")
+    until(lambda: policies(two.db)["icmp -P in"]["packets"] == 4, 10, "and B's")
+
+    ours, theirs = policies(two.da), policies(two.db)
+    assert ours["udp -P out"]["drops"] == {"ipsec": {"out_nosa": 1}}
+    assert ours["udp -P out"]["packets"] == 0
+    assert ours["icmp -P out"]["packets"] == two.da.counter("esp", "output") == 6
+    assert ours["icmp -P out"]["octets"] == two.da.counter("esp", "obytes") == 600
+    assert two.db.counter("esp", "notdb") == 2
+    assert theirs["icmp -P in"]["octets"] == two.db.counter("esp", "ibytes") == 400
+    dumped = json.loads(two.db.setkey("", "-D", "-P", "--json"))["policies"]
+    for policy in dumped:
+        current = policy["lifetimes"]["current"]
+        assert (current["allocations"], current["octets"]) == (4, 400), policy["direction"]
 
 
 @pytest.mark.parametrize("keys", [KEYS, AUTHENTIC_KEYS], ids=["3des", "aes-sha2"])

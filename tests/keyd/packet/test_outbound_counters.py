@@ -191,6 +191,11 @@ def test_the_counters_account_for_each_outbound_packet_of_a_mixed_run() -> None:
     held = values[count.FRAG_HELD] - values[count.FRAG_JOINED]
     assert sent + ended + held == fed
     assert sent > 300
+    told = side.pipeline.tallies.take(NOW / 1e6)
+    assert sum(policy.packets for policy in told) == sent
+    for row in OUT_ENDS - {count.FOREIGN, count.TUN_SHORT}:  # these are under no policy
+        dropped = sum(dict(policy.drops).get(row, 0) for policy in told)
+        assert dropped == values[row], count.ROWS[row]
 
 
 def test_every_counter_is_induced_here_or_named_as_one_that_is_not() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from keyd.model import Need, PolicySpec, Request, Settings
 from keyd.packet import counters as count
 from keyd.packet import waiting
+from keyd.packet.tallies import Tallies
 from keyd.packet.waiting import PACKET_OCTETS, Needs, Waiting
 from pfkey.const import UNSPEC_PROTO, Dir, Level, Mode, PolicyType
 from pfkey.selector import Range, Selector
@@ -231,12 +232,15 @@ def test_a_super_packet_waits_whole() -> None:
 class Room:
     def __init__(self) -> None:
         self.values = array.array("Q", [0] * len(count.ROWS))
-        self.waiting = Waiting(memoryview(self.values))
+        self.tallies = Tallies()
+        self.waiting = Waiting(memoryview(self.values), self.tallies)
         self.waiting.tune(ASKING)
 
     @property
     def dropped(self) -> int:
         assert self.values[count.TUN_SEGMENTS] == self.values[count.QUEUE_DROPPED]
+        of_policies = sum(tally.drops[count.QUEUE_DROPPED] for tally in self.tallies.busy)
+        assert self.values[count.QUEUE_DROPPED] == of_policies
         return self.values[count.QUEUE_DROPPED]
 
     def put(self, key: bytes, packet: bytes, needs: Sequence[Need] = (need(),)) -> None:
