@@ -177,17 +177,23 @@ class Engine:
         """The peer of an SA of ESP in UDP has moved: see `keyd.engine.handle_x_mapping`."""
         return new_mapping(self._state, key, ports, address)
 
-    def registrations(self, client: ClientId) -> tuple[tuple[int, ...], bool]:
-        """The SA types a client registered for, and whether it hears everything."""
+    def registrations(self, client: ClientId) -> tuple[tuple[int, ...], bool, bool]:
+        """The SA types a client registered for, whether it hears everything, and our own too."""
         if client not in self._state.clients:
-            return (), False
+            return (), False, False
         known = self._state.clients[client]
-        return tuple(sorted(known.registered)), known.is_promiscuous
+        return tuple(sorted(known.registered)), known.is_promiscuous, known.manners.knows_own
 
     def restore(
-        self, client: ClientId, satypes: Iterable[int], *, is_promiscuous: bool, now: Now
-    ) -> list[Effect]:
-        """Register a client for what it had registered with a predecessor, without a word."""
+        self, client: ClientId, satypes: Iterable[int], *, is_promiscuous: bool, now: Now,
+        knows_own: bool = False,
+    ) -> list[Effect]:  # fmt: skip
+        """Register a client for what it had registered with a predecessor, without a word.
+
+        `knows_own`: it had used an extension of our own, so it is told such.
+        """
+        if knows_own:
+            self._state.clients.knows_own(client)
         wanted = [Message(type=MsgType.REGISTER, satype=satype) for satype in satypes]
         if is_promiscuous:
             wanted.append(Message(type=MsgType.X_PROMISC, satype=1))

@@ -25,7 +25,7 @@ import trio
 from keyd.engine import Engine, Limits
 from keyd.engine.effects import Now
 from keyd.model import PolicySpec, SaSpec, Settings, Usage
-from keyd.shell.adopted import adopt
+from keyd.shell.adopted import ADOPT_PARAMS, adopt
 from keyd.shell.applier import Applier
 from keyd.shell.control import Control, Handed, Peer
 from keyd.shell.knobs import Knobs
@@ -227,7 +227,7 @@ class Daemon:
             return await sockets.group(fd, params)
 
         return {
-            "adopt": (partial(adopt, server.adopt), ("registered", "promiscuous", "dialect")),
+            "adopt": (partial(adopt, server.adopt), ADOPT_PARAMS),
             "set_policy": (set_policy, ("policies", "uid", "keep")),
             "get_policy": (of(sockets.get), ("direction",)),
             "set_mark": (of(sockets.mark), ("mark",)),

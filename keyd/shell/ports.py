@@ -30,12 +30,13 @@ class KeyEngine(Protocol):
     def used(self, uses: Iterable[PolicyUse], now: Now) -> None:
         """Policies had packets."""
 
-    def registrations(self, client: ClientId) -> tuple[tuple[int, ...], bool]:
-        """The SA types a client registered for, and whether it hears everything."""
+    def registrations(self, client: ClientId) -> tuple[tuple[int, ...], bool, bool]:
+        """The SA types a client registered for, whether it hears everything, and our own too."""
 
     def restore(
-        self, client: ClientId, satypes: Iterable[int], *, is_promiscuous: bool, now: Now
-    ) -> list[Effect]:
+        self, client: ClientId, satypes: Iterable[int], *, is_promiscuous: bool, now: Now,
+        knows_own: bool = False,
+    ) -> list[Effect]:  # fmt: skip
         """Register a client for what it had registered with a predecessor, without a word."""
 
     def tick(self, now: Now) -> list[Effect]:
