@@ -23,7 +23,7 @@ from keyd.packet.coalesce import Frame
 from keyd.packet.datagram import Head
 from keyd.packet.drop import Drop
 from keyd.packet.entrances import Entrances
-from keyd.packet.natt import Mapping
+from keyd.packet.mappings import Mappings
 from keyd.packet.opener import PROTOS, Opener
 from keyd.packet.peeled import Peeled, as_asked, is_authentic
 from keyd.packet.tallies import Tallies, Tally
@@ -143,10 +143,10 @@ class Inbound:
         for tally in verdict.tallies:
             tally.drop(row)
 
-    def mappings(self) -> list[Mapping]:
-        """What NATs have changed since the last call."""
-        found, self._opener.mappings = self._opener.mappings, []
-        return found
+    @property
+    def mappings(self) -> Mappings:
+        """What NATs have changed."""
+        return self._opener.mappings
 
     def _believable(self, spec: SaSpec) -> frozenset[int]:
         """The protocols that may come out of an SA without authenticator."""

@@ -218,9 +218,9 @@ class InWorker(Worker):
 
     def run(self) -> None:
         """Until the control process is gone."""
-        tallies = self._pipeline.tallies
+        tallies, mappings = self._pipeline.tallies, self._pipeline.mappings
         while True:
-            events = self.poll.poll(_sooner(tallies.patience))
+            events = self.poll.poll(_sooner(tallies.patience, mappings.patience))
             ready = {descriptor for descriptor, _ in events}
             receivers = [r for r in self._receivers if r.fileno() in ready]
             opened = 0
@@ -236,7 +236,7 @@ class InWorker(Worker):
                 if not packets or opened >= OPENED_MAX:
                     break
             self.tell(tallies, now_us)
-            for mapping in self._pipeline.mappings():
+            for mapping in mappings.take(now_us / 1e6):
                 self.channel.post({"op": "mapping", **mapping.to_json()})
             for door, segments, buffers in self._pipeline.entrances.flush():
                 if segments > 1:

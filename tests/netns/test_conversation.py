@@ -103,22 +103,19 @@ def test_what_policies_count_is_what_all_count(two: Two) -> None:
         found = daemon.control("policies")["policies"]
         return {policy["policy"].split(" ", 2)[2]: policy for policy in found}
 
-    def are_told(pings: int) -> None:
-        def told() -> bool:
-            out, back = policies(two.da), policies(two.db)
-            return all(
-                (of["icmp -P out"]["packets"], of["icmp -P in"]["packets"]) == (pings, pings)
-                for of in (out, back)
-            )
+    def passed(daemon: Daemon) -> dict[str, tuple[int, int]]:
+        return {name: (one["packets"], one["octets"]) for name, one in policies(daemon).items()}
 
-        until(told, 10, f"{pings} packets each way are told of")
+    def are_told(ours: dict[str, tuple[int, int]], theirs: dict[str, tuple[int, int]]) -> None:
+        until(lambda: (passed(two.da), passed(two.db)) == (ours, theirs), 10, "all is told")
 
     def is_other(role: str, pid: int) -> bool:
         return two.db.workers().get(role, pid) != pid
 
     two.load(AUTHENTIC_KEYS + require(A, B, "icmp"), AUTHENTIC_KEYS + require(B, A, "icmp"))
     assert two.ping("-s", "72")
-    are_told(2)
+    both = {"icmp -P in": (2, 200), "icmp -P out": (2, 200)}
+    are_told(both, both)
     two.da.setkey(f"spdadd {A} {B} udp -P out ipsec ah/transport//require;")
     udp_listener(two.a, A, 0).sendto(b"nobody has a key for this", (B, 9))
     two.db.setkey("flush;")
@@ -128,16 +125,12 @@ def test_what_policies_count_is_what_all_count(two: Two) -> None:
         os.kill(pid, signal.SIGKILL)
         until(partial(is_other, role, pid), 10, f"another worker {role}")
     assert two.ping("-s", "72")
-    until(lambda: policies(two.da)["icmp -P in"]["packets"] == 4, 10, "A's last is told of")
-    until(lambda: policies(two.db)["icmp -P in"]["packets"] == 4, 10, "and B's")
-
-    ours, theirs = policies(two.da), policies(two.db)
-    assert ours["udp -P out"]["drops"] == {"ipsec": {"out_nosa": 1}}
-    assert ours["udp -P out"]["packets"] == 0
-    assert ours["icmp -P out"]["packets"] == two.da.counter("esp", "output") == 6
-    assert ours["icmp -P out"]["octets"] == two.da.counter("esp", "obytes") == 600
-    assert two.db.counter("esp", "notdb") == 2
-    assert theirs["icmp -P in"]["octets"] == two.db.counter("esp", "ibytes") == 400
+    both = {"icmp -P in": (4, 400), "icmp -P out": (4, 400)}
+    are_told(both | {"icmp -P out": (6, 600), "udp -P out": (0, 0)}, both)
+    lost = {"ipsec": {"out_nosa": 1}}
+    until(lambda: policies(two.da)["udp -P out"]["drops"] == lost, 10, "the drop is told")
+    assert (two.da.counter("esp", "output"), two.da.counter("esp", "obytes")) == (6, 600)
+    assert (two.db.counter("esp", "notdb"), two.db.counter("esp", "ibytes")) == (2, 400)
     dumped = json.loads(two.db.setkey("", "-D", "-P", "--json"))["policies"]
     for policy in dumped:
         current = policy["lifetimes"]["current"]
