@@ -21,6 +21,7 @@ from keyd.packet.inbound import Inbound
 from keyd.packet.ip import rebuild
 from keyd.packet.outbound import Outbound
 from keyd.packet.segment import GSO_TCPV4, NEEDS_CSUM, PLAIN
+from keyd.packet.trunk import Trunk
 from pfkey.const import Dir, Level, Mode, PolicyType
 from pfkey.selector import Range, Selector
 
@@ -58,7 +59,7 @@ def numbered(frame: bytes) -> list[bytes]:
 
 def main() -> None:
     """Measure all four, the rounds interleaved so that a busy machine disturbs all alike."""
-    out = Outbound(counted(), lambda _: MTU, os.urandom, lambda _: True)
+    out = Outbound(Trunk(counted(), lambda _: MTU, os.urandom, lambda _: True))
     out.update_policies([policy(Dir.OUT)], ())
     out.install(OutSa(SA, part(), SINCE))
     into = Inbound(counted(), lambda _: False)

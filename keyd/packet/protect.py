@@ -52,7 +52,7 @@ class _Cut(Enum):
 
 
 class Protector:
-    """Fills a `Batch`. See `keyd.packet.outbound.Outbound` for the arguments.
+    """Fills a `Batch`. See `keyd.packet.trunk.Trunk` for the arguments.
 
     Args:
         path_mtu: the MTU of the way to a packed destination address, and

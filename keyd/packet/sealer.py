@@ -18,9 +18,10 @@ from pfkey.const import IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP
 
 
 class Sealer:
-    """Seals and fragments; counts what becomes of packets. See `Outbound` for the arguments.
+    """Seals and fragments; counts what becomes of packets.
 
     Args:
+        counters, random: as of `keyd.packet.trunk.Trunk`.
         drop: is told in which counter how many packets end.
     """
 

@@ -31,6 +31,7 @@ from keyd.packet.association import InSa, OutSa
 from keyd.packet.branches import Branches
 from keyd.packet.inbound import Inbound
 from keyd.packet.outbound import Outbound
+from keyd.packet.trunk import Trunk
 from keyd.shell import raw, sandbox
 from keyd.shell.batches import Receiver, Receiver6, Sender
 from keyd.shell.readers import Readers
@@ -53,32 +54,30 @@ class OutWorker(Worker):
     def __init__(self, given: dict[str, int]) -> None:
         super().__init__("out", given)
         self._ways = {v: Way(given, v) for v in raw.FAMILIES if f"esp_out{v}" in given}
-        self._branches = Branches(self._pipeline)
+        trunk = Trunk(self.counters, self.links.mtu, os.urandom, self.links.is_local)
+        self._branches = Branches(Outbound(trunk))
         self._readers = Readers(self.tun, self._branches, self.poll)
         self._kept = 0.0
         for way in self._ways.values():
             for descriptor, mask in way.events.items():
                 self.poll.register(descriptor, mask)
 
-    def _pipeline(self, policy: PolicySpec | None) -> Outbound:
-        return Outbound(self.counters, self.links.mtu, os.urandom, self.links.is_local, policy)
-
     def install(self, spec: SaSpec, part: memoryview, since: tuple[int, int, int]) -> None:
         """Put an SA into the pipelines."""
-        self._branches.install(OutSa(spec, part, since))
+        self._branches.main.install(OutSa(spec, part, since))
 
     def remove(self, slot: int) -> None:
         """Take an SA out of the pipelines."""
-        self._branches.remove(slot)
+        self._branches.main.remove(slot)
 
     def update_policies(self, added: list[PolicySpec], removed: list[int]) -> None:
         """Follow a change of the outbound policies."""
-        self._branches.update_policies(added, removed)
+        self._branches.main.update_policies(added, removed)
 
     def tune(self, settings: Settings) -> None:
         """Follow a change of settings."""
         super().tune(settings)
-        self._branches.tune(settings)
+        self._branches.main.tune(settings)
 
     def end_wait(self, need: Need) -> None:
         """Drop what waits for this."""
@@ -114,10 +113,9 @@ class OutWorker(Worker):
                 self._kept = now_us / 1e6
                 self.guarded(self._keep, b"", now_us)
             self._flush()
-            for pipeline in self._branches.all:
-                for need, packets in pipeline.waiting.needs.take(now_us / 1e6).items():
-                    self.channel.post({"op": "need", "need": need.to_json(), "packets": packets})
-                self.tell(pipeline.tallies, now_us)
+            for need, packets in main.waiting.needs.take(now_us / 1e6).items():
+                self.channel.post({"op": "need", "need": need.to_json(), "packets": packets})
+            self.tell(main.tallies, now_us)
 
     def _keepalives(self, now: float) -> float | None:
         """In how many seconds to see whether a NAT waits; None: there is none."""
