@@ -73,7 +73,7 @@ def main() -> None:
     sealed = out.batch.sealed[:]
     for packet in sealed:
         into.process(packet, 1)
-    ((_, (_, header, first, *_)),) = into.flush()
+    ((_, _, (_, header, first, *_)),) = into.flush()
     size = len(first)
     one = PLAIN + rebuild(head, 6, 20 + size) + bytes(header[20:]) + first
     # a sender that repeats itself is suspected to be in a black hole
@@ -90,11 +90,11 @@ def main() -> None:
     def in_batch() -> None:
         for packet in sealed:
             into.process(packet, 1)
-        into.flush()
+        list(into.flush())
 
     def in_single() -> None:
         into.process(sealed[0], 1)
-        into.flush()
+        list(into.flush())
 
     runs: dict[str, tuple[Callable[[], None], int]] = {
         "out_super": (out_super, len(sealed)),

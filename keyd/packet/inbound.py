@@ -11,7 +11,7 @@ one that a policy selects between these addresses, it is never joined with other
 here vouches for its checksum.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from keyd.model import PolicySpec, SaSpec, Settings
@@ -73,7 +73,7 @@ class Inbound:
         self._flows: dict[tuple[bytes, ...], _Verdict] = {}
         self.tallies = Tallies()
         self._believed: dict[int, frozenset[int]] = {}
-        self.entrances = Entrances()
+        self._entrances = Entrances()
 
     # ---------------------------------------------------------------- databases
 
@@ -102,12 +102,12 @@ class Inbound:
 
     def open_door(self, door: int, pair: SocketPair | None) -> None:
         """There is another TUN device, see `keyd.doors`."""
-        self.entrances.open(door, pair)
+        self._entrances.open(door, pair)
         self._forget()
 
     def close_door(self, door: int) -> None:
         """There is one less."""
-        self.entrances.close(door)
+        self._entrances.close(door)
         self._forget()
 
     def _forget(self) -> None:
@@ -136,7 +136,7 @@ class Inbound:
             for tally in verdict.tallies:
                 tally.packets += 1
                 tally.octets += len(packet)
-            self.entrances.add(verdict.door, packet, flow, is_authentic=is_authentic(layers))
+            self._entrances.add(verdict.door, packet, flow, is_authentic=is_authentic(layers))
             return
         row = drops[Drop.PDROPS] if verdict.drop == _REFUSED else verdict.drop
         self._counters[row] += 1
@@ -188,7 +188,7 @@ class Inbound:
             refusal = refusals[0] if refusals else _Word(_REFUSED)
             return self._for_a_socket(head, layers, refusal, is_spd_silent=not refusals)
         protos = {layer.sa.spec.proto for layer in layers}
-        door = self.entrances.of_spd(has_esp=IPPROTO_ESP in protos, has_ah=IPPROTO_AH in protos)
+        door = self._entrances.of_spd(has_esp=IPPROTO_ESP in protos, has_ah=IPPROTO_AH in protos)
         return _Verdict(named, door)
 
     def _for_a_socket(
@@ -201,7 +201,7 @@ class Inbound:
             return refused
         if not self._is_local(head.dst):
             return refused
-        found = self.entrances.of_socket(
+        found = self._entrances.of_socket(
             lambda policy: as_asked(policy, layers[::-1]), is_spd_silent=is_spd_silent
         )
         if found is None:
@@ -222,6 +222,6 @@ class Inbound:
             return _Word(count.IN_POLVIO, policy.id)
         return _Word(_NAMED if as_asked(policy, layers[::-1]) else _REFUSED, policy.id)
 
-    def flush(self) -> list[tuple[int, Frame]]:
-        """(segments in it, buffers for one writev) for each frame of this batch."""
-        return [(segments, frame) for _, segments, frame in self.entrances.flush()]
+    def flush(self) -> Iterator[tuple[int, int, Frame]]:
+        """(door, segments in it, buffers for one writev) for each frame of this batch."""
+        return self._entrances.flush()

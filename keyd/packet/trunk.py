@@ -66,7 +66,7 @@ class Trunk:
         self.sad = OutSad()
         self.paths = PathMtu()
         self.troubles = Troubles()
-        self.keepalives = Keepalives()
+        self.keepalives = Keepalives(is_local)
         self.tallies = Tallies()
         self.room = Room()
         self.fragments = Fragments(self._give_up)

@@ -236,7 +236,7 @@ class InWorker(Worker):
             self.tell(tallies, now_us)
             for mapping in mappings.take(now_us / 1e6):
                 self.channel.post({"op": "mapping", **mapping.to_json()})
-            for door, segments, buffers in self._pipeline.entrances.flush():
+            for door, segments, buffers in self._pipeline.flush():
                 if segments > 1:
                     self.counters[count.COALESCED_WRITES] += 1
                     self.counters[count.COALESCED_SEGMENTS] += segments

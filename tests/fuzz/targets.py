@@ -211,7 +211,7 @@ def _outbound(octets: bytes) -> Hashable:
     pair = _pair(octets[0])
     for packet in pair.send(octets[1:]):
         pair.into.process(packet, pipelines.NOW)
-    pair.into.flush()
+    list(pair.into.flush())
     return _counted(pair.out_values), _counted(pair.in_values)
 
 

@@ -95,7 +95,7 @@ class Pair:
         """What is written to the TUN device, virtio header and all."""
         for packet in packets:
             self.into.process(packet, NOW)
-        return [b"".join(buffers) for _, buffers in self.into.flush()]
+        return [b"".join(buffers) for _, _, buffers in self.into.flush()]
 
     def dropped(self) -> dict[tuple[str, str], int]:
         return {row: n for row, n in zip(count.ROWS, self.in_values, strict=True) if n}

@@ -60,7 +60,7 @@ class In:
         """How many were delivered."""
         for packet in packets:
             self.pipeline.process(packet, NOW)
-        return sum(number for number, _ in self.pipeline.flush())
+        return sum(number for _, number, _ in self.pipeline.flush())
 
 
 def readdressed(packet: bytes, src: bytes = FAR) -> bytes:

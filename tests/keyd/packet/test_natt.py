@@ -500,13 +500,14 @@ def test_a_keepalive_is_one_octet_between_the_sas_ports(name: str) -> None:
 
 
 def test_keepalives_are_sent_where_nothing_else_was() -> None:
-    keepalives = Keepalives()
+    keepalives = Keepalives(lambda address: address == A)
     busy, idle = part(1), part(1)
     first = OutSa(encap(0, (ESP, TRANSPORT, A, B)), busy, (0, 0, 0))
     again = OutSa(encap(1, (ESP, TRANSPORT, A, B)), idle, (0, 0, 0))  # the same mapping
     other = OutSa(encap(2, (ESP, TRANSPORT, A, G)), part(1), (0, 0, 0))
     plain = OutSa(sa(3, (ESP, TRANSPORT, A, H)), part(1), (0, 0, 0))
-    for one in (first, again, other, plain):
+    back = OutSa(encap(4, (ESP, TRANSPORT, B, A)), part(1), (0, 0, 0))  # is the peer's to keep
+    for one in (first, again, other, plain, back):
         keepalives.insert(one)
     assert keepalives.due(NOW) == []
     busy[LAST_USE] = NOW + 15 * SECOND
