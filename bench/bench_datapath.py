@@ -21,6 +21,7 @@ from keyd.packet.inbound import Inbound
 from keyd.packet.ip import rebuild
 from keyd.packet.outbound import Outbound
 from keyd.packet.segment import GSO_TCPV4, NEEDS_CSUM, PLAIN
+from keyd.packet.trunk import Trunk
 from pfkey.const import Dir, Level, Mode, PolicyType
 from pfkey.selector import Range, Selector
 
@@ -58,7 +59,7 @@ def numbered(frame: bytes) -> list[bytes]:
 
 def main() -> None:
     """Measure all four, the rounds interleaved so that a busy machine disturbs all alike."""
-    out = Outbound(counted(), lambda _: MTU, os.urandom, lambda _: True)
+    out = Outbound(Trunk(counted(), lambda _: MTU, os.urandom, lambda _: True))
     out.update_policies([policy(Dir.OUT)], ())
     out.install(OutSa(SA, part(), SINCE))
     into = Inbound(counted(), lambda _: False)
@@ -72,7 +73,7 @@ def main() -> None:
     sealed = out.batch.sealed[:]
     for packet in sealed:
         into.process(packet, 1)
-    ((_, (_, header, first, *_)),) = into.flush()
+    ((_, _, (_, header, first, *_)),) = into.flush()
     size = len(first)
     one = PLAIN + rebuild(head, 6, 20 + size) + bytes(header[20:]) + first
     # a sender that repeats itself is suspected to be in a black hole
@@ -89,11 +90,11 @@ def main() -> None:
     def in_batch() -> None:
         for packet in sealed:
             into.process(packet, 1)
-        into.flush()
+        list(into.flush())
 
     def in_single() -> None:
         into.process(sealed[0], 1)
-        into.flush()
+        list(into.flush())
 
     runs: dict[str, tuple[Callable[[], None], int]] = {
         "out_super": (out_super, len(sealed)),

@@ -24,6 +24,7 @@ from keyd.packet import segment
 from keyd.packet.association import OutSa
 from keyd.packet.counters import EDGE, ROWS, SA_WORDS
 from keyd.packet.outbound import Outbound
+from keyd.packet.trunk import Trunk
 from keyd.shell.steer import Steer
 from pfkey.const import IPPROTO_ESP, UNSPEC_PROTO, Dir, Level, Mode, PolicyType
 from pfkey.lab.hosts import Net
@@ -72,7 +73,7 @@ def pipeline(policies: list[PolicySpec]) -> Outbound:
     counters = memoryview(array.array("Q", bytes(8 * len(ROWS))))
     part = memoryview(array.array("Q", bytes(8 * SA_WORDS)))
     part[EDGE] = 1
-    made = Outbound(counters, lambda _: 1500, os.urandom, lambda _: False)
+    made = Outbound(Trunk(counters, lambda _: 1500, os.urandom, lambda _: False))
     spec = SaSpec(slot=0, proto=IPPROTO_ESP, spi=0x1000, src=SA_SRC, dst=SA_DST, mode=Mode.TUNNEL,
                   encrypt=12, encrypt_key=bytes(16), auth=3, auth_key=bytes(20))  # fmt: skip
     made.install(OutSa(spec, part, (0, 0, 0)))

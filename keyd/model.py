@@ -101,7 +101,8 @@ class SaSpec:
 
     `encap` is 2, UDP_ENCAP_ESPINUDP, for ESP in UDP (RFC 3948) between the ports `sport` and
     `dport`; `oa_src` and `oa_dst` are its addresses before a NAT changed them, empty for unknown.
-    `via` is where the peer of an outbound one is now, if that is another address than `dst`.
+    `via` is where the peer of an outbound one is now, if that is another address than `dst`, and
+    `origin` where that of an inbound one is, if it is another than `src`.
     """
 
     slot: int
@@ -128,6 +129,7 @@ class SaSpec:
     oa_src: bytes = b""
     oa_dst: bytes = b""
     via: bytes = b""
+    origin: bytes = b""
 
     @property
     def far_end(self) -> bytes:
@@ -156,7 +158,7 @@ class SaSpec:
             "dying": self.is_dying, "hard_bytes": self.hard_bytes,
             "hard_packets": self.hard_packets, "encap": self.encap, "sport": self.sport,
             "dport": self.dport, "oa_src": self.oa_src.hex(), "oa_dst": self.oa_dst.hex(),
-            "via": self.via.hex(),
+            "via": self.via.hex(), "origin": self.origin.hex(),
         }  # fmt: skip
 
     @classmethod
@@ -171,7 +173,7 @@ class SaSpec:
             is_dying=o["dying"], hard_bytes=o["hard_bytes"], hard_packets=o["hard_packets"],
             encap=o["encap"], sport=o["sport"], dport=o["dport"],
             oa_src=bytes.fromhex(o["oa_src"]), oa_dst=bytes.fromhex(o["oa_dst"]),
-            via=bytes.fromhex(o["via"]),
+            via=bytes.fromhex(o["via"]), origin=bytes.fromhex(o["origin"]),
         )  # fmt: skip
 
 
@@ -183,6 +185,19 @@ class Usage:
     octets: int = 0
     first_use: float = 0.0
     last_use: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyUse:
+    """What the data path did under a policy since it said so last, a second or so ago.
+
+    `drops` are packets by counter: (group, name).
+    """
+
+    policy: int
+    packets: int = 0
+    octets: int = 0
+    drops: tuple[tuple[tuple[str, str], int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

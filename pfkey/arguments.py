@@ -16,6 +16,7 @@ examples:
   pfkey lab encryption         run one: two hosts, real packets, every claim checked
   pfkey lab encryption --keep  the same, and the hosts stay up to look around
   pfkey stat -s                the counters that are not zero
+  pfkey stat --policies        packets, bytes and drops of each policy
   pfkey monitor                PF_KEY messages as they pass
   pfkey monitor --pcap FILE    the same into a file that Wireshark opens
   pfkey capture FILE           packets, inside and sealed, each with the other's number
@@ -78,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
 
     one = command("stat", "the counters, in the words of netstat -s")
     one.add_argument("-s", "--nonzero", action="store_true", help="leave out zeros")
+    one.add_argument("--policies", action="store_true", help="what was done under each policy")
     one.add_argument("--json", action="store_true", help="as JSON")
     _socket(one)
 

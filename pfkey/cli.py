@@ -78,11 +78,24 @@ def _path(options: argparse.Namespace) -> Path:
 
 
 def _stat(options: argparse.Namespace) -> int:
+    if options.policies:
+        return _stat_policies(options)
     counters = stat.counters_of(control_call(_path(options), "counters"))
     if options.json:
         print(stat.document(counters))
     elif text := stat.render(counters, nonzero=options.nonzero):
         print(text)
+    return 0
+
+
+def _stat_policies(options: argparse.Namespace) -> int:
+    found = list(stat.policies_of(_path(options)))
+    if options.nonzero:
+        found = [policy for policy in found if policy["packets"] or policy["drops"]]
+    if options.json:
+        print(stat.policies_document(found))
+    elif found:
+        print(stat.render_policies(found))
     return 0
 
 

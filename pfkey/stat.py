@@ -4,8 +4,11 @@ The words are those of `specs/tables/counters.toml`, which a test holds this tab
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+from pfkey.control import Control
 from pfkey.errors import ShellError
 
 SCHEMA_VERSION = 1
@@ -137,13 +140,35 @@ def counters_of(answer: object) -> dict[str, dict[str, int]]:
     match answer:
         case {"schema_version": 1, "counters": dict(groups)}:
             return groups
+        case _:
+            raise _of_another_version(answer)
+
+
+def policies_of(path: Path) -> Iterator[dict[str, Any]]:
+    """What was done under each policy, by id; `path` is the PF_KEY socket's.
+
+    Raises:
+        ShellError: pfkeyd cannot be reached, or speaks another version of the document.
+    """
+    after: int | None = 0
+    with Control(path) as control:
+        while after is not None:
+            match control.call("policies", after=after):
+                case {"schema_version": 1, "policies": list(found), "next": int() | None as after}:
+                    yield from found
+                case answer:
+                    raise _of_another_version(answer)
+
+
+def _of_another_version(answer: object) -> ShellError:
+    match answer:
         case {"schema_version": version}:
-            raise ShellError(
+            return ShellError(
                 f"pfkeyd's counters have version {version}, this pfkey knows {SCHEMA_VERSION}",
                 "install the same version of both, then restart pfkeyd",
             )
         case _:
-            raise ShellError("pfkeyd's answer has no counters", "restart pfkeyd")
+            return ShellError("pfkeyd's answer has no counters", "restart pfkeyd")
 
 
 def render(counters: Counters, *, nonzero: bool = False) -> str:
@@ -166,3 +191,23 @@ def render(counters: Counters, *, nonzero: bool = False) -> str:
 def document(counters: Counters) -> str:
     """The JSON document of `schemas/counters.json`."""
     return json.dumps({"schema_version": SCHEMA_VERSION, "counters": counters}, indent=2)
+
+
+def render_policies(policies: Sequence[Mapping[str, Any]]) -> str:
+    """Each policy as its spdadd line begins, and below it what was done under it."""
+    lines = []
+    for policy in policies:
+        lines += [
+            f"{policy['policy']} {policy['type']} (id {policy['id']}):",
+            f"\t{policy['packets']} packets passed",
+            f"\t{policy['octets']} bytes passed",
+        ]
+        for group, values in policy["drops"].items():
+            texts = TEXTS.get(group, {})
+            lines += [f"\t{n} {group}: {texts.get(name, name)}" for name, n in values.items()]
+    return "\n".join(lines)
+
+
+def policies_document(policies: Sequence[Mapping[str, Any]]) -> str:
+    """The JSON document of `schemas/policies.json`."""
+    return json.dumps({"schema_version": SCHEMA_VERSION, "policies": policies}, indent=2)

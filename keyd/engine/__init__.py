@@ -15,6 +15,8 @@ import logging
 import sys
 from collections.abc import Callable, Container, Iterable
 from errno import EINVAL, ENOSYS, EOPNOTSUPP
+from heapq import nsmallest
+from typing import Any
 
 from keyd.engine import unsupported
 from keyd.engine.acquires import Acquires
@@ -40,6 +42,7 @@ from keyd.engine.handle_x_spdexpire import spd_expire
 from keyd.engine.lifetimes import Schedule
 from keyd.engine.load import Draft, Loading
 from keyd.engine.manners import Kin, Manners
+from keyd.engine.policy_counts import counted
 from keyd.engine.proposal import Proposals
 from keyd.engine.refusal import copy_of_request, refusal
 from keyd.engine.reqids import Reqids
@@ -49,7 +52,7 @@ from keyd.engine.spd import Spd
 from keyd.engine.state import Limits, Request, State
 from keyd.engine.sysctl import Sysctls
 from keyd.engine.tuning import adopt, refuse_if_off, retune, sysctl, tune, untune
-from keyd.model import Need, PolicySpec, SaSpec, Settings, Usage
+from keyd.model import Need, PolicySpec, PolicyUse, SaSpec, Settings, Usage
 from pfkey.const import HEADER_OCTETS, UNIT_OCTETS, MsgType
 from pfkey.errors import SadbError, WireError
 from pfkey.message import Header, Message, error_reply, header
@@ -84,6 +87,7 @@ HANDLERS: dict[int, Callable[[State, Request], list[Effect]]] = {
 }
 # A refusal whose errno alone leaves the user guessing is in the log as it is usually read.
 _LEVELS = {EOPNOTSUPP: logging.WARNING, ENOSYS: logging.WARNING, EINVAL: logging.INFO}
+COUNTED_MAX = 128
 # sadb_msg_len of a header alone.
 _NO_BODY = (HEADER_OCTETS // UNIT_OCTETS).to_bytes(2, sys.byteorder)
 
@@ -177,17 +181,23 @@ class Engine:
         """The peer of an SA of ESP in UDP has moved: see `keyd.engine.handle_x_mapping`."""
         return new_mapping(self._state, key, ports, address)
 
-    def registrations(self, client: ClientId) -> tuple[tuple[int, ...], bool]:
-        """The SA types a client registered for, and whether it hears everything."""
+    def registrations(self, client: ClientId) -> tuple[tuple[int, ...], bool, bool]:
+        """The SA types a client registered for, whether it hears everything, and our own too."""
         if client not in self._state.clients:
-            return (), False
+            return (), False, False
         known = self._state.clients[client]
-        return tuple(sorted(known.registered)), known.is_promiscuous
+        return tuple(sorted(known.registered)), known.is_promiscuous, known.manners.knows_own
 
     def restore(
-        self, client: ClientId, satypes: Iterable[int], *, is_promiscuous: bool, now: Now
-    ) -> list[Effect]:
-        """Register a client for what it had registered with a predecessor, without a word."""
+        self, client: ClientId, satypes: Iterable[int], *, is_promiscuous: bool, now: Now,
+        knows_own: bool = False,
+    ) -> list[Effect]:  # fmt: skip
+        """Register a client for what it had registered with a predecessor, without a word.
+
+        `knows_own`: it had used an extension of our own, so it is told such.
+        """
+        if knows_own:
+            self._state.clients.knows_own(client)
         wanted = [Message(type=MsgType.REGISTER, satype=satype) for satype in satypes]
         if is_promiscuous:
             wanted.append(Message(type=MsgType.X_PROMISC, satype=1))
@@ -219,12 +229,23 @@ class Engine:
             effects += expire(self._state, sa, is_hard=is_hard)
         return effects + spd_expire(self._state, now)
 
-    def used(self, ids: Iterable[int], now: Now) -> None:
+    def used(self, uses: Iterable[PolicyUse], now: Now) -> None:
         """The data path has had packets under these policies, within the last second or so."""
-        for policy_id in ids:
-            policy = self._state.spd.get_id(policy_id)
+        for use in uses:
+            policy = self._state.spd.get_id(use.policy) or self._state.sockets.get_id(use.policy)
             if policy is not None:
                 policy.used = now
+                policy.counts.add(use)
+
+    def counted(self, after: int) -> list[dict[str, Any]]:
+        """What was done under the policies whose ids follow this one, by id; some of many.
+
+        Those of sockets are among them.
+        """
+        of_sockets = self._state.sockets.records()
+        later = (p for some in (self._state.spd, of_sockets) for p in some if p.spec.id > after)
+        found = nsmallest(COUNTED_MAX, later, key=lambda policy: policy.spec.id)
+        return [counted(policy, is_per_socket=policy in of_sockets) for policy in found]
 
     def next_deadline(self) -> float | None:
         """When to call `tick`, in monotonic seconds; a past time: at once; None: no need."""

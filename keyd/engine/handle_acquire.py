@@ -81,10 +81,7 @@ def _ask(state: State, one: Asked, policy: PolicyRecord) -> list[Effect]:
 
 def _policy(state: State, wanted: Need) -> PolicyRecord | None:
     """The policy in whose name it is wanted, if it still wants that."""
-    record = state.spd.get_id(wanted.policy)
-    if record is None:  # a socket's
-        spec = state.sockets.find_id(wanted.policy)
-        record = None if spec is None else PolicyRecord(spec, Now(0.0, 0.0))
+    record = state.spd.get_id(wanted.policy) or state.sockets.get_id(wanted.policy)
     if record is None or record.spec.dir != Dir.OUT or record.spec.type != PolicyType.IPSEC:
         return None
     for request in record.spec.requests:

@@ -58,7 +58,9 @@ def update(state: State, request: Request) -> list[Effect]:
         dport=wanted.spec.dport,
         oa_src=wanted.spec.oa_src,
         oa_dst=wanted.spec.oa_dst,
-        via=b"" if has_moved else sa.spec.via,  # where the peer was seen, which no message says
+        # where the peer was seen, which no message says
+        via=b"" if has_moved else sa.spec.via,
+        origin=b"" if has_moved else sa.spec.origin,
     )
     state.schedule.add(sa, request.now)
     state.schedule.compact(len(state.sad))

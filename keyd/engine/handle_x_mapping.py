@@ -23,11 +23,10 @@ def new_mapping(state: State, key: SaKey, ports: tuple[int, int], address: bytes
     if sa is None or sa.is_larval or not sa.spec.encap:
         return []
     notice = mapping(sa, ports, address)
-    changes: list[Effect] = []
-    if address == sa.spec.src:
-        sa.spec = replace(sa.spec, sport=ports[1])
-        changes.append(InstallSa(sa.spec))
-    for other in state.sad:
+    origin = b"" if address == sa.spec.src else address
+    sa.spec = replace(sa.spec, sport=ports[1], origin=origin)
+    changes: list[Effect] = [InstallSa(sa.spec)]
+    for other in state.sad.in_udp(sa.spec.dst, sa.spec.src):
         if _leads_back(sa, other, ports[0]):
             via = b"" if address == other.spec.dst else address
             other.spec = replace(other.spec, dport=ports[1], via=via)
@@ -38,9 +37,4 @@ def new_mapping(state: State, key: SaKey, ports: tuple[int, int], address: bytes
 def _leads_back(sa: SaRecord, other: SaRecord, port: int) -> bool:
     """Whether an SA sends to where the peer of another was, at that port: many share a NAT."""
     ours, theirs = sa.spec, other.spec
-    return (
-        theirs.encap == ours.encap
-        and not other.is_larval
-        and (theirs.src, theirs.dst) == (ours.dst, ours.src)
-        and (theirs.sport, theirs.dport) == (ours.dport, port)
-    )
+    return theirs.encap == ours.encap and (theirs.sport, theirs.dport) == (ours.dport, port)

@@ -48,6 +48,7 @@ from pfkey.selector import Range
 
 _Record = TypeVar("_Record")
 
+PACKETS_MAX = 2**32 - 1  # the wire has 32 bits for them, and 64 for octets
 REFERENCES = 1  # Linux counts who holds a policy; setkey prints the count
 # CYCSEQ is not shown on Linux: setkey sets it by default and Linux ignores it
 SHOWN_FLAGS = int(KNOWN & ~SaFlag.CYCSEQ)
@@ -199,9 +200,14 @@ def _shown_dir(spec: PolicySpec) -> int:
 
 
 def policy_current(policy: PolicyRecord) -> Limits:
-    """When it was made and last used, in wall-clock seconds."""
-    last_use = policy.used.wall if policy.used else 0
-    return (0, 0, int(policy.created.wall), int(last_use))
+    """What passed under it; when it was made and last used, in wall-clock seconds.
+
+    DEVIATION from kernels, which have the first two fields and leave them 0
+    (test_a_policys_record_says_what_passed_under_it).
+    """
+    last_use, counts = policy.used.wall if policy.used else 0, policy.counts
+    packets = min(counts.packets, PACKETS_MAX)
+    return (packets, counts.octets, int(policy.created.wall), int(last_use))
 
 
 def shown_requests(spec: PolicySpec) -> tuple[IpsecRequest, ...]:
@@ -291,8 +297,7 @@ def _sa(
         proto = UNSPEC_PROTO if manners.kin is Kin.KAME else 0
         flags |= encapsulation.UDPENCAP * bool(spec.encap and manners.kin is Kin.OPENBSD)
         used_at = used.last_use if manners.shows_last_use else used_at
-    # The wire counts packets in 32 bits, the data path in more.
-    current = (min(used.packets, 2**32 - 1), used.octets, int(sa.created_wall), int(used_at))
+    current = (min(used.packets, PACKETS_MAX), used.octets, int(sa.created_wall), int(used_at))
     return hot.SaRecord(
         satype=sa.satype, spi=spec.spi, src=Place(spec.src, bits, proto),
         dst=Place(spec.dst, bits, proto), type=type, seq=seq, pid=pid, replay=replay,

@@ -85,8 +85,8 @@ class Sad:
     """
 
     __slots__ = (
-        "_before", "_free_slots", "_next_slot", "_order", "_records", "_reqids", "larval_limit",
-        "larvals", "limit", "links",
+        "_before", "_free_slots", "_in_udp", "_next_slot", "_order", "_records", "_reqids",
+        "larval_limit", "larvals", "limit", "links",
     )  # fmt: skip
 
     def __init__(self, limit: int, larval_limit: int, reqids: Reqids) -> None:
@@ -97,6 +97,7 @@ class Sad:
         self._before: dict[SaKey, SaKey] = {}  # the same the other way round
         self._reqids = reqids
         self._records: dict[SaKey, SaRecord] = {}
+        self._in_udp: dict[tuple[bytes, bytes], dict[SaKey, SaRecord]] = {}
         self._free_slots: list[int] = []  # a heap: the lowest free slot is used first
         self._next_slot = 0
         self._order = 0
@@ -125,6 +126,10 @@ class Sad:
         except KeyError:
             raise SadbError(ESRCH, f"no SA {describe(key)}", "3.1") from None
 
+    def in_udp(self, src: bytes, dst: bytes) -> tuple[SaRecord, ...]:
+        """The SAs of ESP in UDP from one address to another that have keys."""
+        return tuple(self._in_udp.get((src, dst), {}).values())
+
     def insert(self, record: SaRecord) -> None:
         """Add an SA and give it a slot and its place in the order of age.
 
@@ -139,6 +144,7 @@ class Sad:
             self._next_slot += 1
         self._order += 1
         record.spec.take_place(slot, self._order)
+        self._index(record)
 
     def reserve(self, record: SaRecord, pid: int) -> None:
         """Add a larval SA, for the client that gave this pid.
@@ -159,16 +165,21 @@ class Sad:
         all_of_them = tuple(moves)
         for record, _ in all_of_them:
             del self._records[record.key]
+            self._unindex(record)
         for record, (src, dst) in all_of_them:
             self._unlink(record.key)
             self._order += 1
-            record.spec = replace(record.spec, src=src, dst=dst, via=b"", order=self._order)
+            record.spec = replace(
+                record.spec, src=src, dst=dst, via=b"", origin=b"", order=self._order
+            )
             self._records[record.key] = record
+            self._index(record)
 
     def remove(self, record: SaRecord, usage: Usage) -> None:
         """Take an SA out: it is dead, keeps its last `usage`, and its slot is free."""
         del self._records[record.key]
         self._unlink(record.key)
+        self._unindex(record)
         self._reqids.release(record.spec.reqid)
         if record.is_larval:
             self.larvals -= 1
@@ -199,6 +210,18 @@ class Sad:
         if first is not None and second is not None:
             del self.links[first]
             del self._before[second]
+
+    def _index(self, record: SaRecord) -> None:
+        if record.spec.encap:
+            pair = (record.spec.src, record.spec.dst)
+            self._in_udp.setdefault(pair, {})[record.key] = record
+
+    def _unindex(self, record: SaRecord) -> None:
+        if record.spec.encap:
+            pair = (record.spec.src, record.spec.dst)
+            del self._in_udp[pair][record.key]
+            if not self._in_udp[pair]:
+                del self._in_udp[pair]
 
     def _put_in(self, record: SaRecord) -> None:
         key = record.key

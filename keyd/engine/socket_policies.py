@@ -43,7 +43,6 @@ class _Entry:
     pair: SocketPair
     given: dict[Dir, _Given]
     uid: int | None
-    created: Now
 
 
 class SocketPolicies:
@@ -53,7 +52,8 @@ class SocketPolicies:
         self._reqids = reqids
         self._limit = limit
         self._entries: dict[int, _Entry] = {}
-        self._specs: dict[tuple[Dir, int, tuple[IpsecRequest, ...], bool], PolicySpec] = {}
+        self._policies: dict[tuple[Dir, int, tuple[IpsecRequest, ...], bool], PolicyRecord] = {}
+        self._records: dict[int, PolicyRecord] = {}  # the same ones by id
         self._made = Rates(USER_PAIRS * 2, USER_SECONDS)
         self._last_id = 0
         self._next = 0
@@ -63,17 +63,12 @@ class SocketPolicies:
 
     def records(self) -> list[PolicyRecord]:
         """For SPDDUMP: those of direction in, then those of direction out."""
-        found = {
-            policy.id: PolicyRecord(policy, entry.created)
-            for entry in self._entries.values()
-            for policy in entry.pair.policies
-        }
-        return sorted(found.values(), key=lambda record: (record.spec.dir, record.spec.id))
+        found = self._records.values()
+        return sorted(found, key=lambda record: (record.spec.dir, record.spec.id))
 
-    def find_id(self, policy_id: int) -> PolicySpec | None:
-        """An outbound policy by its id."""
-        outs = (entry.pair.out for entry in self._entries.values())
-        return next((out for out in outs if out is not None and out.id == policy_id), None)
+    def get_id(self, policy_id: int) -> PolicyRecord | None:
+        """The policy of this id, if there is one."""
+        return self._records.get(policy_id)
 
     def set(
         self,
@@ -162,9 +157,10 @@ class SocketPolicies:
         """Forget a pair that no socket has, or that could not be made."""
         self._entries.pop(number, None)
         used = {policy.id for entry in self._entries.values() for policy in entry.pair.policies}
-        for key, policy in tuple(self._specs.items()):
+        for key, record in tuple(self._policies.items()):
+            policy = record.spec
             if policy.id not in used:
-                del self._specs[key]
+                del self._policies[key], self._records[policy.id]
                 for request in policy.requests:
                     self._reqids.release(request.reqid)
 
@@ -235,29 +231,35 @@ class SocketPolicies:
         self, number: int, given: dict[Dir, _Given], uid: int | None, now: Now, *,
         is_privileged: bool, is_encap: bool,
     ) -> SocketPair:  # fmt: skip
-        specs = {way: self._spec(way, *what, is_privileged) for way, what in given.items()}
+        specs = {way: self._spec(way, *what, is_privileged, now) for way, what in given.items()}
         pair = SocketPair(
             number=number, out=specs.get(Dir.OUT), inward=specs.get(Dir.IN),
             is_privileged=is_privileged, is_encap=is_encap,
         )  # fmt: skip
-        self._entries[number] = _Entry(pair, given, uid, now)
+        self._entries[number] = _Entry(pair, given, uid)
         return pair
 
     def _spec(
-        self, direction: Dir, kind: int, given: tuple[IpsecRequest, ...], is_privileged: bool
+        self,
+        direction: Dir,
+        kind: int,
+        given: tuple[IpsecRequest, ...],
+        is_privileged: bool,
+        now: Now,
     ) -> PolicySpec:
         """One policy, which all pairs with its like share."""
         key = (direction, kind, given, is_privileged)
-        if key not in self._specs:
+        if key not in self._policies:
             requests = bundle(self._reqids, Policy(type=kind, dir=direction, requests=given))
             for request in requests:
                 self._reqids.hold(request.reqid)
             self._last_id += 1
-            self._specs[key] = PolicySpec(
+            spec = PolicySpec(
                 id=self._last_id * ID_STEP + _SOCKET_CODES[direction], dir=direction,
                 type=PolicyType(kind), selector=ANYTHING, requests=requests,
             )  # fmt: skip
-        return self._specs[key]
+            self._policies[key] = self._records[spec.id] = PolicyRecord(spec, now)
+        return self._policies[key].spec
 
 
 _ENTRUST: _Given = (PolicyType.ENTRUST, ())

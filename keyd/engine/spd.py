@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from keyd.engine.effects import Now, PoliciesChanged
 from keyd.engine.lifetimes import NO_LIMIT, Limit
+from keyd.engine.policy_counts import PolicyCounts
 from keyd.engine.policy_times import PolicyTimes
 from keyd.engine.reqids import Reqids
 from keyd.model import PolicySpec
@@ -47,10 +48,12 @@ class PolicyRecord:
         tried_mono: when it was last to end; steering may have refused.
         by_default: the numbers of requests whose level a knob decides.
         flow: what it says beyond, if OpenBSD's ADDFLOW made it.
+        counts: what the data path has done under it.
     """
 
     __slots__ = (
-        "by_default", "created", "flow", "generation", "hard", "spec", "tried_mono", "used",
+        "by_default", "counts", "created", "flow", "generation", "hard", "spec", "tried_mono",
+        "used",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +68,7 @@ class PolicyRecord:
         self.created = created
         self.hard = hard
         self.used: Now | None = None  # the last time
+        self.counts = PolicyCounts()
         self.flow: Flow | None = None
         self.generation = 0
         self.tried_mono: float | None = None
@@ -209,7 +213,7 @@ class Spd:
     def replace(self, record: PolicyRecord, spec: PolicySpec) -> PolicyRecord:
         """Put another policy of the same selector, id and place; its life goes on."""
         fresh = PolicyRecord(spec, record.created, record.hard, record.by_default)
-        fresh.used, fresh.flow = record.used, record.flow
+        fresh.used, fresh.flow, fresh.counts = record.used, record.flow, record.counts
         self._take_out(record)
         self._put_in(fresh)
         return fresh

@@ -14,7 +14,7 @@ from keyd.packet.drop import Drop
 from keyd.packet.esp import ESN_MAX, SEQ_MAX, EspSa
 from keyd.packet.esp_old import esp_sa
 from keyd.packet.ipcomp import CompSa
-from keyd.packet.natt import ENCAP_ESPINUDP, UDP_OCTETS, Mapping
+from keyd.packet.natt import ENCAP_ESPINUDP, UDP_OCTETS
 from keyd.packet.replay import Window
 from keyd.packet.tunnel import DfBit, Knobs
 from pfkey.const import IPPROTO_AH, IPPROTO_COMP, KameFlag, SaFlag
@@ -167,10 +167,11 @@ class OutSa(_Sa):
 class InSa(_Sa):
     """An inbound SA and its window. EDGE is the highest authentic sequence number.
 
-    `is_plain`: packets show the whole number, so that `number` need not be asked.
+    `is_plain`: packets show the whole number, so that `number` need not be asked. `peer` is where
+    those of ESP in UDP came from, as the control process was told last.
     """
 
-    __slots__ = ("_is_extended", "_is_old", "_peer", "is_plain", "window")
+    __slots__ = ("_is_extended", "_is_old", "is_plain", "peer", "window")
 
     def __init__(self, spec: SaSpec, part: memoryview, since: tuple[int, int, int]) -> None:
         super().__init__(spec, part, since)
@@ -187,7 +188,7 @@ class InSa(_Sa):
         # what shows no numbers has nothing to be seen twice; daemons ask for a window all the same
         is_bare = self._is_old or self.comp is not None
         self.window = Window(0 if is_bare else spec.replay_packets, edge)
-        self._peer = (spec.src, spec.sport)
+        self.peer = (spec.origin or spec.src, spec.sport)
 
     def number(self, low: int) -> int:
         """The sequence number of a packet that shows this one; -1 for none that can be.
@@ -213,13 +214,6 @@ class InSa(_Sa):
             or (self._max_octets and part[OCTETS] >= self._max_octets)
         )
 
-    def moved(self, src: bytes, sport: int) -> Mapping | None:
-        """What is new where the newest authentic packet of an encapsulated SA came from."""
-        if (src, sport) == self._peer:
-            return None
-        before, self._peer = self._peer, (src, sport)
-        return Mapping(self.spec.dst, self.spec.spi, *before, src, sport)
-
     def note(self, seq: int, octets: int, now_us: int) -> None:
         """An authentic packet: move the window, count it."""
         self.window.mark(seq)
@@ -230,8 +224,9 @@ class InSa(_Sa):
         """Go on with the window of an earlier object of the same SA."""
         if other.window.size == self.window.size:
             self.window = other.window
-        if (other.spec.src, other.spec.sport) == (self.spec.src, self.spec.sport):
-            self._peer = other._peer
+        ours, theirs = self.spec, other.spec
+        if (theirs.origin, theirs.sport) == (ours.origin, ours.sport):
+            self.peer = other.peer
 
 
 def peek(proto: int, octets: bytes | memoryview) -> tuple[int, int] | None:

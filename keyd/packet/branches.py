@@ -1,26 +1,17 @@
-"""The outbound pipelines: the SPD's, and one for each policy of sockets, over the same SAs.
+"""The outbound pipelines: the SPD's, and one for each policy of sockets (`keyd.packet.trunk`)."""
 
-What a pipeline remembers of flows, and what waits in it, is its own: the same addresses and ports
-mean another policy there.
-"""
+from collections.abc import Callable
 
-from collections.abc import Callable, Iterable
-
-from keyd.model import Need, PolicySpec, Settings
-from keyd.packet.association import OutSa
+from keyd.model import Need, PolicySpec
 from keyd.packet.outbound import Outbound
-
-_Make = Callable[[PolicySpec | None], Outbound]
 
 
 class Branches:
-    """All of them; `make` makes one whose packets this policy decides of, None: the SPD."""
+    """All of them; `main` is the SPD's, which is told of SAs and settings for all."""
 
-    def __init__(self, make: _Make) -> None:
-        self._make = make
+    def __init__(self, main: Outbound) -> None:
+        self.main = main
         self._branches: dict[int, Outbound] = {}
-        self._settings = Settings()
-        self.main = make(None)
 
     @property
     def all(self) -> tuple[Outbound, ...]:
@@ -29,38 +20,15 @@ class Branches:
 
     def branch(self, number: int, policy: PolicySpec) -> Outbound:
         """Begin with a policy of sockets."""
-        made = self._branches[number] = self._make(policy)
-        made.share(self.main)
-        made.tune(self._settings)
+        self.cut_off(number)
+        made = self._branches[number] = self.main.branch(policy)
         return made
 
     def cut_off(self, number: int) -> None:
         """End it; what waits in it is dropped, and counted."""
         branch = self._branches.pop(number, None)
         if branch is not None:
-            branch.waiting.tune(Settings())
-
-    def install(self, sa: OutSa) -> None:
-        """Put in an SA, or replace the one with its slot."""
-        self.main.install(sa)
-        for branch in self._branches.values():
-            branch.stir(sa.spec.src, sa.spec.dst)
-
-    def remove(self, slot: int) -> None:
-        """Take out the SA with this slot, if it is there."""
-        self.main.remove(slot)
-        for branch in self._branches.values():
-            branch.stir(b"", b"")
-
-    def update_policies(self, added: Iterable[PolicySpec], removed: Iterable[int]) -> None:
-        """Follow a change of the SPD."""
-        self.main.update_policies(added, removed)
-
-    def tune(self, settings: Settings) -> None:
-        """Follow a change of settings."""
-        self._settings = settings
-        for one in self.all:
-            one.tune(settings)
+            branch.end()
 
     def end_wait(self, need: Need) -> None:
         """Drop what waits for this."""
@@ -74,4 +42,4 @@ class Branches:
 
     def patiences(self) -> list[Callable[[float], float | None]]:
         """What tells how soon one of them has something to do."""
-        return [how for one in self.all for how in (one.waiting.patience, one.used.patience)]
+        return [self.main.tallies.patience, *(one.waiting.patience for one in self.all)]

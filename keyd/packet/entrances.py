@@ -44,15 +44,15 @@ class Entrances:
 
     def of_socket(
         self, is_asked_for: Callable[[PolicySpec], bool], *, is_spd_silent: bool
-    ) -> int | None:
-        """The door for what the SPD does not let in; None: no socket's policy does either."""
+    ) -> tuple[int, PolicySpec] | None:
+        """The door and policy for what the SPD does not let in; None: no socket's does either."""
         for door, pair in self._pairs.items():
             if (
                 (pair.is_privileged or is_spd_silent)
                 and pair.inward is not None
                 and is_asked_for(pair.inward)
             ):
-                return door
+                return door, pair.inward
         return None
 
     def add(self, door: int, packet: bytes, flow: bytes, *, is_authentic: bool) -> None:

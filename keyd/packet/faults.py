@@ -19,9 +19,15 @@ class FaultySealer(Sealer):
     """Seals wrongly. `repeats` numbers, `spoils` ICVs."""
 
     def __init__(
-        self, counters: memoryview, random: Callable[[int], bytes], *, repeats: bool, spoils: bool
+        self,
+        counters: memoryview,
+        random: Callable[[int], bytes],
+        drop: Callable[[int, int], None],
+        *,
+        repeats: bool,
+        spoils: bool,
     ) -> None:
-        super().__init__(counters, random)
+        super().__init__(counters, random, drop)
         self._repeats = repeats
         self._spoils = spoils
 

@@ -6,26 +6,28 @@ from keyd.model import Need
 from keyd.packet import datagram
 from keyd.packet.layers import Chain, Layer
 from keyd.packet.segment import Frame
+from keyd.packet.tallies import Tally
 from keyd.packet.troubles import Progress
 
 
 class Flow:
     """What to do with a flow's packets: drop and count, seal, or, without layers, let out.
 
-    `needs` are the SAs it lacks: with `drop` it cannot do without, else it can. `policy` is the id
-    of the policy that says so, 0 for none. `joins`: its fragments are put together first.
-    `is_lasting`: it holds for all packets of the flow, not for one alone.
+    `needs` are the SAs it lacks: with `drop` it cannot do without, else it can. `tally` is that of
+    the policy that says so. `joins`: its fragments are put together first. `is_lasting`: it holds
+    for all packets of the flow, not for one alone.
     `told_until`: when its source may have forgotten what fits. `told_trouble`: which trouble its
     source was told of, by its time.
     """
 
     __slots__ = (
-        "chain", "drop", "is_lasting", "joins", "needs", "policy", "progress", "told_trouble",
+        "chain", "drop", "is_lasting", "joins", "needs", "progress", "tally", "told_trouble",
         "told_until",
     )  # fmt: skip
 
     def __init__(
         self,
+        tally: Tally,
         layers: Sequence[Layer] = (),
         drop: int = -1,
         *,
@@ -35,7 +37,7 @@ class Flow:
         self.chain = Chain(layers)
         self.drop = drop
         self.needs = needs
-        self.policy = 0
+        self.tally = tally
         self.joins = joins
         self.is_lasting = True
         self.progress = Progress()

@@ -19,6 +19,7 @@ OCTETS_MAX = 4 << 20
 PIECES_MAX = 1024
 SECONDS = 15.0
 _CE = 3
+_Key = tuple[Hashable, bytes, bytes, int, int]  # context, addresses, protocol, identification
 
 
 class _Datagram:
@@ -52,7 +53,7 @@ class Fragments:
 
     def __init__(self, drop: Callable[[int], None]) -> None:
         self._drop = drop
-        self._waiting: dict[Hashable, _Datagram] = {}  # oldest first
+        self._waiting: dict[_Key, _Datagram] = {}  # oldest first
         self._octets = 0
 
     def add(self, packet: bytes, head: Head, context: Hashable, now: float) -> bytes | None:
@@ -105,7 +106,12 @@ class Fragments:
         self._shrink()
         return None
 
-    def _joined(self, key: Hashable, datagram: _Datagram, is_v4: bool) -> bytes | None:
+    def forget(self, context: Hashable) -> None:
+        """Give up all that waits in this context."""
+        for key in [key for key in self._waiting if key[0] is context]:
+            self._give_up(key, self._waiting[key])
+
+    def _joined(self, key: _Key, datagram: _Datagram, is_v4: bool) -> bytes | None:
         del self._waiting[key]
         self._octets -= datagram.octets
         header = bytearray(datagram.first)
@@ -140,7 +146,7 @@ class Fragments:
         while len(self._waiting) > DATAGRAMS_MAX or self._octets > OCTETS_MAX:
             self._give_up(*next(iter(self._waiting.items())))
 
-    def _give_up(self, key: Hashable, datagram: _Datagram) -> None:
+    def _give_up(self, key: _Key, datagram: _Datagram) -> None:
         del self._waiting[key]
         self._octets -= datagram.octets
         self._drop(len(datagram.pieces))

@@ -12,7 +12,8 @@ one that a policy selects between these addresses, it is never joined with other
 here vouches for its checksum.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from keyd.model import PolicySpec, SaSpec, Settings
 from keyd.packet import counters as count
@@ -23,16 +24,36 @@ from keyd.packet.coalesce import Frame
 from keyd.packet.datagram import Head
 from keyd.packet.drop import Drop
 from keyd.packet.entrances import Entrances
-from keyd.packet.natt import Mapping
+from keyd.packet.mappings import Mappings
 from keyd.packet.opener import PROTOS, Opener
 from keyd.packet.peeled import Peeled, as_asked, is_authentic
-from keyd.packet.used import Used
+from keyd.packet.tallies import Tallies, Tally
 from keyd.socket_pair import SocketPair
 from pfkey.const import IPPROTO_AH, IPPROTO_ESP, UNSPEC_PROTO, Dir, PolicyType
 
 FLOWS_MAX = 8192
 # protocols that are believed of an SA without authenticator and without a policy
 _PLAUSIBLE = frozenset((1, 2, 6, 17, 33, 46, 47, 50, 51, 58, 89, 103, 108, 112, 132, 136))
+
+
+# what a policy says of a packet, beside the counters' indexes
+_NAMED, _NAMELESS, _REFUSED = -2, -3, -4
+_NO_DOOR = -1
+
+
+class _Word(NamedTuple):
+    """What one direction's policies say: a counter's index or one of the above, and which does."""
+
+    said: int
+    policy: int = 0
+
+
+class _Verdict(NamedTuple):
+    """What becomes of a flow's packets, and in whose name: the door, or a counter or _REFUSED."""
+
+    tallies: tuple[Tally, ...] = ()
+    door: int = _NO_DOOR
+    drop: int = _REFUSED
 
 
 class Inbound:
@@ -50,10 +71,10 @@ class Inbound:
         self._forwarded = Classifier()  # policies of direction fwd
         self._opener = Opener(counters, is_local, self._believable)
         self._settings = Settings()
-        self._flows: dict[tuple[bytes, ...], tuple[int, tuple[int, ...]]] = {}
-        self.used = Used()
+        self._flows: dict[tuple[bytes, ...], _Verdict] = {}
+        self.tallies = Tallies()
         self._believed: dict[int, frozenset[int]] = {}
-        self.entrances = Entrances()
+        self._entrances = Entrances()
 
     # ---------------------------------------------------------------- databases
 
@@ -82,12 +103,12 @@ class Inbound:
 
     def open_door(self, door: int, pair: SocketPair | None) -> None:
         """There is another TUN device, see `keyd.doors`."""
-        self.entrances.open(door, pair)
+        self._entrances.open(door, pair)
         self._forget()
 
     def close_door(self, door: int) -> None:
         """There is one less."""
-        self.entrances.close(door)
+        self._entrances.close(door)
         self._forget()
 
     def _forget(self) -> None:
@@ -111,18 +132,22 @@ class Inbound:
         if head.is_fragment:
             flow += b"f"
         verdict = self._allowed(packet, head, flow, layers)
-        if verdict == _REFUSED:
-            self._counters[drops[Drop.PDROPS]] += 1
-        elif verdict >= 0:
-            self._counters[verdict] += 1
-        else:
-            door = _ANY_DOOR - verdict
-            self.entrances.add(door, packet, flow, is_authentic=is_authentic(layers))
+        self.tallies.busy.update(verdict.tallies)
+        if verdict.door >= 0:
+            for tally in verdict.tallies:
+                tally.packets += 1
+                tally.octets += len(packet)
+            self._entrances.add(verdict.door, packet, flow, is_authentic=is_authentic(layers))
+            return
+        row = drops[Drop.PDROPS] if verdict.drop == _REFUSED else verdict.drop
+        self._counters[row] += 1
+        for tally in verdict.tallies:
+            tally.drop(row)
 
-    def mappings(self) -> list[Mapping]:
-        """What NATs have changed since the last call."""
-        found, self._opener.mappings = self._opener.mappings, []
-        return found
+    @property
+    def mappings(self) -> Mappings:
+        """What NATs have changed."""
+        return self._opener.mappings
 
     def _believable(self, spec: SaSpec) -> frozenset[int]:
         """The protocols that may come out of an SA without authenticator."""
@@ -135,8 +160,8 @@ class Inbound:
             self._believed[spec.slot] = known
         return known
 
-    def _allowed(self, packet: bytes, head: Head, flow: bytes, layers: list[Peeled]) -> int:
-        """The counter of a refusal, _REFUSED, or _ANY_DOOR less a door; remembered."""
+    def _allowed(self, packet: bytes, head: Head, flow: bytes, layers: list[Peeled]) -> _Verdict:
+        """What becomes of a packet; remembered."""
         counters = self._counters
         counters[count.SPDCACHELOOKUP] += 1
         key = (flow, *(b"%d%d" % (layer.is_tunnel, layer.sa.spec.slot) for layer in layers))
@@ -145,79 +170,73 @@ class Inbound:
             counters[count.SPDCACHEMISS] += 1
             if len(self._flows) >= FLOWS_MAX:
                 self._flows.clear()
-            named: list[int] = []
-            known = self._judge(packet, head, layers, named), tuple(named)
+            known = self._judge(packet, head, layers)
             if not icmp.is_error(head):  # which are judged one by one
                 self._flows[key] = known
-        verdict, policies = known
-        self.used.ids.update(policies)
-        return verdict
+        return known
 
-    def _judge(self, packet: bytes, head: Head, layers: list[Peeled], named: list[int]) -> int:
+    def _judge(self, packet: bytes, head: Head, layers: list[Peeled]) -> _Verdict:
         has_tunnel = any(layer.is_tunnel for layer in layers)
         may_be_ours = has_tunnel and not self._settings.checks_source
         is_ours = not may_be_ours and self._is_local(head.src)
         if tunnel.cannot_be_a_source(head.src) or is_ours:
-            return count.SPOOFED
+            return _Verdict(drop=count.SPOOFED)
         if tunnel.is_discovery(packet):
-            return count.ND_REFUSED
-        verdicts = [self._judge_by(self._policies, head, layers, named)]
+            return _Verdict(drop=count.ND_REFUSED)
+        words = [self._judge_by(self._policies, head, layers)]
         if has_tunnel and not self._is_local(head.dst):
-            verdicts.append(self._judge_by(self._forwarded, head, layers, named))
-        refusals = [verdict for verdict in verdicts if verdict not in (_NAMED, _NAMELESS)]
-        if not refusals and has_tunnel and self._is_answer(packet, head, layers, named):
-            verdicts.append(_NAMED)
+            words.append(self._judge_by(self._forwarded, head, layers))
+        refusals = [word for word in words if word.said not in (_NAMED, _NAMELESS)]
+        if not refusals and has_tunnel:
+            words += self._of_answer(packet, head, layers)
+        named = tuple(self.tallies.of(word.policy) for word in words if word.said == _NAMED)
         # transport mode asks for no policy; out of a tunnel comes only what one names
-        if refusals or (has_tunnel and _NAMED not in verdicts):
-            refusal = refusals[0] if refusals else _REFUSED
+        if refusals or (has_tunnel and not named):
+            refusal = refusals[0] if refusals else _Word(_REFUSED)
             return self._for_a_socket(head, layers, refusal, is_spd_silent=not refusals)
         protos = {layer.sa.spec.proto for layer in layers}
-        return _ANY_DOOR - self.entrances.of_spd(
-            has_esp=IPPROTO_ESP in protos, has_ah=IPPROTO_AH in protos
-        )
+        door = self._entrances.of_spd(has_esp=IPPROTO_ESP in protos, has_ah=IPPROTO_AH in protos)
+        return _Verdict(named, door)
 
     def _for_a_socket(
-        self, head: Head, layers: list[Peeled], refusal: int, *, is_spd_silent: bool
-    ) -> int:
+        self, head: Head, layers: list[Peeled], refusal: _Word, *, is_spd_silent: bool
+    ) -> _Verdict:
         """What the SPD refuses may be what a socket's policy asks for; no fragments, though."""
-        if refusal not in (_REFUSED, count.IN_POLVIO) or head.is_fragment:
-            return refusal
+        by_policy = (self.tallies.of(refusal.policy),) if refusal.policy else ()
+        refused = _Verdict(by_policy, drop=refusal.said)
+        if refusal.said not in (_REFUSED, count.IN_POLVIO) or head.is_fragment:
+            return refused
         if not self._is_local(head.dst):
-            return refusal
-        door = self.entrances.of_socket(
+            return refused
+        found = self._entrances.of_socket(
             lambda policy: as_asked(policy, layers[::-1]), is_spd_silent=is_spd_silent
         )
-        return refusal if door is None else _ANY_DOOR - door
+        if found is None:
+            return refused
+        door, policy = found
+        return _Verdict((self.tallies.of(policy.id),), door)
 
-    def _judge_by(
-        self, policies: Classifier, head: Head, layers: list[Peeled], named: list[int]
-    ) -> int:
-        """By the first matching policy of a direction, whose id is added to `named`."""
+    def _judge_by(self, policies: Classifier, head: Head, layers: list[Peeled]) -> _Word:
+        """By the first matching policy of a direction."""
         policy = policies.match(head.src, head.dst, head.proto, *head.ports)
         if head.is_later and policies.is_vague(head.src, head.dst, head.proto, policy):
-            return _REFUSED
+            return _Word(_REFUSED)
         if policy is None or policy.type in (PolicyType.NONE, PolicyType.BYPASS):
-            return _NAMELESS
+            return _Word(_NAMELESS)
         if policy.is_hold:
-            return count.HOLD_DROPPED
+            return _Word(count.HOLD_DROPPED, policy.id)
         if policy.type != PolicyType.IPSEC:
-            return count.IN_POLVIO
-        named.append(policy.id)
-        return _NAMED if as_asked(policy, layers[::-1]) else _REFUSED
+            return _Word(count.IN_POLVIO, policy.id)
+        return _Word(_NAMED if as_asked(policy, layers[::-1]) else _REFUSED, policy.id)
 
-    def _is_answer(self, packet: bytes, head: Head, layers: list[Peeled], named: list[int]) -> bool:
-        """Whether an ICMP error came as an answer to what it quotes had to (RFC 4301 6.2)."""
+    def _of_answer(self, packet: bytes, head: Head, layers: list[Peeled]) -> list[_Word]:
+        """Of an ICMP error that came as an answer to what it quotes had to (RFC 4301 6.2)."""
         told = icmp.answered(packet, head)
         policy = self._policies.protecting(*told) if told is not None else None
         if policy is None or policy.is_hold or not as_asked(policy, layers[::-1]):
-            return False
-        named.append(policy.id)
-        return True
+            return []
+        return [_Word(_NAMED, policy.id)]
 
-    def flush(self) -> list[tuple[int, Frame]]:
-        """(segments in it, buffers for one writev) for each frame of this batch."""
-        return [(segments, frame) for _, segments, frame in self.entrances.flush()]
-
-
-# verdicts beside the counters' indexes; from the last one downwards they mean doors
-_NAMED, _NAMELESS, _REFUSED, _ANY_DOOR = -2, -3, -4, -100
+    def flush(self) -> Iterator[tuple[int, int, Frame]]:
+        """(door, segments in it, buffers for one writev) for each frame of this batch."""
+        return self._entrances.flush()

@@ -1,5 +1,7 @@
 """When to send NAT keepalives: RFC 3948 section 4. The clock is handed in."""
 
+from collections.abc import Callable
+
 from keyd.packet import natt
 from keyd.packet.association import OutSa
 
@@ -8,9 +10,15 @@ _Ends = tuple[bytes, bytes, int, int]
 
 
 class Keepalives:
-    """The outbound SAs that send ESP in UDP, by the mapping that they share."""
+    """The SAs that send ESP in UDP, by the mapping that they share.
 
-    def __init__(self) -> None:
+    Args:
+        is_local: whether a packed address is one of this host's own. From others nothing is sent:
+            the SAs of the other direction are here as well.
+    """
+
+    def __init__(self, is_local: Callable[[bytes], bool]) -> None:
+        self._is_local = is_local
         self._sas: dict[int, OutSa] = {}
         self._sent: dict[_Ends, int] = {}
 
@@ -31,6 +39,8 @@ class Keepalives:
         last: dict[_Ends, int] = {}
         for sa in self._sas.values():
             spec = sa.spec
+            if not self._is_local(spec.src):
+                continue
             ends = (spec.src, spec.far_end, spec.sport, spec.dport)
             last[ends] = max(last.get(ends, 0), sa.last_use_us)
         # a mapping that is new here gets its first one when it has been idle from now on

@@ -23,7 +23,6 @@ UDP = 17
 UDP_OCTETS = 8
 MARKER_OCTETS = 4  # of zeros before IKE
 KEEPALIVE = b"\xff"
-MAPPINGS_MAX = 256  # changes that wait to be reported
 _TCP, _ICMPV6, _UDP_LITE, _DCCP = 6, 58, 136, 33
 _HEADER = Struct("!HHHH")
 _U16 = Struct("!H")

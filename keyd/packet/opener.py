@@ -20,7 +20,7 @@ from keyd.packet.association import InSa, peek
 from keyd.packet.datagram import Head
 from keyd.packet.drop import Drop
 from keyd.packet.fragments import Fragments
-from keyd.packet.natt import MAPPINGS_MAX, Mapping
+from keyd.packet.mappings import Mappings
 from keyd.packet.peeled import Comps, Peeled, is_authentic
 from pfkey.const import IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP, Mode
 
@@ -54,11 +54,11 @@ class Opener:
         is_local: Callable[[bytes], bool],
         believable: Callable[[SaSpec], frozenset[int]],
     ) -> None:
-        self.mappings: list[Mapping] = []
         self._counters = counters
         self._is_local = is_local
         self._believable = believable
         self._by_slot: dict[int, InSa] = {}
+        self.mappings = Mappings(self._by_slot)
         self._by_spi: dict[tuple[bytes, int, int], InSa] = {}
         self._settings = Settings()
         self._comps = Comps()
@@ -70,12 +70,11 @@ class Opener:
         """Put in an SA, or replace the one with its slot; the same key keeps its window."""
         spec = sa.spec
         before = self._by_slot.get(spec.slot)
-        if before is not None and before.spec.spi == spec.spi and before.spec.dst == spec.dst:
-            keys = (spec.auth_key, spec.encrypt_key, spec.auth, spec.encrypt)
-            old = before.spec
-            if keys == (old.auth_key, old.encrypt_key, old.auth, old.encrypt):
-                sa.keep_window(before)
-        self.remove(spec.slot)
+        if before is not None and _has_same_key(before.spec, spec):
+            sa.keep_window(before)
+            self._take_out(spec.slot)
+        else:
+            self.remove(spec.slot)
         sa.tune(self._settings)
         self._by_slot[spec.slot] = sa
         self._by_spi[spec.dst, spec.proto, spec.spi] = sa
@@ -84,6 +83,10 @@ class Opener:
 
     def remove(self, slot: int) -> None:
         """Take out the SA with this slot, if it is there."""
+        self.mappings.forget(slot)
+        self._take_out(slot)
+
+    def _take_out(self, slot: int) -> None:
         sa = self._by_slot.pop(slot, None)
         if sa is None:
             return
@@ -296,11 +299,8 @@ class Opener:
 
     def _follow(self, sa: InSa, src: bytes, sport: int) -> None:
         """Note where the newest packet came from: what is late, or repeated, moves nothing."""
-        mapping = sa.moved(src, sport) if sa.has_authenticator else None
-        if mapping is not None:
+        if sa.has_authenticator and self.mappings.note(sa, (src, sport)):
             self._counters[count.NATT_MOVED] += 1
-            if len(self.mappings) < MAPPINGS_MAX:
-                self.mappings.append(mapping)
 
     def _mended(self, opened: Opened) -> Opened:
         """With the transport's checksum as the addresses are now, if a NAT changed them."""
@@ -311,3 +311,8 @@ class Opener:
         is_known = spec.oa_src and spec.oa_dst
         original = spec.oa_src + spec.oa_dst if is_known else b""
         return opened._replace(packet=natt.mended(opened.packet, head, original))
+
+
+def _has_same_key(one: SaSpec, other: SaSpec) -> bool:
+    names = ("spi", "dst", "auth_key", "encrypt_key", "auth", "encrypt")
+    return all(getattr(one, name) == getattr(other, name) for name in names)

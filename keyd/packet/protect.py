@@ -25,6 +25,7 @@ from keyd.packet.flow import Flow
 from keyd.packet.layers import Chain, Layer, Stream
 from keyd.packet.sealer import Sealer
 from keyd.packet.segment import Frame, Payload
+from keyd.packet.tallies import Tally
 
 _DF = 0x40
 _NO_LAYERS = Chain()
@@ -51,7 +52,7 @@ class _Cut(Enum):
 
 
 class Protector:
-    """Fills a `Batch`. See `keyd.packet.outbound.Outbound` for the arguments.
+    """Fills a `Batch`. See `keyd.packet.trunk.Trunk` for the arguments.
 
     Args:
         path_mtu: the MTU of the way to a packed destination address, and
@@ -72,21 +73,24 @@ class Protector:
         self._link_mtu = link_mtu
         self._random = random
         self._is_local = is_local
-        self._sealer = Sealer(counters, random)
+        self._tally = Tally(0)  # of the flow at hand
+        self._lost = 0  # of its packets
+        self._sealer = Sealer(counters, random, self._drop)
         # one for all tunnels: what may be cut on the way must not be joined wrongly (RFC 6864 4.3)
         self._ident = int.from_bytes(random(2), "big")
 
     def tune(self, settings: Settings) -> None:
         """Follow a change of settings."""
-        self._sealer = Sealer(self._counters, self._random)
+        self._sealer = Sealer(self._counters, self._random, self._drop)
         if settings.repeats_numbers or settings.spoils_icvs:
             self._sealer = FaultySealer(
-                self._counters, self._random, repeats=settings.repeats_numbers,
+                self._counters, self._random, self._drop, repeats=settings.repeats_numbers,
                 spoils=settings.spoils_icvs,
             )  # fmt: skip
 
     def protect(self, frame: Frame, flow: Flow, now_us: int) -> None:
         """Seal what one read brought."""
+        self._tally, self._lost = flow.tally, 0
         header, chain = frame.header, flow.chain
         layers = chain.layers
         mtu = self._path_mtu(chain.dst or datagram.dst(frame.packet))
@@ -121,6 +125,20 @@ class Protector:
                 self.batch.sealed += packets
             else:
                 self.batch.sealed6 += packets
+        self._note(header, payloads)
+
+    def _drop(self, row: int, packets: int) -> None:
+        """Packets of the flow at hand end in this counter."""
+        self._counters[row] += packets
+        self._tally.drop(row, packets)
+        self._lost += packets
+
+    def _note(self, header: bytes, payloads: Sequence[Payload]) -> None:
+        """The flow's policy has passed these, without those that were lost since."""
+        if self._lost:  # the last ones of a stream go first
+            payloads = payloads[: max(len(payloads) - self._lost, 0)]
+        self._tally.packets += len(payloads)
+        self._tally.octets += len(payloads) * len(header) + sum(map(len, payloads))
 
     def _cut(self, frame: Frame, room: int, chain: Chain) -> tuple[Sequence[Payload], _Cut]:
         """The payloads, and whether what becomes of them must be fragmented; none: counted."""
@@ -139,8 +157,9 @@ class Protector:
         counters[count.TUN_SEGMENTS] += 1
         fits = len(frame.header) + room
         if how is not _Cut.FITS or not ROOM_MIN <= fits < ip.PACKET_MAX:
-            counters[count.OUT_INVAL] += 1
+            self._drop(count.OUT_INVAL, 1)
             return (), how
+        self._tally.drop(count.ICMP_TOOBIG_SENT)
         self._answer(frame, fits)
         return (), how
 
@@ -185,7 +204,8 @@ class Protector:
         header = stream.header
         room = chain.rooms(header, datagram.largest(header[0] >> 4))[0] - len(header)
         fitting = [payload for payload in stream.payloads if len(payload) <= room]
-        self._counters[chain.layers[0].sa.drops[Drop.TOOBIG]] += len(stream.payloads) - len(fitting)
+        if lost := len(stream.payloads) - len(fitting):
+            self._drop(chain.layers[0].sa.drops[Drop.TOOBIG], lost)
         return stream._replace(payloads=fitting)
 
     def _wrapped(self, layer: Layer, stream: Stream, cut_at: int) -> list[Stream]:
@@ -198,12 +218,13 @@ class Protector:
         ident, self._ident = self._ident, (self._ident + len(packets)) & 0xFFFF
         outer = tunnel.outer(packets[0], layer.src, layer.dst, knobs=layer.sa.knobs, ident=ident)
         if isinstance(outer, Drop):
-            self._counters[layer.sa.drops[outer]] += len(packets)
+            self._drop(layer.sa.drops[outer], len(packets))
             return []
         return [Stream(outer, tunnel.next_header(packets[0]), packets)]
 
-    def clear(self, frame: Frame) -> None:
+    def clear(self, frame: Frame, flow: Flow) -> None:
         """Let out what one read brought."""
+        self._tally, self._lost = flow.tally, 0
         mtu = self._path_mtu(datagram.dst(frame.packet))
         payloads, how = self._cut(frame, mtu - len(frame.header), _NO_LAYERS)
         self._counters[count.CLEAR_OUT] += len(payloads)
@@ -214,3 +235,4 @@ class Protector:
             self.batch.clear += packets
         else:
             self.batch.clear6 += packets
+        self._note(frame.header, payloads)

@@ -18,11 +18,22 @@ from pfkey.const import IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP
 
 
 class Sealer:
-    """Seals and fragments; counts what becomes of packets. See `Outbound` for the arguments."""
+    """Seals and fragments; counts what becomes of packets.
 
-    def __init__(self, counters: memoryview, random: Callable[[int], bytes]) -> None:
+    Args:
+        counters, random: as of `keyd.packet.trunk.Trunk`.
+        drop: is told in which counter how many packets end.
+    """
+
+    def __init__(
+        self,
+        counters: memoryview,
+        random: Callable[[int], bytes],
+        drop: Callable[[int, int], None],
+    ) -> None:
         self._counters = counters
         self._random = random
+        self._drop = drop
 
     def seal(self, layer: Layer, stream: Stream, now_us: int) -> list[Stream]:
         """One layer around all packets; those that its SA may not carry any more are counted.
@@ -35,7 +46,7 @@ class Sealer:
         passing = sa.within_limits(sizes)
         if passing < len(sizes):
             row = sa.drops[Drop.WRAP] if passing == sa.numbers_left else count.EXPIRED
-            self._counters[row] += len(sizes) - passing
+            self._drop(row, len(sizes) - passing)
             payloads, sizes = payloads[:passing], sizes[:passing]
             stream = Stream(stream.header, stream.proto, payloads)
             if not passing:
@@ -96,7 +107,7 @@ class Sealer:
             packet = ah.seal(head, payload, first + number, proto, iv)
             if isinstance(packet, Drop):
                 # the identification counts by position: nothing after this one may move up
-                counters[sa.drops[packet]] += len(payloads) - number
+                self._drop(sa.drops[packet], len(payloads) - number)
                 break
             done.append(memoryview(packet)[octets:])
         counters[count.AH_OUTPUT] += len(done)
@@ -137,7 +148,7 @@ class Sealer:
             try:
                 pieces += self._pieces(packet, mtu)
             except ValueError:  # headers as long as a small MTU
-                self._counters[count.OUT_INVAL] += 1
+                self._drop(count.OUT_INVAL, 1)
         return pieces
 
     def _pieces(self, packet: bytes, mtu: int) -> list[bytes]:

@@ -2,10 +2,10 @@
 
 Outbound only (RFC 4301 section 5.1). A flow's first packets wait while an IKE daemon makes their
 SA; then they are sent, in their order, or dropped and counted (`queue_dropped`). Everything is
-bounded: octets in all, per policy and per flow, flows, and time; for the SPD, and for each policy
-of sockets again (`keyd.packet.branches`). A flow that is full loses its
-oldest packet; when all is full, newcomers are turned away, so that a storm under one policy finds
-an end and cannot drive out the packets of another.
+bounded: octets in all, per policy and per flow, flows, and time; in all pipelines together
+(`keyd.packet.trunk`). A flow that is full loses its oldest packet; when all is full, newcomers are
+turned away, so that a storm under one policy finds an end and cannot drive out the packets of
+another.
 """
 
 from collections import deque
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from keyd.model import Need, PolicySpec, Request, Settings
 from keyd.packet import counters as count
 from keyd.packet import tunnel
+from keyd.packet.tallies import Tallies
 from pfkey.const import Mode
 
 OCTETS_MAX = 4 << 20
@@ -42,30 +43,44 @@ class _Line:
         self.octets = 0
 
 
+class Room:
+    """How much waits in all pipelines together, and which needs are to be told."""
+
+    def __init__(self) -> None:
+        self.needs = Needs()
+        self.flows = 0
+        self.octets = 0
+        self.of_policy: dict[int, int] = {}  # octets
+
+    def account(self, policy: int, octets: int) -> None:
+        """So much more waits under a policy."""
+        self.octets += octets
+        left = self.of_policy.get(policy, 0) + octets
+        if left:
+            self.of_policy[policy] = left
+        else:
+            self.of_policy.pop(policy, None)
+
+
 class Waiting:
-    """All flows that wait, by the flow cache's keys, the oldest first.
+    """A pipeline's flows that wait, by the flow cache's keys, the oldest first.
 
     Attributes:
         needs: what the engine is to be told.
     """
 
-    def __init__(self, counters: memoryview) -> None:
-        self.needs = Needs()
+    def __init__(self, counters: memoryview, tallies: Tallies, room: Room) -> None:
+        self.needs = room.needs
+        self._room = room
         self._counters = counters
+        self._tallies = tallies
         self._settings = Settings()
         self._lines: dict[bytes, _Line] = {}
         self._by_pair: dict[Pair, dict[bytes, None]] = {}
         self._ripe: dict[bytes, None] = {}
-        self._octets = 0
-        self._of_policy: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self._lines)
-
-    @property
-    def octets(self) -> int:
-        """What all of it costs."""
-        return self._octets
 
     @property
     def is_asking(self) -> bool:
@@ -77,7 +92,7 @@ class Waiting:
         self._settings = settings
         if not settings.is_asking:
             for key in list(self._lines):
-                self._count(len(list(self.take(key))))
+                self._give_up(key)
 
     def put(self, key: bytes, needs: tuple[Need, ...], packet: bytes, now: float) -> None:
         """Let a packet wait, if there is room; its flow's first packet says how long."""
@@ -87,14 +102,15 @@ class Waiting:
             self._drop(line)
         policy = needs[0].policy
         if (
-            (line is None and len(self._lines) >= FLOWS_MAX)
-            or self._octets + cost > OCTETS_MAX
-            or self._of_policy.get(policy, 0) + cost > POLICY_OCTETS_MAX
+            (line is None and self._room.flows >= FLOWS_MAX)
+            or self._room.octets + cost > OCTETS_MAX
+            or self._room.of_policy.get(policy, 0) + cost > POLICY_OCTETS_MAX
         ):
-            self._count(1)
+            self._count(policy, 1)
             return
         if line is None:
             line = self._lines[key] = _Line(needs, now + self._settings.wait_seconds)
+            self._room.flows += 1
             self._index(key, line)
         line.packets.append(packet)
         self._account(line, cost)
@@ -127,6 +143,7 @@ class Waiting:
     def take(self, key: bytes) -> Iterable[bytes]:
         """All packets of a flow, which waits no longer."""
         line = self._lines.pop(key)
+        self._room.flows -= 1
         self._forget(key, line)
         self._ripe.pop(key, None)
         self._account(line, -line.octets)
@@ -136,7 +153,7 @@ class Waiting:
         """An SA will not come: drop what needs it."""
         pair = (need.src, need.dst)
         for key in [k for k in self._by_pair.get(pair, ()) if need in self._lines[k].needs]:
-            self._count(len(list(self.take(key))))
+            self._give_up(key)
 
     def patience(self, now: float) -> float | None:
         """In how many seconds `expire` or `needs` have something to do; None: neither."""
@@ -149,24 +166,24 @@ class Waiting:
     def expire(self, now: float) -> None:
         """Drop the flows whose time is over."""
         while self._oldest(now) == 0:
-            self._count(len(list(self.take(next(iter(self._lines))))))
+            self._give_up(next(iter(self._lines)))
 
     def _drop(self, line: _Line) -> None:
         self._account(line, -len(line.packets.popleft()) - PACKET_OCTETS)
-        self._count(1)
+        self._count(line.policy, 1)
 
-    def _count(self, packets: int) -> None:
+    def _give_up(self, key: bytes) -> None:
+        policy = self._lines[key].policy
+        self._count(policy, len(list(self.take(key))))
+
+    def _count(self, policy: int, packets: int) -> None:
         self._counters[count.TUN_SEGMENTS] += packets
         self._counters[count.QUEUE_DROPPED] += packets
+        self._tallies.drop(policy, count.QUEUE_DROPPED, packets)
 
     def _account(self, line: _Line, octets: int) -> None:
         line.octets += octets
-        self._octets += octets
-        left = self._of_policy.get(line.policy, 0) + octets
-        if left:
-            self._of_policy[line.policy] = left
-        else:
-            self._of_policy.pop(line.policy, None)
+        self._room.account(line.policy, octets)
 
     def _index(self, key: bytes, line: _Line) -> None:
         for need in line.needs:

@@ -1,9 +1,10 @@
 """PF_KEY clients whose socket comes as a descriptor.
 
-    adopt        params {registered, promiscuous, dialect}, and a connected SOCK_SEQPACKET socket:
-                 serve it as a PF_KEY socket in that dialect, `linux` unless it is said. {client,
-                 registered, promiscuous}; from now on a notification `client` of that form when it
-                 registers for more
+    adopt        params {registered, promiscuous, knows_own, dialect}, and a connected
+                 SOCK_SEQPACKET socket: serve it as a PF_KEY socket in that dialect, `linux` unless
+                 it is said. {client, registered, promiscuous, knows_own}; from now on a
+                 notification `client` of that form when it registers for more, or uses an
+                 extension of our own (`knows_own`), after which it is told such
 
 `pfkey run` makes a pair of sockets, gives a program one end, us the other, and keeps a copy of
 ours: so a program never reads an end when we die, and our successor adopts the same socket.
@@ -21,16 +22,18 @@ from keyd.shell.rpc import INVALID_PARAMS, NO_ROOM, RpcError
 from pfkey.const import SaType
 from pfkey.dialect import DIALECTS, LINUX
 
+ADOPT_PARAMS = ("registered", "promiscuous", "knows_own", "dialect")
 _SO_DOMAIN = 39
 _SATYPES = frozenset(SaType) - {SaType.UNSPEC}
 
 
 @dataclass(frozen=True, slots=True)
 class Registrations:
-    """What a client has asked to hear: SA types it registered for, or everything."""
+    """What a client has asked to hear: SA types it registered for, everything, our extensions."""
 
     satypes: tuple[int, ...] = ()
     is_promiscuous: bool = False
+    knows_own: bool = False
 
     @classmethod
     def of(cls, params: dict[str, Any]) -> Self:
@@ -42,10 +45,13 @@ class Registrations:
         satypes = params.get("registered", [])
         if not isinstance(satypes, list) or not all(_is_satype(one) for one in satypes):
             raise RpcError(INVALID_PARAMS, "registered must be a list of SA types")
-        promiscuous = params.get("promiscuous", False)
-        if not isinstance(promiscuous, bool):
-            raise RpcError(INVALID_PARAMS, "promiscuous must be true or false")
-        return cls(tuple(sorted(set(satypes))), promiscuous)
+        for name in ("promiscuous", "knows_own"):
+            if not isinstance(params.get(name, False), bool):
+                raise RpcError(INVALID_PARAMS, f"{name} must be true or false")
+        return cls(
+            tuple(sorted(set(satypes))), params.get("promiscuous", False),
+            params.get("knows_own", False),
+        )  # fmt: skip
 
     def to_json(self, client: ClientId) -> dict[str, Any]:
         """As the notification `client` has it."""
@@ -53,6 +59,7 @@ class Registrations:
             "client": client,
             "registered": list(self.satypes),
             "promiscuous": self.is_promiscuous,
+            "knows_own": self.knows_own,
         }
 
 

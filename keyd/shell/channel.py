@@ -10,7 +10,8 @@
                      {"op": "door-", "door": n}
     from the worker  {"op": "ready"}   {"op": "log", "level": n, "text": "…"}
                      {"op": "need", "need": Need.to_json(), "packets": n}
-                     {"op": "used", "policies": [ids]}   these had packets in the last second
+                     {"op": "used", "policies": [[id, packets, octets, [[row, packets], …]], …]}
+                         what these did since they were told last; see `keyd.packet.tallies`
 
 A change of policies larger than `POLICIES` is sent as several records, all but the last with
 `more`; the worker acts on the last. The worker's half waits for nothing and imports no trio: see

@@ -3,6 +3,8 @@
     version      {version, schema_version}
     status       pid, namespace, databases, clients, workers
     counters     {schema_version, counters: {group: {name: n}}}
+    policies     params {after}: {schema_version, policies, next}: what was done under policies
+                 whose ids follow; {after: next} has more, unless it is null
     log_level    params {level}: sets it; without, tells it
     sysctl       params {name}: {schema_version, values: {name: n}} of it and all below it, of all
                  where it is ""; with {value}: sets it, {before, value}
@@ -99,6 +101,7 @@ class Control:
         *,
         status: Callable[[], dict[str, Any]],
         counters: Callable[[], Awaitable[Counters]],
+        policies: Callable[[int], list[dict[str, Any]]],
         knobs: Knobs,
         handed: Mapping[str, tuple[Handed, tuple[str, ...]]],
         tap: Tap,
@@ -106,6 +109,7 @@ class Control:
     ) -> None:
         self._status = status
         self._counters = counters
+        self._policies = policies
         self._knobs = knobs
         self._handed = handed
         self._tap = tap
@@ -192,6 +196,9 @@ class Control:
             case "counters":
                 _only(call)
                 return {"schema_version": SCHEMA_VERSION, "counters": await self._counters()}
+            case "policies":
+                _only(call, "after")
+                return self._counted(call.params.get("after", 0))
             case "log_level":
                 _only(call, "level")
                 return _log_level(peer, call.params.get("level"))
@@ -218,6 +225,13 @@ class Control:
         if not _is_master(peer):
             raise RpcError(rpc.NOT_PERMITTED, "only root may change a value")
         return dict(await self._knobs.write(name, value))
+
+    def _counted(self, after: object) -> dict[str, Any]:
+        if not isinstance(after, int) or isinstance(after, bool):
+            raise RpcError(rpc.INVALID_PARAMS, "after must be a whole number")
+        found = self._policies(after)
+        following = found[-1]["id"] if found else None
+        return {"schema_version": SCHEMA_VERSION, "policies": found, "next": following}
 
     def _subscribe(self, peer: Peer, show_keys: object) -> dict[str, Any]:
         if not isinstance(show_keys, bool):

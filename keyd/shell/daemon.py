@@ -25,7 +25,7 @@ import trio
 from keyd.engine import Engine, Limits
 from keyd.engine.effects import Now
 from keyd.model import PolicySpec, SaSpec, Settings, Usage
-from keyd.shell.adopted import adopt
+from keyd.shell.adopted import ADOPT_PARAMS, adopt
 from keyd.shell.applier import Applier
 from keyd.shell.control import Control, Handed, Peer
 from keyd.shell.knobs import Knobs
@@ -156,8 +156,8 @@ class Daemon:
             nursery=nursery,
         )  # fmt: skip
         control = Control(
-            status=self._status, counters=plane.counters, tap=self._tap, nursery=nursery,
-            knobs=Knobs(engine, applier.obey, plane.counters),
+            status=self._status, counters=plane.counters, policies=engine.counted,
+            tap=self._tap, nursery=nursery, knobs=Knobs(engine, applier.obey, plane.counters),
             handed=self._handed(server, sockets),
         )  # fmt: skip
 
@@ -238,7 +238,7 @@ class Daemon:
             return checked
 
         return {
-            "adopt": (partial(adopt, server.adopt), ("registered", "promiscuous", "dialect")),
+            "adopt": (partial(adopt, server.adopt), ADOPT_PARAMS),
             "set_policy": (for_user(sockets.set), ("policies", "uid", "keep")),
             "get_policy": (of(sockets.get), ("direction",)),
             "set_encap": (for_user(sockets.encapsulate), ("encap", "uid")),

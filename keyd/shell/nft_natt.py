@@ -39,7 +39,7 @@ def elements(sa: SaSpec) -> tuple[Element, ...]:
     if not sa.encap:
         return ()
     version = 4 if len(sa.dst) == 4 else 6
-    src, dst = ip_address(sa.src), ip_address(sa.dst)
+    src, dst = ip_address(sa.origin or sa.src), ip_address(sa.dst)
     found = [(f"natt{version}", f"{dst} . {sa.dport}")]
     if sa.mode != Mode.TUNNEL:
         found.append((f"natt_tails{version}", f"{src} . {dst}"))

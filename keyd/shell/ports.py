@@ -6,7 +6,7 @@ from typing import Protocol
 from keyd.engine.effects import ClientId, Effect, Now, PoliciesChanged
 from keyd.engine.load import Draft, Loading
 from keyd.engine.sad import SaKey
-from keyd.model import Need, PolicySpec, SaSpec, Settings
+from keyd.model import Need, PolicySpec, PolicyUse, SaSpec, Settings
 
 
 class KeyEngine(Protocol):
@@ -27,15 +27,16 @@ class KeyEngine(Protocol):
     def new_mapping(self, key: SaKey, ports: tuple[int, int], address: bytes) -> list[Effect]:
         """The peer of an SA of ESP in UDP has moved."""
 
-    def used(self, ids: Iterable[int], now: Now) -> None:
+    def used(self, uses: Iterable[PolicyUse], now: Now) -> None:
         """Policies had packets."""
 
-    def registrations(self, client: ClientId) -> tuple[tuple[int, ...], bool]:
-        """The SA types a client registered for, and whether it hears everything."""
+    def registrations(self, client: ClientId) -> tuple[tuple[int, ...], bool, bool]:
+        """The SA types a client registered for, whether it hears everything, and our own too."""
 
     def restore(
-        self, client: ClientId, satypes: Iterable[int], *, is_promiscuous: bool, now: Now
-    ) -> list[Effect]:
+        self, client: ClientId, satypes: Iterable[int], *, is_promiscuous: bool, now: Now,
+        knows_own: bool = False,
+    ) -> list[Effect]:  # fmt: skip
         """Register a client for what it had registered with a predecessor, without a word."""
 
     def tick(self, now: Now) -> list[Effect]:

@@ -9,7 +9,8 @@ import trio
 
 from keyd.engine.effects import Effect, Now
 from keyd.engine.sad import SaKey
-from keyd.model import Need
+from keyd.model import Need, PolicyUse
+from keyd.packet.counters import ROWS
 from keyd.shell.channel import Record
 from keyd.shell.log import limited
 from keyd.shell.ports import KeyEngine
@@ -39,7 +40,7 @@ class Reports:
         """A record from a worker, other than a log line."""
         try:
             if record["op"] == "used":
-                self._engine.used(map(int, record["policies"]), self._clock())
+                self._engine.used([_use(*one) for one in record["policies"]], self._clock())
                 return
             told = self._told(record)
         except (KeyError, ValueError, TypeError, OverflowError) as error:
@@ -67,3 +68,25 @@ class Reports:
         """Tell the engine, and obey it, until cancelled."""
         async for told in self._outlet:
             await self._obey(told())
+
+
+def _use(policy: int, packets: int, octets: int, drops: list[list[int]]) -> PolicyUse:
+    """A policy's use, as a worker tells it.
+
+    Raises:
+        ValueError: TypeError: it is none.
+    """
+    known = tuple((ROWS[row], _number(dropped)) for row, dropped in drops if row in _ALL_ROWS)
+    if len(known) != len(drops):
+        raise ValueError("no such counter")
+    return PolicyUse(_number(policy), _number(packets), _number(octets), known)
+
+
+def _number(found: object) -> int:
+    if not isinstance(found, int) or not 0 <= found < _NUMBER_MAX:
+        raise ValueError("no number of packets")
+    return found
+
+
+_ALL_ROWS = range(len(ROWS))
+_NUMBER_MAX = 1 << 48  # more passes nowhere in a second

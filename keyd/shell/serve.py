@@ -154,8 +154,9 @@ class Server:
         if client is None:
             return None, had
         effects = self._engine.restore(
-            client.number, had.satypes, is_promiscuous=had.is_promiscuous, now=self._clock()
-        )
+            client.number, had.satypes, is_promiscuous=had.is_promiscuous, now=self._clock(),
+            knows_own=had.knows_own,
+        )  # fmt: skip
         client.told = told
         has = self._registrations(client)
         self._called()

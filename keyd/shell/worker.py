@@ -31,6 +31,7 @@ from keyd.packet.association import InSa, OutSa
 from keyd.packet.branches import Branches
 from keyd.packet.inbound import Inbound
 from keyd.packet.outbound import Outbound
+from keyd.packet.trunk import Trunk
 from keyd.shell import raw, sandbox
 from keyd.shell.batches import Receiver, Receiver6, Sender
 from keyd.shell.readers import Readers
@@ -53,32 +54,30 @@ class OutWorker(Worker):
     def __init__(self, given: dict[str, int]) -> None:
         super().__init__("out", given)
         self._ways = {v: Way(given, v) for v in raw.FAMILIES if f"esp_out{v}" in given}
-        self._branches = Branches(self._pipeline)
+        trunk = Trunk(self.counters, self.links.mtu, os.urandom, self.links.is_local)
+        self._branches = Branches(Outbound(trunk))
         self._readers = Readers(self.tun, self._branches, self.poll)
         self._kept = 0.0
         for way in self._ways.values():
             for descriptor, mask in way.events.items():
                 self.poll.register(descriptor, mask)
 
-    def _pipeline(self, policy: PolicySpec | None) -> Outbound:
-        return Outbound(self.counters, self.links.mtu, os.urandom, self.links.is_local, policy)
-
     def install(self, spec: SaSpec, part: memoryview, since: tuple[int, int, int]) -> None:
         """Put an SA into the pipelines."""
-        self._branches.install(OutSa(spec, part, since))
+        self._branches.main.install(OutSa(spec, part, since))
 
     def remove(self, slot: int) -> None:
         """Take an SA out of the pipelines."""
-        self._branches.remove(slot)
+        self._branches.main.remove(slot)
 
     def update_policies(self, added: list[PolicySpec], removed: list[int]) -> None:
         """Follow a change of the outbound policies."""
-        self._branches.update_policies(added, removed)
+        self._branches.main.update_policies(added, removed)
 
     def tune(self, settings: Settings) -> None:
         """Follow a change of settings."""
         super().tune(settings)
-        self._branches.tune(settings)
+        self._branches.main.tune(settings)
 
     def end_wait(self, need: Need) -> None:
         """Drop what waits for this."""
@@ -114,10 +113,9 @@ class OutWorker(Worker):
                 self._kept = now_us / 1e6
                 self.guarded(self._keep, b"", now_us)
             self._flush()
-            for pipeline in self._branches.all:
-                for need, packets in pipeline.waiting.needs.take(now_us / 1e6).items():
-                    self.channel.post({"op": "need", "need": need.to_json(), "packets": packets})
-                self.tell_used(pipeline.used, now_us)
+            for need, packets in main.waiting.needs.take(now_us / 1e6).items():
+                self.channel.post({"op": "need", "need": need.to_json(), "packets": packets})
+            self.tell(main.tallies, now_us)
 
     def _keepalives(self, now: float) -> float | None:
         """In how many seconds to see whether a NAT waits; None: there is none."""
@@ -218,9 +216,9 @@ class InWorker(Worker):
 
     def run(self) -> None:
         """Until the control process is gone."""
-        used = self._pipeline.used
+        tallies, mappings = self._pipeline.tallies, self._pipeline.mappings
         while True:
-            events = self.poll.poll(_sooner(used.patience))
+            events = self.poll.poll(_sooner(tallies.patience, mappings.patience))
             ready = {descriptor for descriptor, _ in events}
             receivers = [r for r in self._receivers if r.fileno() in ready]
             opened = 0
@@ -235,10 +233,10 @@ class InWorker(Worker):
                 # more came while these were opened: they join the same writes
                 if not packets or opened >= OPENED_MAX:
                     break
-            self.tell_used(used, now_us)
-            for mapping in self._pipeline.mappings():
+            self.tell(tallies, now_us)
+            for mapping in mappings.take(now_us / 1e6):
                 self.channel.post({"op": "mapping", **mapping.to_json()})
-            for door, segments, buffers in self._pipeline.entrances.flush():
+            for door, segments, buffers in self._pipeline.flush():
                 if segments > 1:
                     self.counters[count.COALESCED_WRITES] += 1
                     self.counters[count.COALESCED_SEGMENTS] += segments

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from keyd.model import Need, PolicySpec, SaSpec, Settings
 from keyd.packet import counters as count
 from keyd.packet import trace
-from keyd.packet.used import Used
+from keyd.packet.tallies import Tallies
 from keyd.shell.channel import Record, WorkerEnd
 from keyd.shell.linkmtu import Links
 from keyd.shell.state import StateFile
@@ -22,7 +22,7 @@ from keyd.socket_pair import SocketPair
 from pfkey.const import IPPROTO_AH, IPPROTO_COMP, IPPROTO_ESP, Dir, Mode
 from pfkey.errors import CryptoError
 
-IDS_MAX = 8192  # in one record
+TALLIES_MAX = 1024  # in one record
 INFO, WARNING, ERROR = 20, 30, 40
 NO_ROOM = frozenset((errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN))
 _PROTOS = (IPPROTO_ESP, IPPROTO_AH, IPPROTO_COMP)
@@ -156,11 +156,13 @@ class Worker:
                 self.counters[count.INTERNAL] += 1
                 self.log(ERROR, f"tun write failed error={error.strerror}")
 
-    def tell_used(self, used: Used, now_us: int) -> None:
-        """Tell the control process which policies had packets, when it is time."""
-        ids = used.take(now_us / 1e6)
-        for at in range(0, len(ids), IDS_MAX):
-            self.channel.post({"op": "used", "policies": ids[at : at + IDS_MAX]})
+    def tell(self, tallies: Tallies, now_us: int) -> None:
+        """Tell the control process what policies have done with packets, when it is time."""
+        told = tallies.take(now_us / 1e6)
+        for at in range(0, len(told), TALLIES_MAX):
+            part = told[at : at + TALLIES_MAX]
+            if not self.channel.post({"op": "used", "policies": part}):
+                tallies.put_back(part)
 
     def log(self, level: int, text: str) -> None:
         """A line for the control process's log, a few each second at most."""

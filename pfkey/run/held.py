@@ -49,6 +49,7 @@ class Held:
         self.inode = os.fstat(self.theirs.fileno()).st_ino
         self.satypes: list[int] = []
         self.is_promiscuous = False
+        self.knows_own = False  # it has used an extension of pfkeyd's own
         self.client = 0  # pfkeyd's number for it; 0: it is not served
         self.errno = 0  # with which we refuse what it asks
 
@@ -63,6 +64,7 @@ class Held:
         self.client = int(record.values["client"])
         self.satypes = [int(one) for one in record.values["registered"]]
         self.is_promiscuous = bool(record.values["promiscuous"])
+        self.knows_own = bool(record.values.get("knows_own"))
 
     def refuse(self) -> None:
         """Answer what the program has asked, in the place of pfkeyd."""
@@ -135,6 +137,8 @@ class Hall:
             "registered": held.satypes, "promiscuous": held.is_promiscuous,
             "dialect": held.dialect.name,
         }  # fmt: skip
+        if held.knows_own:
+            params["knows_own"] = True
         self._daemon.call("adopt", params, held.sock, then)
 
     def _learn(self, held: Held, record: Record) -> int:

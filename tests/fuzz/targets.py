@@ -211,7 +211,7 @@ def _outbound(octets: bytes) -> Hashable:
     pair = _pair(octets[0])
     for packet in pair.send(octets[1:]):
         pair.into.process(packet, pipelines.NOW)
-    pair.into.flush()
+    list(pair.into.flush())
     return _counted(pair.out_values), _counted(pair.in_values)
 
 
@@ -329,7 +329,7 @@ _CALLS = tuple(
     ))
 )  # fmt: skip
 _REPORTS = (
-    b'{"op":"used","policies":[9,17]}', b'{"op":"used","policies":[1e999]}',
+    b'{"op":"used","policies":[[9,1,84,[[2,1]]]]}', b'{"op":"used","policies":[[1e999,0,0,[]]]}',
     b'{"op":"log","level":20,"text":"words"}',
     channel.encode({"op": "need", "packets": 1, "need": Need(
         policy=9, proto=50, mode=Mode.TRANSPORT, reqid=0, src=bytes(4), dst=bytes(4)).to_json()}),

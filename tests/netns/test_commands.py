@@ -54,6 +54,25 @@ def test_counters_come_as_text_and_as_json(socket: Path) -> None:
     check_schema(json.loads(run("pfkey", "stat", "--json", socket=socket)), schema("counters"))
 
 
+def test_each_policys_counts_come_as_text_and_as_json(socket: Path) -> None:
+    assert run("pfkey", "stat", "--policies", socket=socket) == ""
+    lines = (
+        f"spdadd 10.{number}.1.1 20.1.1.1[80] tcp -P out ipsec esp/transport//require;\n"
+        for number in range(200)
+    )
+    run("setkey", "-c", socket=socket, stdin="".join(lines))
+    text = run("pfkey", "stat", "--policies", socket=socket)
+    assert text.startswith(
+        "10.0.1.1 20.1.1.1[80] tcp -P out ipsec (id 9):\n\t0 packets passed\n\t0 bytes passed\n"
+    )
+    assert run("pfkey", "stat", "--policies", "-s", socket=socket) == ""
+    found = json.loads(run("pfkey", "stat", "--policies", "--json", socket=socket))
+    check_schema(found, schema("policies"))
+    assert [policy["policy"].split()[0] for policy in found["policies"]] == [
+        f"10.{number}.1.1" for number in range(200)
+    ]
+
+
 def test_doctor_finds_the_daemon(socket: Path) -> None:
     done = subprocess.run(
         [BIN / "pfkey", "doctor", "--json"], capture_output=True, text=True, check=False,

@@ -1,9 +1,14 @@
 """Two hosts talk under the FAQ's first policies: what arrives, what the wire shows, what counts."""
 
 import contextlib
+import json
+import os
+import signal
 import socket
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,6 +94,47 @@ def test_use_without_keys_is_clear_and_with_keys_is_protected(two: Two) -> None:
         assert set(tap.protocols(A, B)) == {50}
     assert two.da.counter("esp", "output") >= 2
     assert two.db.counter("esp", "input") >= 2
+
+
+def test_what_policies_count_is_what_all_count(two: Two) -> None:
+    """Through a worker's death: what it has told, and the next one goes on from there."""
+
+    def policies(daemon: Daemon) -> dict[str, dict[str, Any]]:
+        found = daemon.control("policies")["policies"]
+        return {policy["policy"].split(" ", 2)[2]: policy for policy in found}
+
+    def passed(daemon: Daemon) -> dict[str, tuple[int, int]]:
+        return {name: (one["packets"], one["octets"]) for name, one in policies(daemon).items()}
+
+    def are_told(ours: dict[str, tuple[int, int]], theirs: dict[str, tuple[int, int]]) -> None:
+        until(lambda: (passed(two.da), passed(two.db)) == (ours, theirs), 10, "all is told")
+
+    def is_other(role: str, pid: int) -> bool:
+        return two.db.workers().get(role, pid) != pid
+
+    two.load(AUTHENTIC_KEYS + require(A, B, "icmp"), AUTHENTIC_KEYS + require(B, A, "icmp"))
+    assert two.ping("-s", "72")
+    both = {"icmp -P in": (2, 200), "icmp -P out": (2, 200)}
+    are_told(both, both)
+    two.da.setkey(f"spdadd {A} {B} udp -P out ipsec ah/transport//require;")
+    udp_listener(two.a, A, 0).sendto(b"nobody has a key for this", (B, 9))
+    two.db.setkey("flush;")
+    assert not two.ping("-s", "72")
+    two.db.setkey(AUTHENTIC_KEYS)
+    for role, pid in two.db.workers().items():
+        os.kill(pid, signal.SIGKILL)
+        until(partial(is_other, role, pid), 10, f"another worker {role}")
+    assert two.ping("-s", "72")
+    both = {"icmp -P in": (4, 400), "icmp -P out": (4, 400)}
+    are_told(both | {"icmp -P out": (6, 600), "udp -P out": (0, 0)}, both)
+    lost = {"ipsec": {"out_nosa": 1}}
+    until(lambda: policies(two.da)["udp -P out"]["drops"] == lost, 10, "the drop is told")
+    assert (two.da.counter("esp", "output"), two.da.counter("esp", "obytes")) == (6, 600)
+    assert (two.db.counter("esp", "notdb"), two.db.counter("esp", "ibytes")) == (2, 400)
+    dumped = json.loads(two.db.setkey("", "-D", "-P", "--json"))["policies"]
+    for policy in dumped:
+        current = policy["lifetimes"]["current"]
+        assert (current["allocations"], current["octets"]) == (4, 400), policy["direction"]
 
 
 @pytest.mark.parametrize("keys", [KEYS, AUTHENTIC_KEYS], ids=["3des", "aes-sha2"])

@@ -307,6 +307,32 @@ def test_a_mapping_that_changes_is_followed_and_told(natted: Natted, mode: str) 
     assert transfer(natted.a, natted.b, B, MEGABYTE)
 
 
+SPOIL = """
+table ip spoil {
+    chain c {
+    type filter hook postrouting priority 400
+    udp sport 4500 udp checksum set 0x1234
+    udp dport 4500 udp checksum set 0x1234
+    }
+}
+"""
+
+
+def test_a_wrong_udp_checksum_costs_nothing_where_an_icv_vouches(natted: Natted) -> None:
+    """Zero is what we send over IPv4; a router in between may have made anything of it."""
+    natted.load("transport")
+    assert natted.ping()
+    natted.n.run("nft", "-f", "-", stdin=SPOIL)
+    try:
+        with Tap(natted.b, natted.b_dev) as tap:
+            assert natted.ping()
+            sums = {octets[26:28] for octets in tap.between(N, B) if octets[9] == 17}
+    finally:
+        natted.n.run("nft", "delete", "table", "ip", "spoil")
+    assert sums == {b"\x12\x34"}
+    assert natted.count(natted.db, "pfkey", "natt_alien") == 0
+
+
 def test_a_forged_datagram_moves_nothing(natted: Natted) -> None:
     natted.load("transport")
     assert natted.ping()

@@ -8,6 +8,7 @@ from keyd.packet import counters as count
 from keyd.packet.association import InSa, OutSa
 from keyd.packet.inbound import Inbound
 from keyd.packet.outbound import Outbound
+from keyd.packet.trunk import Trunk
 from pfkey.const import UNSPEC_PROTO, Dir, Level, Mode, PolicyType
 from pfkey.selector import Range, Selector
 from tests.support.packets import A6, B6, A, B, ipv4, ipv6
@@ -69,11 +70,11 @@ class Pair:
         self.out_values = array.array("Q", [0] * len(count.ROWS))
         self.in_values = array.array("Q", [0] * len(count.ROWS))
         chance = iter(range(1, 1 << 30))
-        self.out = Outbound(
+        self.out = Outbound(Trunk(
             memoryview(self.out_values), lambda _: mtu,
             lambda n: next(chance).to_bytes(8, "big").rjust(n, b"i")[:n] if n != 2 else b"\x10\0",
             lambda address: address in (A, A6),
-        )  # fmt: skip
+        ))  # fmt: skip
         self.into = Inbound(memoryview(self.in_values), lambda address: address in (B, B6, H, H6))
         self.out.update_policies([policy(steps, Dir.OUT, src, dst)], ())
         self.into.update_policies([policy(steps, Dir.IN, src, dst)], ())
@@ -94,7 +95,7 @@ class Pair:
         """What is written to the TUN device, virtio header and all."""
         for packet in packets:
             self.into.process(packet, NOW)
-        return [b"".join(buffers) for _, buffers in self.into.flush()]
+        return [b"".join(buffers) for _, _, buffers in self.into.flush()]
 
     def dropped(self) -> dict[tuple[str, str], int]:
         return {row: n for row, n in zip(count.ROWS, self.in_values, strict=True) if n}

@@ -255,11 +255,18 @@ def test_what_sends_to_a_peer_follows_it() -> None:
     assert (moved[1000].sport, moved[1001].dport, moved[1001].via) == (6000, 6000, b"")
     assert [m.type for m in desk.heard(effects)[B]] == [MsgType.X_NAT_T_NEW_MAPPING]
     effects = desk.engine.new_mapping(key, (6000, 7000), ELSEWHERE)
-    (only,) = [e.sa for e in effects if isinstance(e, InstallSa)]
-    assert (only.spi, only.dst, only.dport, only.via) == (1001, THERE, 7000, ELSEWHERE)
+    moved = {e.sa.spi: e.sa for e in effects if isinstance(e, InstallSa)}
+    assert set(moved) == {1000, 1001}
+    assert (moved[1000].src, moved[1000].sport, moved[1000].origin) == (THERE, 7000, ELSEWHERE)
+    assert (moved[1001].dst, moved[1001].dport, moved[1001].via) == (THERE, 7000, ELSEWHERE)
+    assert {sa.spi: sa for sa in desk.engine.sas() if sa.spi < 1002} == moved, "for a next worker"
     effects = desk.engine.new_mapping(key, (7000, 6000), THERE)
     moved = {e.sa.spi: e.sa for e in effects if isinstance(e, InstallSa)}
     assert (moved[1001].dport, moved[1001].via) == (6000, b"")
+    assert (moved[1000].sport, moved[1000].origin) == (6000, b"")
+    desk.ask(message(MsgType.FLUSH))
+    assert desk.engine.new_mapping(key, (6000, 1), THERE) == []
+    assert desk.engine._state.sad._in_udp == {}
 
 
 def followed(desk: Desk) -> SaSpec:
@@ -267,7 +274,7 @@ def followed(desk: Desk) -> SaSpec:
     desk.ask(reversed_(add(*ports(4500, 4500), spi=1000)))
     desk.ask(add(*ports(4500, 4500), spi=1001))
     effects = desk.engine.new_mapping(SaKey(HERE, 50, 1000), (4500, 7000), ELSEWHERE)
-    (moved,) = [e.sa for e in effects if isinstance(e, InstallSa)]
+    (moved,) = [e.sa for e in effects if isinstance(e, InstallSa) and e.sa.spi == 1001]
     assert (moved.dport, moved.via) == (7000, ELSEWHERE)
     return moved
 

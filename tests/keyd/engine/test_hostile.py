@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from keyd.engine import Limits
 from keyd.engine.effects import Dump, Effect, PoliciesChanged, Send
 from keyd.engine.sysctl import ROWS
-from keyd.model import Need, Usage
+from keyd.model import Need, PolicyUse, Usage
 from pfkey.const import ExtType, Level, Mode, MsgType
 from pfkey.dialect import LINUX, Dialect
 from pfkey.errors import SadbError
@@ -135,7 +135,7 @@ def test_thirty_thousand_mutated_records_never_raise() -> None:
             desk.tick(1)
         if number % 7 == 0:
             policy_id = dice.choice([spec.id for spec in desk.engine.policies()] or [9])
-            desk.engine.used([policy_id], desk.now)
+            desk.engine.used([PolicyUse(policy_id, 1, 2)], desk.now)
             ends = [bytes((dice.randrange(4), 0, 0, n)) for n in (1, 2)]
             desk.need(
                 Need(

@@ -6,6 +6,7 @@ import pytest
 
 from keyd.engine import policy_times
 from keyd.engine.effects import PoliciesChanged, Send
+from keyd.model import PolicyUse
 from pfkey.const import Dir, ExtType, MsgType, PolicyType, SaType
 from pfkey.ext_lifetime import Lifetime
 from pfkey.ext_x_policy import Policy
@@ -75,7 +76,7 @@ def test_a_policy_ends_when_nothing_uses_it() -> None:
     desk.ask(living(hard(usetime=10)))
     for _ in range(5):
         assert desk.tick(9) == []
-        desk.engine.used([9, 17], desk.now)
+        desk.engine.used([PolicyUse(9), PolicyUse(17)], desk.now)
     assert desk.tick(9) == []
     current = shown(desk).current
     assert current is not None
@@ -97,7 +98,7 @@ def test_age_ends_it_however_much_it_is_used() -> None:
     for _ in range(6):
         assert desk.engine.policies() != ()
         desk.tick(5)
-        desk.engine.used([9], desk.now)
+        desk.engine.used([PolicyUse(9)], desk.now)
     assert desk.engine.policies() == ()
 
 
@@ -106,10 +107,30 @@ def test_the_last_use_of_any_policy_is_shown() -> None:
     desk.ask(policy())
     assert shown(desk).current == Lifetime(exttype=ExtType.LIFETIME_CURRENT, addtime=int(WALL))
     desk.mono += 33
-    desk.engine.used([9], desk.now)
+    desk.engine.used([PolicyUse(9)], desk.now)
     current = shown(desk).current
     assert current is not None
     assert current.usetime == WALL + 33
+
+
+def test_a_policys_record_says_what_passed_under_it() -> None:
+    desk = Desk(A)
+    desk.ask(policy())
+    lost = (("ipsec", "out_nosa"), 2), (("pfkey", "queue_dropped"), 1)
+    desk.engine.used([PolicyUse(9, 3, 252), PolicyUse(17, 1, 1)], desk.now)
+    desk.engine.used([PolicyUse(9, 1, 84, lost), PolicyUse(9, drops=lost[:1])], desk.now)
+    current = shown(desk).current
+    assert current is not None
+    assert (current.allocations, current.octets) == (4, 336)
+    (shown_,) = desk.engine.counted(0)
+    assert shown_["drops"] == {"ipsec": {"out_nosa": 4}, "pfkey": {"queue_dropped": 1}}
+    assert desk.engine.counted(9) == []
+    desk.engine.used([PolicyUse(9, 2**33)], desk.now)
+    current = shown(desk).current
+    assert current is not None
+    assert current.allocations == 2**32 - 1
+    desk.ask(policy(type=MsgType.X_SPDUPDATE))
+    assert desk.engine.counted(0)[0]["packets"] == 0, "another policy, though of the same id"
 
 
 def test_update_begins_a_new_life_and_delete_ends_the_watch() -> None:

@@ -184,10 +184,13 @@ def test_a_removed_pair_gives_back_its_number_and_request_ids() -> None:
     assert both is not None
     assert both.out is pair.out
     policies.remove(pair.number)
-    assert policies.find_id(pair.out.id if pair.out else 0) is pair.out
+    left = policies.get_id(pair.out.id if pair.out else 0)
+    assert left is not None
+    assert left.spec is pair.out
     policies.remove(both.number)
     policies.remove(both.number)  # once more changes nothing
     assert list(policies) == []
+    assert policies.get_id(left.spec.id) is None
     assert reqids.new() == 0x4000 + 1
     again = put(policies, "in bypass")
     assert again is not None

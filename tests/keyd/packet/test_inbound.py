@@ -69,7 +69,7 @@ class Rig:
 
     def put(self, packet: bytes) -> list[bytes]:
         self.pipeline.process(packet, NOW)
-        return [b"".join(buffers)[10:] for _, buffers in self.pipeline.flush()]
+        return [b"".join(buffers)[10:] for _, _, buffers in self.pipeline.flush()]
 
     @property
     def counted(self) -> dict[str, int]:
@@ -266,7 +266,7 @@ def test_a_batch_of_tcp_is_written_at_once_if_it_is_authentic() -> None:
         for n in range(5):
             payload = tcp(bytes(1000), seq=1000 * n)
             rig.pipeline.process(sealed(payload, n + 1, sa, proto=6), NOW)
-        assert len(rig.pipeline.flush()) == writes
+        assert len(list(rig.pipeline.flush())) == writes
 
 
 ENDS = (

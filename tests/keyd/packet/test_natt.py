@@ -15,6 +15,7 @@ from keyd.packet.association import InSa, OutSa
 from keyd.packet.checksum import checksum, finish, partial, pseudo
 from keyd.packet.counters import LAST_USE
 from keyd.packet.keepalives import IDLE_SECONDS, Keepalives
+from keyd.packet.mappings import PER_SECOND, Mappings
 from keyd.packet.natt import Mapping
 from keyd.packet.segment import GSO_TCPV4, GSO_TCPV6
 from pfkey.errors import CryptoError
@@ -379,12 +380,12 @@ def test_a_mapping_that_changes_is_told_once() -> None:
     pair = behind_nat()
     wire = [p for _ in range(6) for p in pair.send(frame(whole(A, B, 17, udp(b"x"))))]
     pair.receive([nat(wire[0])])
-    assert pair.into.mappings() == []
+    assert pair.into.mappings.take(1.0) == []
     other = bytes((198, 51, 100, 8))
     pair.receive([nat(wire[1], src=other), nat(wire[2], src=other)])
-    assert pair.into.mappings() == [Mapping(B, 1000, PUBLIC, PORT, other, PORT)]
+    assert pair.into.mappings.take(2.0) == [Mapping(B, 1000, PUBLIC, PORT, other, PORT)]
     pair.receive([nat(wire[4], src=other, sport=9)])
-    assert pair.into.mappings() == [Mapping(B, 1000, other, PORT, other, 9)]
+    assert pair.into.mappings.take(3.0) == [Mapping(B, 1000, other, PORT, other, 9)]
     assert pair.in_values[count.NATT_MOVED] == 2
 
 
@@ -397,10 +398,10 @@ def test_what_is_late_repeated_or_false_moves_nothing() -> None:
     pair.receive([nat(wire[2], src=other)])  # repeated
     broken = nat(wire[3][:-1] + bytes((wire[3][-1] ^ 1,)), src=other)
     pair.receive([broken])
-    assert pair.into.mappings() == []
+    assert pair.into.mappings.take(4.0) == []
     assert pair.dropped()["esp", "replay"] == pair.dropped()["esp", "badauth"] == 1
     pair.receive([nat(wire[3], src=other)])
-    assert len(pair.into.mappings()) == 1
+    assert len(pair.into.mappings.take(5.0)) == 1
 
 
 def test_without_an_authenticator_nothing_moves() -> None:
@@ -410,22 +411,76 @@ def test_without_an_authenticator_nothing_moves() -> None:
     pair = Pair(*CASES["transport"], make=careless)
     wire = pair.send(frame(whole(A, B, 17, udp(b"x"))))
     assert len(pair.receive([nat(wire[0])])) == 1
-    assert pair.into.mappings() == []
+    assert pair.into.mappings.take(6.0) == []
 
 
 def test_an_update_that_follows_the_peer_is_not_told_again() -> None:
     pair = behind_nat()
     wire = [p for _ in range(4) for p in pair.send(frame(whole(A, B, 17, udp(b"x"))))]
     pair.receive([nat(wire[0], sport=7)])
-    assert len(pair.into.mappings()) == 1
+    assert len(pair.into.mappings.take(7.0)) == 1
     pair.into.install(InSa(encap(0, BEHIND, sport=7), part(0), (0, 0, 0)))
     pair.receive([nat(wire[1], sport=7)])
-    assert pair.into.mappings() == []
+    assert pair.into.mappings.take(8.0) == []
     # lifetimes alone changed: what was told is not told again
     pair.receive([nat(wire[2], sport=8)])
     pair.into.install(InSa(encap(0, BEHIND, sport=7, hard_bytes=10**9), part(0), (0, 0, 0)))
     pair.receive([nat(wire[3], sport=8)])
-    assert len(pair.into.mappings()) == 1
+    assert len(pair.into.mappings.take(9.0)) == 1
+
+
+def test_a_peer_that_moves_all_the_time_is_told_of_once_a_second() -> None:
+    """The newest place alone; and back where it was is nothing new."""
+    pair = behind_nat()
+    wire = [p for _ in range(40) for p in pair.send(frame(whole(A, B, 17, udp(b"x"))))]
+    packets = iter(wire)
+    mappings = pair.into.mappings
+    assert mappings.patience(5.0) is None
+    pair.receive([nat(next(packets), sport=1)])
+    assert mappings.patience(5.0) == 0
+    assert [m.new_sport for m in mappings.take(5.0)] == [1]
+    for port in range(2, 32):
+        pair.receive([nat(next(packets), sport=port)])
+        assert mappings.take(5.0 + port / 40) == []
+    assert mappings.patience(5.75) == 0.25
+    assert mappings.take(6.0) == [Mapping(B, 1000, PUBLIC, 1, PUBLIC, 31)]
+    pair.receive([nat(next(packets), sport=1), nat(next(packets), sport=31)])
+    assert mappings.patience(9.0) is None
+    assert pair.in_values[count.NATT_MOVED] == 33
+    pair.receive([nat(next(packets), sport=2)])
+    assert [m.new_sport for m in mappings.take(1.0)] == [2], "the clock was set back"
+    pair.receive([nat(next(packets), sport=3)])
+    pair.into.remove(0)
+    assert mappings.take(20.0) == []
+
+
+def test_all_together_are_told_of_so_fast_and_in_turn() -> None:
+    def sa(slot: int) -> InSa:
+        return InSa(encap(slot, BEHIND), part(0), (0, 0, 0))
+
+    sas = {slot: sa(slot) for slot in range(2 * PER_SECOND + 1)}
+    mappings = Mappings(sas)
+    for port in (1, 2):
+        for one in sas.values():
+            mappings.note(one, (PUBLIC, port))
+    told = [[m.spi for m in mappings.take(now)] for now in (5.0, 5.5, 6.0, 6.5, 7.0)]
+    assert [len(one) for one in told] == [PER_SECOND, 0, PER_SECOND, 0, 1]
+    assert mappings.patience(7.0) is None
+    assert all(one.peer == (PUBLIC, 2) for one in sas.values())
+
+
+def test_a_worker_that_begins_knows_where_peers_are() -> None:
+    """As the engine was told, and tells the next worker; another key begins where its SA says."""
+    other = bytes((198, 51, 100, 8))
+    pair = behind_nat()
+    wire = [p for _ in range(3) for p in pair.send(frame(whole(A, B, 17, udp(b"x"))))]
+    pair.into.remove(0)
+    pair.into.install(InSa(encap(0, BEHIND, sport=9, origin=other), part(0), (0, 0, 0)))
+    pair.receive([nat(wire[0], src=other, sport=9)])
+    assert pair.into.mappings.take(5.0) == []
+    pair.receive([nat(wire[1], sport=9)])
+    pair.into.install(InSa(encap(0, BEHIND, auth_key=b"z" * 32), part(0), (0, 0, 0)))
+    assert pair.into.mappings.take(6.0) == [], "it was of another key"
 
 
 # Keepalives
@@ -446,13 +501,14 @@ def test_a_keepalive_is_one_octet_between_the_sas_ports(name: str) -> None:
 
 
 def test_keepalives_are_sent_where_nothing_else_was() -> None:
-    keepalives = Keepalives()
+    keepalives = Keepalives(lambda address: address == A)
     busy, idle = part(1), part(1)
     first = OutSa(encap(0, (ESP, TRANSPORT, A, B)), busy, (0, 0, 0))
     again = OutSa(encap(1, (ESP, TRANSPORT, A, B)), idle, (0, 0, 0))  # the same mapping
     other = OutSa(encap(2, (ESP, TRANSPORT, A, G)), part(1), (0, 0, 0))
     plain = OutSa(sa(3, (ESP, TRANSPORT, A, H)), part(1), (0, 0, 0))
-    for one in (first, again, other, plain):
+    back = OutSa(encap(4, (ESP, TRANSPORT, B, A)), part(1), (0, 0, 0))  # is the peer's to keep
+    for one in (first, again, other, plain, back):
         keepalives.insert(one)
     assert keepalives.due(NOW) == []
     busy[LAST_USE] = NOW + 15 * SECOND

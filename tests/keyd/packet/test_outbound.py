@@ -15,6 +15,7 @@ from keyd.packet.drop import Drop
 from keyd.packet.esp import EspSa
 from keyd.packet.outbound import Outbound
 from keyd.packet.segment import GSO_TCPV4, GSO_UDP_L4
+from keyd.packet.trunk import Trunk
 from pfkey.const import UNSPEC_PROTO, Dir, Level, Mode, PolicyType
 from pfkey.selector import Range, Selector
 from tests.support.packets import A, B, frame, ipv4, sums_hold, tcp, udp
@@ -55,10 +56,12 @@ class Rig:
         self.parts: dict[int, array.array[int]] = {}
         self.mtu = 1500
         self.pipeline = Outbound(
-            memoryview(self.values),
-            lambda _: self.mtu,
-            lambda n: bytes(range(256))[:n].ljust(n),
-            lambda address: address in (A, A6),
+            Trunk(
+                memoryview(self.values),
+                lambda _: self.mtu,
+                lambda n: bytes(range(256))[:n].ljust(n),
+                lambda address: address in (A, A6),
+            )
         )
         self.pipeline.update_policies(policies, ())
         for sa in sas:

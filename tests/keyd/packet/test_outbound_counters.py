@@ -15,6 +15,7 @@ from keyd.packet.keepalives import IDLE_SECONDS
 from keyd.packet.outbound import Outbound
 from keyd.packet.segment import GSO_TCPV4
 from keyd.packet.troubles import REPEATS
+from keyd.packet.trunk import Trunk
 from pfkey.const import Dir, Level, PolicyType
 from tests.keyd.packet.test_inbound_counters import IN_CASES
 from tests.support.counted import OUT_ENDS, TRAFFIC, moved, names, policy, spec
@@ -67,11 +68,11 @@ class Out:
         self.values = array.array("Q", [0] * len(count.ROWS))
         chance = iter(range(1, 1 << 40))
         self.now = NOW
-        self.pipeline = Outbound(
+        self.pipeline = Outbound(Trunk(
             memoryview(self.values), lambda dst: 68 if dst == HOSTS["narrow"] else 1500,
             lambda n: next(chance).to_bytes(8, "big").rjust(n, b"i")[:n] if n != 2 else b"\x10\0",
             lambda address: address == A,
-        )  # fmt: skip
+        ))  # fmt: skip
         self.pipeline.update_policies(POLICIES, ())
         self.pipeline.install(OutSa(spec(1, src=G, dst=H, mode=TUNNEL), part(1), (0, 0, 0)))
         for number, (name, protos) in enumerate(STEPS.items(), 10):
@@ -191,6 +192,11 @@ def test_the_counters_account_for_each_outbound_packet_of_a_mixed_run() -> None:
     held = values[count.FRAG_HELD] - values[count.FRAG_JOINED]
     assert sent + ended + held == fed
     assert sent > 300
+    told = side.pipeline.tallies.take(NOW / 1e6)
+    assert sum(policy.packets for policy in told) == sent
+    for row in OUT_ENDS - {count.FOREIGN, count.TUN_SHORT}:  # these are under no policy
+        dropped = sum(dict(policy.drops).get(row, 0) for policy in told)
+        assert dropped == values[row], count.ROWS[row]
 
 
 def test_every_counter_is_induced_here_or_named_as_one_that_is_not() -> None:

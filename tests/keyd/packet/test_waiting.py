@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from keyd.model import Need, PolicySpec, Request, Settings
 from keyd.packet import counters as count
 from keyd.packet import waiting
+from keyd.packet.tallies import Tallies
 from keyd.packet.waiting import PACKET_OCTETS, Needs, Waiting
 from pfkey.const import UNSPEC_PROTO, Dir, Level, Mode, PolicyType
 from pfkey.selector import Range, Selector
@@ -104,7 +105,7 @@ def test_refused_is_dropped_and_another_flows_packets_wait_on() -> None:
     assert len(rig.pipeline.waiting) == 1
     rig.pipeline.tune(Settings())
     assert rig.counted["queue_dropped"] == 2
-    assert rig.pipeline.waiting.octets == 0
+    assert rig.pipeline.waiting._room.octets == 0
 
 
 def test_use_leaves_in_clear_and_asks() -> None:
@@ -213,7 +214,7 @@ def test_a_policy_that_changes_is_looked_at_again() -> None:
     rig.pipeline.update_policies([], [1])
     rig.pipeline.resume(NOW)
     assert rig.counted["foreign"] == 1
-    assert rig.pipeline.waiting.octets == 0
+    assert rig.pipeline.waiting._room.octets == 0
 
 
 def test_a_super_packet_waits_whole() -> None:
@@ -231,12 +232,15 @@ def test_a_super_packet_waits_whole() -> None:
 class Room:
     def __init__(self) -> None:
         self.values = array.array("Q", [0] * len(count.ROWS))
-        self.waiting = Waiting(memoryview(self.values))
+        self.tallies = Tallies()
+        self.waiting = Waiting(memoryview(self.values), self.tallies, waiting.Room())
         self.waiting.tune(ASKING)
 
     @property
     def dropped(self) -> int:
         assert self.values[count.TUN_SEGMENTS] == self.values[count.QUEUE_DROPPED]
+        of_policies = sum(tally.drops[count.QUEUE_DROPPED] for tally in self.tallies.busy)
+        assert self.values[count.QUEUE_DROPPED] == of_policies
         return self.values[count.QUEUE_DROPPED]
 
     def put(self, key: bytes, packet: bytes, needs: Sequence[Need] = (need(),)) -> None:
@@ -256,7 +260,7 @@ def test_one_policys_storm_leaves_room_for_another() -> None:
     room = Room()
     for number in range(10_000):
         room.put(b"%d" % number, bytes(60), (need(number.to_bytes(4, "big"), number=1),))
-    assert room.waiting.octets <= waiting.POLICY_OCTETS_MAX
+    assert room.waiting._room.octets <= waiting.POLICY_OCTETS_MAX
     before = room.dropped
     room.put(b"other", bytes(60), (need(number=2),))
     assert room.dropped == before
@@ -269,7 +273,7 @@ def test_what_waits_for_another_policy_counts_in_that_ones_share() -> None:
     room.waiting.keep(b"flow", (need(number=2),))
     while room.dropped == 0:
         room.put(b"%d" % len(room.waiting), bytes(60_000), (need(number=2),))
-    assert room.waiting.octets <= waiting.POLICY_OCTETS_MAX
+    assert room.waiting._room.octets <= waiting.POLICY_OCTETS_MAX
     room.put(b"other", bytes(60_000), (need(number=1),))
     assert len(list(room.waiting.take(b"other"))) == 1
 
@@ -279,7 +283,7 @@ def test_all_of_it_is_bounded() -> None:
     for number in range(100):
         for _ in range(10):
             room.put(b"%d" % number, bytes(60_000), (need(number=number),))
-    assert waiting.OCTETS_MAX - 61_000 < room.waiting.octets <= waiting.OCTETS_MAX
+    assert waiting.OCTETS_MAX - 61_000 < room.waiting._room.octets <= waiting.OCTETS_MAX
     room = Room()
     for number in range(waiting.FLOWS_MAX + 100):
         room.put(b"%d" % number, b"x", (need(number=number),))
@@ -324,8 +328,8 @@ def test_whatever_happens_the_books_balance(steps: list[tuple[str, bytes, int]])
             wait.expire(float(number))
         in_line = {k: len(line.packets) for k, line in wait._lines.items()}
         assert put == out + room.dropped + sum(in_line.values())
-        assert wait.octets == sum(in_line.values()) * (1 + PACKET_OCTETS)
-        assert sum(wait._of_policy.values()) == wait.octets
+        assert wait._room.octets == sum(in_line.values()) * (1 + PACKET_OCTETS)
+        assert sum(wait._room.of_policy.values()) == wait._room.octets
         assert {k for keys in wait._by_pair.values() for k in keys} == set(in_line)
         assert all(in_line.values())
 

@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 
 from keyd.shell import rpc
-from pfkey.const import MsgType
+from pfkey import requests
+from pfkey.const import ExtType, MsgType, SaType
 from pfkey.dialect import NETBSD, OPENBSD, Dialect
+from pfkey.entries import SadEntry
+from pfkey.message import Message
+from pfkey.requests import authenticator, cipher
 from tests.support.shell import (
     HEADER,
     REGISTER,
@@ -23,6 +27,8 @@ from tests.support.shell import (
     header,
     sent,
 )
+
+PLAIN = {"promiscuous": False, "knows_own": False}
 
 
 def adopt(ctl: socket.socket, *fds: int, **params: object) -> Any:
@@ -50,7 +56,7 @@ def test_an_adopted_socket_is_a_pf_key_socket(
 ) -> None:
     program, theirs = pair
     answer = adopt(ctl, theirs.fileno())["result"]
-    assert answer == {"client": answer["client"], "registered": [], "promiscuous": False}
+    assert answer == {"client": answer["client"], "registered": [], **PLAIN}
     theirs.close()
     reply = ask(program, header(MsgType.GET, satype=3, seq=9, pid=8))
     assert HEADER.unpack_from(reply)[6:] == (9, 8)
@@ -74,7 +80,12 @@ def test_registrations_are_told_before_the_request_is_consumed(
         assert json.loads(ctl.recv(65536)) == {
             "jsonrpc": "2.0",
             "method": "client",
-            "params": {"client": client, "registered": registered, "promiscuous": promiscuous},
+            "params": {
+                "client": client,
+                "registered": registered,
+                "promiscuous": promiscuous,
+                "knows_own": False,
+            },
         }
     sent(program, header(MsgType.REGISTER, satype=3))  # EEXIST: nothing has changed
     with pytest.raises(BlockingIOError):
@@ -87,7 +98,9 @@ def test_what_was_registered_with_a_predecessor_is_again_without_a_word(
     program, theirs = pair
     had = {"registered": [3, 2], "promiscuous": True}
     answer = adopt(ctl, theirs.fileno(), **had)["result"]
-    assert answer == {"client": answer["client"], "registered": [2, 3], "promiscuous": True}
+    assert answer == PLAIN | {
+        "client": answer["client"], "registered": [2, 3], "promiscuous": True
+    }  # fmt: skip
     assert drain(program) == []
     with connect(daemon.socket) as other:
         sent(other, REGISTER)
@@ -238,3 +251,29 @@ def test_no_other_dialects_are_adopted(
         error = adopt(ctl, theirs.fileno(), dialect=dialect)["error"]
         assert error["code"] == rpc.INVALID_PARAMS
         assert "linux, netbsd, freebsd, openbsd" in error["message"]
+
+
+def test_who_used_an_extension_of_ours_is_told_such_by_a_successor_too(
+    ctl: socket.socket, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    program, theirs = pair
+    client = adopt(ctl, theirs.fileno())["result"]["client"]
+    entry = SadEntry(
+        satype=SaType.ESP, src="10.1.1.1", dst="10.1.1.2", spi=0x1000, encrypt=cipher("aes-cbc"),
+        encrypt_key=b"k" * 16, auth=authenticator("hmac-sha1"), auth_key=b"a" * 20, replay=4096,
+    )  # fmt: skip
+    assert ask(program, requests.sa(MsgType.ADD, entry).encode())[2] == 0
+    told = json.loads(ctl.recv(65536))["params"]
+    assert told == {"client": client, "registered": [], "promiscuous": False, "knows_own": True}
+
+    name = requests.sa_name(MsgType.GET, SaType.ESP, "10.1.1.1", "10.1.1.2", 0x1000).encode()
+    for knows_own in (False, True):
+        fresh, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with fresh, other:
+            fresh.settimeout(5)
+            answer = adopt(ctl, other.fileno(), knows_own=knows_own)["result"]
+            assert answer["knows_own"] is knows_own
+            window = Message.decode(ask(fresh, name)).ext(ExtType.X_REPLAY_WINDOW)
+            assert (window is not None) is knows_own
+    error = adopt(ctl, theirs.fileno(), knows_own=1)["error"]
+    assert error["code"] == rpc.INVALID_PARAMS

@@ -8,7 +8,8 @@ import trio
 
 from keyd.engine.effects import Effect, EndWait, Now
 from keyd.engine.sad import SaKey
-from keyd.model import Need
+from keyd.model import Need, PolicyUse
+from keyd.packet.counters import ROWS
 from keyd.shell import reports
 from keyd.shell.reports import Reports
 from pfkey.const import Mode
@@ -35,8 +36,8 @@ class World:
         self.moves = (key, ports, address)
         return [EndWait(NEED)]
 
-    def used(self, ids: Iterable[int], now: Now) -> None:
-        self.policies = list(ids)
+    def used(self, uses: Iterable[PolicyUse], now: Now) -> None:
+        self.uses = list(uses)
 
     async def obey(self, effects: Sequence[Effect]) -> None:
         assert effects == [EndWait(NEED)]
@@ -68,8 +69,8 @@ async def test_a_peer_that_moved_reaches_the_engine(nursery: trio.Nursery) -> No
 
 async def test_policies_in_use_reach_the_engine() -> None:
     world = World()
-    world.reports.take({"op": "used", "policies": [9, 17]})
-    assert world.policies == [9, 17]
+    world.reports.take({"op": "used", "policies": [[9, 0, 0, []], [17, 2, 168, [[2, 5]]]]})
+    assert world.uses == [PolicyUse(9), PolicyUse(17, 2, 168, ((ROWS[2], 5),))]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,15 @@ async def test_policies_in_use_reach_the_engine() -> None:
         {"op": "shutdown"},
         {"op": "need"},
         {"op": "used"},
-        {"op": "used", "policies": [9, "x"]},
+        {"op": "used", "policies": [9]},
+        *(
+            {"op": "used", "policies": [[9, 0, 0, []], use]}
+            for use in (
+                ["x", 0, 0, []], [9, -1, 0, []], [9, 0, 0.5, []], [9, 0, 0], [9, 0, 1 << 60, []],
+                [9, 0, 0, [[999, 1]]], [9, 0, 0, [[-1, 1]]], [9, 0, 0, [[1.0, 1]]],
+                [9, 0, 0, [[1, -1]]], [9, 0, 0, [1]], [9, 0, 0, None],
+            )
+        ),
         {**REPORT, "packets": "many"},
         {"op": "mapping"},
         *({**MOVE, **change} for change in ({"dst": "zz"}, {"port": 0}, {"address": "00" * 16})),

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pfkey.const import MsgType
+from pfkey.const import ExtType, MsgType
+from pfkey.ext_x_word import Word
+from pfkey.message import Message
 from pfkey.run.daemons import RETRY_SECONDS, Daemon
 from pfkey.run.filter import SHORT_POLL_MS
 from pfkey.run.held import PATIENCE_SECONDS, Hall, Held
@@ -176,6 +178,24 @@ def test_without_a_successor_requests_are_refused_after_a_while(tmp_path: Path, 
         program.send(REGISTER)
         assert HEADER.unpack_from(program.recv(65536))[1:3] == (MsgType.REGISTER, 0)
         program.close()
+        side.close()
+        assert second.stop() == 0
+
+
+def test_who_used_an_extension_of_ours_keeps_being_told_such(tmp_path: Path, side: Side) -> None:
+    window = Word(exttype=ExtType.X_REPLAY_WINDOW, value=4096)
+    asking = Message(type=MsgType.REGISTER, satype=3, extensions=(window,)).encode()
+    with Process(tmp_path) as first:
+        held, other = side.admit(), side.admit()
+        side.until_served(held, other)
+        with end_of(held) as program:
+            program.send(asking)  # it need not be granted
+        side.until(lambda: held.knows_own)
+        lost_at = side.lose(first)
+    with Process(tmp_path) as second:
+        side.daemon.tend(lost_at + RETRY_SECONDS)
+        side.until_served(held, other)
+        assert (held.knows_own, other.knows_own) == (True, False), "as the successor says"
         side.close()
         assert second.stop() == 0
 
