@@ -1,14 +1,15 @@
 """SADB_DUMP (RFC 2367 section 3.1.10) and X_SPDDUMP: every record, paced by the reader.
 
-The records are those there when the dump began; each is encoded when its turn comes.
+The records are those there when the dump began, of SAs without those that go before their turn;
+each is encoded when it comes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from errno import EBUSY, EINVAL, ENOENT
-from itertools import islice
+from itertools import chain, islice
 
 from keyd.engine.effects import Dump, Effect, Send
-from keyd.engine.manners import Kin, Manners
+from keyd.engine.manners import Count, Kin, Manners
 from keyd.engine.parts import proto_filter
 from keyd.engine.records import policy_dump, sa_dump, sa_dump_told
 from keyd.engine.sad import SaRecord
@@ -38,13 +39,17 @@ def dump(state: State, request: Request) -> list[Effect]:
     proto, wanted = proto_filter(message), message.filter
     if wanted is not None and max(wanted.splen, wanted.dplen) >= 128:
         raise SadbError(EINVAL, f"filter prefixes {wanted.splen}, {wanted.dplen} are too long")
-    sas = [*state.sad]
+    found = state.sad.slowly()
     if proto is not None:
-        sas = [sa for sa in sas if sa.spec.proto == proto]
+        found = (sa for sa in found if sa.spec.proto == proto)
     if wanted is not None:
-        sas = [sa for sa in sas if _passes(sa, wanted)]
-    if not sas:
+        found = (sa for sa in found if _passes(sa, wanted))
+    first = next(found, None)
+    if first is None:
         raise SadbError(ENOENT, "no SA to dump", "3.1.10")
+    # who counts down, or shows others what it gets, must know all of them
+    must_know = request.manners.counts is Count.DOWN or state.clients.has_promiscuous
+    sas: Iterable[SaRecord] = [first, *found] if must_know else chain((first,), found)
     how = (message.pid, request.manners, message.seq)
     return _paced(state, request, sa_dump(state, sas, *how), sa_dump_told(state, sas, *how))
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Protocol
 
+from keyd.engine.answers import policy_gone
 from keyd.engine.effects import (
     ClientId,
     Effect,
@@ -31,7 +32,7 @@ from keyd.engine.handle_x_spd import policy_key
 from keyd.engine.parts import proto_filter, sa_key
 from keyd.engine.sad import SaKey, SaRecord
 from keyd.engine.spd import Key, PolicyRecord
-from keyd.engine.state import State
+from keyd.engine.state import Request, State
 from keyd.model import PolicySpec, SaSpec
 from pfkey.base import header
 from pfkey.const import ExtType, MsgType, SaState
@@ -206,14 +207,15 @@ class Loading:
         state = self._state
         kept = self._kept_policies(wish)
         requests: list[bytes] = []
+        effects: list[Effect] = []
         if None in wish.policy_sweeps and state.spd.holds:  # which nothing else lifts
             kept, leaving = set(), [*state.spd]
             requests.append(Message(type=MsgType.X_SPDFLUSH).encode())
         else:
             leaving = self._leaving_policies(wish, kept)
-            requests += map(_end_of_policy, leaving)
+            for policy in leaving:
+                effects += self._end(policy, now)
         requests += chain.from_iterable(wish.policies[k] for k in wish.policies if k not in kept)
-        effects: list[Effect] = []
         try:
             self._carry_out(requests, now, effects)
         except SadbError:
@@ -305,6 +307,17 @@ class Loading:
             )
         ]
 
+    def _end(self, policy: PolicyRecord, now: Now) -> list[Effect]:
+        """End a policy and tell everybody, as an SPDDELETE2 does: there may be thousands."""
+        spec, clients = policy.spec, self._state.clients
+        self._state.spd.remove(policy)
+        self._state.acquires.forget_policies((spec.id,))
+        named = (Policy(type=spec.type, dir=spec.dir, id=spec.id),)
+        message = Message(type=MsgType.X_SPDDELETE2, extensions=named)
+        request = Request(client=FILE, message=message, now=now, clients=clients, octets=b"")
+        told = policy_gone(request, policy, MsgType.X_SPDDELETE2)
+        return [PoliciesChanged((), (spec,)), *clients.all(told)]
+
     def _merge(self, effects: list[Effect], leaving: list[PolicyRecord]) -> PoliciesChanged:
         """All changes of policies as one, which can be reverted as one."""
         changes = [effect for effect in effects if isinstance(effect, PoliciesChanged)]
@@ -343,9 +356,3 @@ def _end_of_sa(sa: SaRecord) -> bytes:
         type=MsgType.DELETE, satype=sa.satype, extensions=(Sa(spi=sa.spec.spi), *places)
     )
     return named.encode()
-
-
-def _end_of_policy(policy: PolicyRecord) -> bytes:
-    spec = policy.spec
-    extensions = (Policy(type=spec.type, dir=spec.dir, id=spec.id),)
-    return Message(type=MsgType.X_SPDDELETE2, extensions=extensions).encode()

@@ -6,7 +6,7 @@ transport. DEVIATION: its flags are shown, also those that Linux does not know
 (test_flags_are_shown_that_change_packets). Lifetimes are wall-clock seconds.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -222,7 +222,7 @@ def shown_requests(spec: PolicySpec) -> tuple[IpsecRequest, ...]:
 
 
 def sa_dump(
-    state: State, sas: list[SaRecord], pid: int, manners: Manners, seq: int
+    state: State, sas: Iterable[SaRecord], pid: int, manners: Manners, seq: int
 ) -> Iterator[bytes]:
     """The records of a DUMP, keys included, encoded as they are asked for."""
     for number, sa in _numbered(sas, manners.counts, seq):
@@ -232,7 +232,7 @@ def sa_dump(
 
 
 def sa_dump_told(
-    state: State, sas: list[SaRecord], pid: int, manners: Manners, seq: int
+    state: State, sas: Iterable[SaRecord], pid: int, manners: Manners, seq: int
 ) -> Iterator[Told]:
     """The same records without keys, for promiscuous clients."""
     for number, sa in _numbered(sas, manners.counts, seq):
@@ -240,7 +240,7 @@ def sa_dump_told(
 
 
 def policy_dump(
-    policies: list[PolicyRecord], pid: int, manners: Manners, seq: int
+    policies: Iterable[PolicyRecord], pid: int, manners: Manners, seq: int
 ) -> Iterator[Told]:
     """The records of an SPDDUMP."""
     for number, policy in _numbered(policies, manners.counts, seq):
@@ -268,17 +268,26 @@ def flow_message(policy: PolicyRecord, *, type: MsgType, seq: int, pid: int) -> 
     return Message(type=type, satype=satype, seq=seq, pid=pid, extensions=extensions)
 
 
-def _numbered(records: list[_Record], counts: Count, asked: int) -> Iterator[tuple[int, _Record]]:
-    """A dump's records with their sequence numbers; the last one is 0."""
-    left = len(records)
-    for number, record in enumerate(records, 1):
-        left -= 1
-        if counts is Count.UP:
-            yield number if left else 0, record
-        elif counts is Count.DOWN:
-            yield left, record
-        else:
-            yield asked if left else 0, record
+def _numbered(
+    records: Iterable[_Record], counts: Count, asked: int
+) -> Iterator[tuple[int, _Record]]:
+    """A dump's records with their sequence numbers; the last one is 0.
+
+    Who counts down must know how many there are, the others only which is the last.
+    """
+    if counts is Count.DOWN:
+        known = list(records)
+        yield from zip(reversed(range(len(known))), known, strict=True)
+        return
+    coming = iter(records)
+    held = next(coming, None)
+    number = 0
+    while held is not None:
+        number += 1
+        following = next(coming, None)
+        said = number if counts is Count.UP else asked
+        yield (0 if following is None else said), held
+        held = following
 
 
 def _sa(

@@ -34,7 +34,7 @@ class SaRecord:
 
     __slots__ = (
         "created_mono", "created_wall", "final_usage", "first_use_mono", "generation", "hard",
-        "reserved_by", "seq", "soft", "spec", "state",
+        "number", "reserved_by", "seq", "soft", "spec", "state",
     )  # fmt: skip
 
     def __init__(
@@ -51,6 +51,7 @@ class SaRecord:
         self.final_usage: Usage | None = None  # once it is dead and its slot another's
         self.reserved_by = 0  # of a larval one: the pid that its GETSPI named
         self.seq = 0  # of the request that made it
+        self.number = 0  # the how manieth it is of all that ever were
 
     @property
     def key(self) -> SaKey:
@@ -76,6 +77,9 @@ class SaRecord:
         return f"SaRecord({self.spec!r}, {self.state.name})"
 
 
+_PAGE = 256  # SAs
+
+
 class Sad:
     """All SAs, in the order in which they were added.
 
@@ -85,8 +89,8 @@ class Sad:
     """
 
     __slots__ = (
-        "_before", "_free_slots", "_in_udp", "_next_slot", "_order", "_records", "_reqids",
-        "larval_limit", "larvals", "limit", "links",
+        "_before", "_free_slots", "_in_udp", "_last", "_next_slot", "_order", "_pages",
+        "_records", "_reqids", "larval_limit", "larvals", "limit", "links",
     )  # fmt: skip
 
     def __init__(self, limit: int, larval_limit: int, reqids: Reqids) -> None:
@@ -98,6 +102,8 @@ class Sad:
         self._reqids = reqids
         self._records: dict[SaKey, SaRecord] = {}
         self._in_udp: dict[tuple[bytes, bytes], dict[SaKey, SaRecord]] = {}
+        self._pages: dict[int, dict[int, SaRecord]] = {}  # the same, by number
+        self._last = 0
         self._free_slots: list[int] = []  # a heap: the lowest free slot is used first
         self._next_slot = 0
         self._order = 0
@@ -110,6 +116,20 @@ class Sad:
 
     def __iter__(self) -> Iterator[SaRecord]:
         return iter(self._records.values())
+
+    def slowly(self) -> Iterator[SaRecord]:
+        """Those that are there now, but for what goes before its turn; each once.
+
+        For who takes long over them: nothing is copied but what is about to be shown, and the SAD
+        may change meanwhile.
+        """
+        last, pages = self._last, list(self._pages)
+        return (
+            record
+            for page in pages
+            for record in tuple(self._pages.get(page, {}).values())
+            if record.number <= last and record.state != SaState.DEAD
+        )
 
     def get(self, key: SaKey) -> SaRecord | None:
         """The SA of this name, if there is one."""
@@ -180,6 +200,10 @@ class Sad:
         del self._records[record.key]
         self._unlink(record.key)
         self._unindex(record)
+        page = self._pages[record.number // _PAGE]
+        del page[record.number]
+        if not page:
+            del self._pages[record.number // _PAGE]
         self._reqids.release(record.spec.reqid)
         if record.is_larval:
             self.larvals -= 1
@@ -231,6 +255,8 @@ class Sad:
         if len(self._records) >= self.limit:
             raise SadbError(ENOBUFS, f"the SAD holds {self.limit} SAs and takes no more")
         self._records[key] = record
+        self._last = record.number = self._last + 1
+        self._pages.setdefault(record.number // _PAGE, {})[record.number] = record
         self._reqids.hold(record.spec.reqid)
 
 

@@ -166,8 +166,7 @@ class Applier:
     def _without_nft(self) -> None:
         while self._queue:
             one = self._queue.popleft()
-            self.committed, step = self.committed.step([one.change])
-            self._told(step, [one])
+            self._told(self.committed.step([one.change]), [one])
 
     async def run(self) -> None:
         """Commit and flush what waits, until cancelled."""
@@ -196,7 +195,7 @@ class Applier:
                 await self._commit_together(batch, self._commit)
 
     async def _commit_together(self, batch: list[_Waiting], commit: Commit) -> None:
-        after, step = self.committed.step([one.change for one in batch])
+        step = self.committed.step([one.change for one in batch])
         try:
             if not step.is_nothing:
                 await commit(step)
@@ -205,14 +204,19 @@ class Applier:
                 for one in batch:
                     await self._commit_together([one], commit)
                 return
-            LOG.error("commit-refused policies=%d reason=%s", len(step.policies), error)
+            LOG.error(
+                "commit-refused added=%d removed=%d reason=%s",
+                len(step.added),
+                len(step.removed),
+                error,
+            )
             self._engine.revert(batch[0].change)
             self._begin(batch[0].change.on_failure, batch[0].done)
             return
-        self.committed = after
         self._told(step, batch)
 
     def _told(self, step: Step, batch: Sequence[_Waiting]) -> None:
+        self.committed.take(step)
         if not step.is_nothing:
             self._data_path.change(step.added, [policy.id for policy in step.removed])
         for one in batch:

@@ -23,13 +23,13 @@ from keyd.shell.ports import FileEngine
 from pfkey.const import PROTO_OF_SATYPE, MsgType, SaType
 from pfkey.errors import SadbError, ShellError
 from pfkey.setkey import grammar, messages
+from pfkey.setkey.reading import OCTETS_MAX
 from pfkey.setkey.resolve import SystemNames
 from pfkey.setkey.statements import DeleteAll, Statement
 
 LOG = logging.getLogger("keyd.shell")
 
 FAULTS_SHOWN = 20
-_OCTETS_MAX = 64 << 20
 _PRINTING = {
     MsgType.GET: "get", MsgType.GETSPI: "getspi", MsgType.DUMP: "dump",
     MsgType.X_SPDDUMP: "spddump",
@@ -59,13 +59,13 @@ def parse(path: Path) -> list[Statement]:
         with open(path, "rb", opener=_opened) as file:
             found = os.fstat(file.fileno())
             mode = found.st_mode
-            octets = file.read(_OCTETS_MAX + 1) if stat.S_ISREG(mode) else None
+            octets = file.read(OCTETS_MAX + 1) if stat.S_ISREG(mode) else None
     except OSError as error:
         raise FaultsError(path, [f"{path}: {error.strerror}"]) from None
     if octets is None:
         raise FaultsError(path, [f"{path}: no regular file"])
-    if len(octets) > _OCTETS_MAX:
-        raise FaultsError(path, [f"{path}: larger than {_OCTETS_MAX} octets"])
+    if len(octets) > OCTETS_MAX:
+        raise FaultsError(path, [f"{path}: larger than {OCTETS_MAX} octets"])
     if b"\0" in octets:
         raise FaultsError(path, [f"{path}: not a text"])
     if mode & (stat.S_IRWXG | stat.S_IRWXO):

@@ -1,7 +1,8 @@
 """What the policies' chains hold, and the fewest commands from that to what they shall hold.
 
-Plain values and text: no system touched. A chain is rules in the order of the match, each with the
-policy that it belongs to and, where it is known, the handle by which nft names it.
+Plain values and text: no system touched. A chain is rules in the order of the match and, where it
+is known, the handle by which nft names each. Policies stand in blocks (`keyd.shell.blocks`): a
+change makes those blocks anew that it touches, and leaves the others as they are.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 
 from keyd.model import PolicySpec
 from keyd.shell import nft_errors
-from keyd.shell.blocks import LINEAR_MAX, Layout, Ruled
+from keyd.shell.blocks import Block, Blocks
 from keyd.shell.nft_rules import POLICY_CHAINS
 
 Rules = Mapping[str, Sequence[str]]  # of one policy, by chain
@@ -18,27 +19,15 @@ UNKNOWN = 0  # no rule has this handle
 
 @dataclass(slots=True)
 class Chain:
-    """The rules of one chain; the three lists go together."""
+    """The rules of one chain; the two lists go together."""
 
     rules: list[str] = field(default_factory=list)
-    owners: list[int] = field(default_factory=list)  # policies' ids
     handles: list[int] = field(default_factory=list)
 
-    def copy(self) -> "Chain":
-        """A copy to try a change on."""
-        return Chain(self.rules.copy(), self.owners.copy(), self.handles.copy())
-
-    def append(self, owner: int, rules: Sequence[str]) -> None:
-        """Put a policy's rules behind all others."""
-        self.rules += rules
-        self.owners += [owner] * len(rules)
-        self.handles += [UNKNOWN] * len(rules)
-
-    def remove(self, owner: int) -> None:
-        """Take a policy's rules out; they stand together."""
-        first, count = self.owners.index(owner), self.owners.count(owner)
-        for those in (self.rules, self.owners, self.handles):
-            del those[first : first + count]
+    @classmethod
+    def of(cls, rules: list[str]) -> "Chain":
+        """One that nft has not seen."""
+        return cls(rules, [UNKNOWN] * len(rules))
 
 
 _EMPTY = Chain()
@@ -48,113 +37,66 @@ class Chains:
     """All chains of policies, as nft has them or shall have them.
 
     Attributes:
-        policies: in the order of the match, holds first.
-        by_name: the chains, each one list.
         laid: as they stand in nft: one of many policies in blocks, which come before it.
     """
 
     def __init__(self) -> None:
-        self.policies: list[PolicySpec] = []
-        self.by_name = {name: Chain() for name in POLICY_CHAINS}
-        self.laid = self.by_name.copy()
-        self._written: dict[int, tuple[PolicySpec, Rules]] = {}
-        self._layout = Layout()
+        self.laid = {name: Chain() for name in POLICY_CHAINS}
+        self._blocks = {name: Blocks(name) for name in POLICY_CHAINS}
+        self._of_block: dict[str, tuple[Block, Chain]] = {}
 
     def after(
         self,
-        policies: Sequence[PolicySpec],
-        added: Sequence[PolicySpec],
-        removed: Sequence[PolicySpec],
-        write: Callable[[PolicySpec], Rules],
-    ) -> "Chains":
-        """The chains for `policies`, by handles as far as rules stay; this object is left alone.
-
-        `added` and `removed` only save time, where they are all the difference and what is new
-        comes last. `write` makes the rules of a policy.
-        """
-        made = self._listed(policies, added, removed, write)
-        made._layout = self._layout
-        made._lay(self)
-        return made
-
-    def _listed(
-        self,
-        policies: Sequence[PolicySpec],
-        added: Sequence[PolicySpec],
-        removed: Sequence[PolicySpec],
-        write: Callable[[PolicySpec], Rules],
-    ) -> "Chains":
-        gone = {spec.id for spec in removed}
-        kept = [spec for spec in self.policies if spec.id not in gone] if gone else self.policies
-        made = Chains()
-        if (added or removed) and [*kept, *added] == list(policies):
-            made.policies = [*kept, *added]
-            made._written = self._written.copy()
-            made.by_name = self.by_name.copy()
-            made._change(added, gone, write)
-            return made
-        made.policies = sorted(policies, key=lambda spec: not spec.is_hold)
-        for spec in made.policies:
-            entry = self._written.get(spec.id)
-            if entry is None or (entry[0] is not spec and entry[0] != spec):
-                entry = (spec, write(spec))
-            made._written[spec.id] = entry
-            for name, rules in entry[1].items():
-                made.by_name[name].append(spec.id, rules)
-        return made
-
-    def _change(
-        self,
         added: Iterable[PolicySpec],
-        gone: Iterable[int],
+        removed: Iterable[PolicySpec],
         write: Callable[[PolicySpec], Rules],
-    ) -> None:
-        copied: set[str] = set()
+    ) -> "Chains":
+        """The chains after a change; this object is left alone.
 
-        def touched(name: str) -> Chain:
-            if name not in copied:
-                copied.add(name)
-                self.by_name[name] = self.by_name[name].copy()
-            return self.by_name[name]
+        `write` makes the rules of a policy. What costs time is the change, not what stays.
+        """
+        changed: dict[str, Blocks] = {}
 
-        for owner in gone:
-            for name, rules in self._written.pop(owner)[1].items():
-                if rules:
-                    touched(name).remove(owner)
+        def touched(name: str) -> Blocks:
+            if name not in changed:
+                changed[name] = self._blocks[name].copy()
+            return changed[name]
+
+        for spec in removed:
+            for name, blocks in self._blocks.items():
+                if changed.get(name, blocks).has(spec):
+                    touched(name).remove(spec)
         for spec in added:
-            entry = self._written[spec.id] = (spec, write(spec))
-            for name, rules in entry[1].items():
-                touched(name).append(spec.id, rules)
-
-    def _lay(self, before: "Chains") -> None:
-        laid: dict[str, Chain] = {}
-        for name, chain in self.by_name.items():
-            if len(chain.rules) <= LINEAR_MAX:  # of not more policies then
-                laid[name] = chain
-                continue
-            if name == nft_errors.CHAIN:
-                laid[name] = Chain([*nft_errors.ALL], [], [UNKNOWN])
-                continue
-            if chain is before.by_name[name]:
-                laid |= {n: c for n, c in before.laid.items() if _is_of(n, name)}
-                continue
-            ruled: Ruled = []
-            for spec in self.policies:
-                rules = self._written[spec.id][1].get(name)
+            for name, rules in write(spec).items():
                 if rules:
-                    ruled.append((spec, list(rules)))
-            for block, rules in self._layout.rules(name, ruled).items():
-                known = before.laid.get(block)
-                laid[block] = (
-                    known
-                    if known and known.rules == rules
-                    else Chain(rules, [], [UNKNOWN] * len(rules))
-                )
-        self.laid = laid
+                    touched(name).insert(spec, rules)
+        made = Chains()
+        made._blocks = self._blocks | changed
+        for blocks in changed.values():
+            blocks.settle()
+        made._lay(self, changed)
+        return made
 
-    def settle(self) -> None:
-        """These are in force: what leads into blocks that are gone is forgotten."""
-        self._layout.forget(self.laid)
+    def _lay(self, before: "Chains", changed: Iterable[str]) -> None:
+        chains: dict[str, Chain] = {}
+        for name, blocks in self._blocks.items():
+            if name == nft_errors.CHAIN and not blocks.is_linear:
+                chains[name] = Chain.of([*nft_errors.ALL])
+                continue
+            for block in blocks:
+                known = before._of_block.get(block.name)
+                if known is None or known[0] is not block:
+                    known = block, Chain.of(block.rules)
+                self._of_block[block.name] = known
+                if not blocks.is_linear:
+                    chains[block.name] = known[1]
+            if name not in changed:
+                chains[name] = before.laid[name]
+            elif blocks.is_linear:
+                chains[name] = Chain.of([rule for block in blocks for rule in block.rules])
+            else:
+                chains[name] = Chain.of([way for block in blocks for way in block.ways])
+        self.laid = chains
 
     def commands(
         self, before: "Chains", table: str, ask: Callable[[str], list[int]] | None
@@ -172,10 +114,6 @@ class Chains:
                 found += _edit(f"{table} {name}", old, chain, handles)
         gone = [f"chain {table} {name}" for name in before.laid if name not in self.laid]
         return found + [f"{verb} {chain}" for verb in ("flush", "delete") for chain in gone]
-
-
-def _is_of(block: str, name: str) -> bool:
-    return block == name or block.startswith(f"{name}_")
 
 
 def _edit(where: str, old: Chain, new: Chain, ask: Callable[[], list[int]] | None) -> list[str]:

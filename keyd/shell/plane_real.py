@@ -15,7 +15,7 @@ from keyd.model import PolicySpec, Usage
 from keyd.packet.counters import ROWS, grouped
 from keyd.shell import own
 from keyd.shell.applier import Commit
-from keyd.shell.committed import Step
+from keyd.shell.committed import Committed, Step
 from keyd.shell.leftover import forget_foreign, mark
 from keyd.shell.lock import NamespaceLock
 from keyd.shell.natt import NattSets
@@ -76,7 +76,8 @@ class RealPlane:
         self._state: StateFile | None = None
         self._workers: Workers | None = None
         self._natt: NattSets | None = None
-        self._committed: Sequence[PolicySpec] = ()
+        self._committed = Committed()
+        self._commits = 0
         self._report: Report | None = None
 
     @property
@@ -115,6 +116,7 @@ class RealPlane:
             with trio.CancelScope(shield=True):  # what a predecessor held stays held
                 await self._in_thread(lambda: self._steer.close(bool(holds)))
             raise
+        self._committed = Committed(holds)
         self._natt = NattSets(self._commit_natt)
         self._workers = Workers(self._state, self._worker, self._natt)
         self._workers.follow(pairs, self._steer.socket_fds)
@@ -199,10 +201,11 @@ class RealPlane:
 
     async def _commit(self, step: Step) -> None:
         began = time.monotonic()
-        await self._in_thread(lambda: self._steer.commit(step.policies, step.added, step.removed))
-        self._committed = step.policies
+        await self._in_thread(lambda: self._steer.commit(step.added, step.removed))
+        self._committed.take(step)
+        self._commits += 1
         LOG.debug(
-            "commit policies=%d added=%d removed=%d ms=%.1f", len(step.policies), len(step.added),
+            "commit policies=%d added=%d removed=%d ms=%.1f", len(self._committed), len(step.added),
             len(step.removed), 1000 * (time.monotonic() - began),
         )  # fmt: skip
 
@@ -231,12 +234,13 @@ class RealPlane:
 
     async def _watch_own(self) -> None:
         """Say why the host cannot speak to itself, until cancelled."""
-        drops, looked_at, refuses = own.OwnDrops(), self._committed, False
+        drops, looked_at, refuses = own.OwnDrops(), 0, False
+        policies: Sequence[PolicySpec] = ()
         while True:
             await trio.sleep(own.SECONDS)
-            policies = self._committed
-            if policies is not looked_at:
-                looked_at, refuses = policies, any(policy.is_required for policy in policies)
+            if self._commits != looked_at:
+                looked_at, policies = self._commits, self._committed.policies
+                refuses = any(policy.is_required for policy in policies)
             if refuses:
                 await self._in_thread(partial(self._look, drops, policies))
 

@@ -84,18 +84,6 @@ class FileEngine(Protocol):
         """Empty databases to try it on, in whatever thread."""
 
 
-class Steering(Protocol):
-    """`keyd.shell.steer.Steer`, as the applier uses it: blocking, one call at a time."""
-
-    def commit(
-        self,
-        policies: Sequence[PolicySpec],
-        added: Sequence[PolicySpec],
-        removed: Sequence[PolicySpec],
-    ) -> None:
-        """Make nft equal to `policies` in one transaction, or raise ShellError."""
-
-
 class DataPath(Protocol):
     """The packet workers. Only `flush` waits."""
 

@@ -5,7 +5,7 @@ namespace; every call blocks, for a fraction of a millisecond to some tens of th
 
     steer = Steer(bypass_uid=uid)
     engine.adopt(steer.open())          # holds of a crashed predecessor, already in force
-    steer.commit(policies, added, removed)
+    steer.commit(added, removed)
     steer.close(hold=False)             # all as it was before we came
 
 Whenever one of `event_fds()` is readable: `drain_events(fd)`, then `ensure(fd)`.
@@ -121,7 +121,7 @@ class Steer:
             )
             self._tun.open(_LEFTOVER_WAIT_SECONDS if is_leftover else 0.0)
             self._events = [routes.event_socket(), nft.event_socket()]
-            self._chains = self._after(found)
+            self._chains = Chains().after(found, (), self._frame.policy_rules)
             self._socket_rules = self._frame.socket_rules(pairs, groups)
             self._socket_devices.add(pairs, _LEFTOVER_WAIT_SECONDS if is_leftover else 0.0)
             self._write_table(listed)
@@ -133,28 +133,21 @@ class Steer:
             raise
         return found
 
-    def commit(
-        self,
-        policies: Sequence[PolicySpec],
-        added: Sequence[PolicySpec] = (),
-        removed: Sequence[PolicySpec] = (),
-    ) -> None:
-        """Make nft equal to `policies`: all of them, in match order, holds first.
+    def commit(self, added: Sequence[PolicySpec] = (), removed: Sequence[PolicySpec] = ()) -> None:
+        """Put policies into nft, each in its place in the order of the match, and take others out.
 
-        They are in force when this returns. One more at the end, one less, and one more in between
-        cost a rule or two; a new order rewrites the chains concerned. It is one transaction either
-        way. `added` and `removed` save time where they are all the difference.
+        They are in force when this returns. It is one transaction, of a rule or two for each
+        policy, whatever else there is.
 
         Raises:
             ShellError: nft refused, and nothing has changed.
         """
-        after = self._after(policies, added, removed)
+        after = self._chains.after(added, removed, self._frame.policy_rules)
         # positions say nothing in a table that others may write to
         commands = after.commands(self._chains, self._table, self._handles if self.owned else None)
         if commands:
             self._transact(commands)
         self._chains = after
-        after.settle()
 
     def commit_sockets(
         self, pairs: Sequence[SocketPair], groups: Sequence[SocketGroup] = ()
@@ -335,14 +328,6 @@ class Steer:
 
     def _handles(self, chain: str) -> list[int]:
         return nft.rule_handles(self._frame.table, chain)
-
-    def _after(
-        self,
-        policies: Sequence[PolicySpec],
-        added: Sequence[PolicySpec] = (),
-        removed: Sequence[PolicySpec] = (),
-    ) -> Chains:
-        return self._chains.after(policies, added, removed, self._frame.policy_rules)
 
     def _ensure_table(self) -> list[str]:
         generation = nft.generation()

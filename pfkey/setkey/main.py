@@ -16,6 +16,7 @@ from pfkey.monitor import reason
 from pfkey.setkey import dump, grammar, messages
 from pfkey.setkey.lexer import Feed, Lexed, Source, printable
 from pfkey.setkey.options import HELP, USAGE, Mode, Options, UsageError, parse
+from pfkey.setkey.reading import ENCODING, read_octets, read_text
 from pfkey.setkey.resolve import SystemNames
 from pfkey.setkey.run import Refusal, Runner, World, refused
 from pfkey.setkey.statements import Quit, Statement
@@ -26,7 +27,6 @@ FAULTS_SHOWN = 20
 TOKEN_SHOWN = 80  # characters
 CHUNK_OCTETS = 65536
 STDIN_NAME = "stdin"
-ENCODING = "utf-8-sig"  # some editors begin a file with a byte order mark
 
 
 def _print(text: str) -> None:
@@ -68,21 +68,9 @@ def _runner(options: Options, link: Client) -> Runner:
     )  # fmt: skip
 
 
-def _read(file: str) -> str:
-    """A file's text; octets that are no UTF-8 survive as surrogates (they may be in a key)."""
-    try:
-        octets = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-    except OSError as error:
-        what = "standard input" if file == "-" else file
-        raise ShellError(f"{what}: {error.strerror}") from None
-    if b"\0" in octets:
-        raise ShellError(f"{file}: not a text", f"raw messages are decoded with: setkey {file}")
-    return octets.decode(ENCODING, "surrogateescape")
-
-
 def _from_file(options: Options) -> int:
     """-f: the whole file is read before anything is sent."""
-    text = _read(options.file)
+    text = read_text(options.file)
     name = STDIN_NAME if options.file == "-" else options.file
     if options.has("-n"):
         return DONE if _parsed(name, text, None) is not None else FAILED
@@ -216,9 +204,9 @@ def _decode(options: Options) -> int:
     status = DONE
     for file in options.files:
         try:
-            octets = Path(file).read_bytes()
-        except OSError as error:
-            _complain(f"{file}: {error.strerror}")
+            octets = read_octets(file)
+        except ShellError as error:
+            _complain(str(error))
             status = FAILED
             continue
         try:

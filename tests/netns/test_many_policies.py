@@ -93,7 +93,7 @@ def test_a_successor_holds_them_all_in_their_order(rig: Rig) -> None:
         rig.send()
     assert rig.tun() == []
     assert rig.count("hold_dropped") >= 1
-    rig.call(rig.steer.commit, (), (), ())
+    rig.call(rig.steer.commit, (), found)
     assert rig.ping()
 
 

@@ -25,7 +25,7 @@ from pfkey.lab.hosts import Host, Net
 from pfkey.selector import Range, Selector
 from tests.support import traffic
 from tests.support.nobody import as_user
-from tests.support.steering import arrives
+from tests.support.steering import arrives, follow
 from tests.support.system import until
 from tests.support.wire import Tap, drain, in_host, ipv4, raw_sender, udp, udp_listener
 
@@ -73,7 +73,7 @@ class Rig:
 
     def commit(self, *policies: PolicySpec) -> None:
         numbered = [replace(p, id=p.id or n + 1, order=n) for n, p in enumerate(policies)]
-        self.call(self.steer.commit, numbered, (), ())
+        self.call(follow, self.steer, numbered)
 
     def count(self, name: str) -> int:
         return int(self.call(self.steer.counters)[name])
@@ -424,7 +424,7 @@ def test_forwarded_packets_obey_fwd_where_there_is_one(net: Net) -> None:
             ([policy(Dir.FWD, NONE, src=A, dst=B, id=1)], True),
             ([policy(Dir.IN, src=A, dst=B, id=1)], False),
         ):
-            in_host(r, lambda policies=policies: steer.commit(policies, (), ()))  # type: ignore[misc]
+            in_host(r, lambda policies=policies: follow(steer, policies))  # type: ignore[misc]
             done = a.run("ping", "-c1", "-W0.3", B, check=False)
             assert (done.returncode == 0) == passes, policies
         counts = in_host(r, steer.counters)
@@ -524,7 +524,7 @@ from keyd.model import PolicySpec
 from keyd.shell.steer import Steer
 steer = Steer(bypass_uid=1, owned=json.loads(sys.argv[1]))
 steer.open()
-steer.commit([PolicySpec.from_json(p) for p in json.loads(sys.argv[2])], (), ())
+steer.commit([PolicySpec.from_json(p) for p in json.loads(sys.argv[2])])
 print("ready", flush=True)
 sys.stdin.read()
 """

@@ -6,7 +6,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -25,6 +25,21 @@ HOP_BY_HOP, TCP, UDP, ROUTING, FRAGMENT, ESP, AH, ICMPV6, NONE, OPTIONS = (
     0, 6, 17, 43, 44, 50, 51, 58, 59, 60,
 )  # fmt: skip
 _EXTENSIONS = (HOP_BY_HOP, ROUTING, OPTIONS)
+
+
+def follow(steer: Steer, policies: Sequence[PolicySpec]) -> None:
+    """Commit what makes these all the policies that nft has."""
+    had = {
+        spec.id: spec
+        for blocks in steer._chains._blocks.values()
+        for block in blocks
+        for _, spec, _ in block.entries
+    }
+    wanted = {spec.id: spec for spec in policies}
+    steer.commit(
+        [spec for spec in policies if had.get(spec.id) != spec],
+        [spec for spec in had.values() if wanted.get(spec.id) != spec],
+    )
 
 
 def policy(
@@ -60,7 +75,7 @@ class Steered:
     def commit(self, *policies: PolicySpec) -> None:
         """Make these the policies, in this order."""
         numbered = [replace(p, id=n + 1, order=n) for n, p in enumerate(policies)]
-        self.call(self.steer.commit, numbered, (), ())
+        self.call(follow, self.steer, numbered)
 
     def count(self, name: str) -> int:
         """A counter's value."""

@@ -83,6 +83,7 @@ def test_a_second_dump_is_ebusy_until_the_first_is_done() -> None:
 
 
 def test_a_dump_outlives_what_it_shows() -> None:
+    """What ended before its turn is not shown, but for the one that was next: it has an end."""
     desk = Desk(A)
     for spi in (1, 2, 3):
         desk.ask(add(spi=spi))
@@ -91,8 +92,48 @@ def test_a_dump_outlives_what_it_shows() -> None:
     desk.effects(FLUSH)
     desk.effects(add(spi=9))
     rest = [Message.decode(record) for record in dump.records]
-    assert [m.seq for m in (first, *rest)] == [1, 2, 0]
-    assert [m.sa and int(m.sa.state) for m in (first, *rest)] == [1, 3, 3]
+    assert [m.seq for m in (first, *rest)] == [1, 0]
+    assert [m.sa and int(m.sa.state) for m in (first, *rest)] == [1, 3]
+
+
+def test_a_dump_that_nobody_has_read_yet_ends_all_the_same() -> None:
+    desk = Desk(A)
+    for spi in (1, 2, 3):
+        desk.ask(add(spi=spi))
+    (dump,) = (e for e in desk.effects(DUMP) if isinstance(e, Dump))
+    desk.effects(FLUSH)
+    assert [Message.decode(record).seq for record in dump.records] == [0]
+
+
+def test_a_long_dump_shows_once_each_what_was_there_and_stays() -> None:
+    desk = Desk(A, B)
+    before = range(1, 1001)
+    for spi in before:
+        desk.ask(add(spi=spi))
+    (dump,) = (e for e in desk.effects(DUMP) if isinstance(e, Dump))
+    read = [Message.decode(next(dump.records)) for _ in range(400)]
+    gone = {*range(300, 350), *range(450, 800, 3), 1000}
+    for spi in gone:
+        desk.ask(named(MsgType.DELETE, spi=spi), B)
+    for spi in (*range(2000, 2300), 300, 453):  # some anew
+        desk.ask(add(spi=spi), B)
+    read += [Message.decode(record) for record in dump.records]
+    spis = [m.sa.spi for m in read if m.sa]
+    assert len(spis) == len(set(spis))
+    assert set(spis) == {spi for spi in before if spi <= 400 or spi not in gone}
+    assert [m.seq for m in read] == [*range(1, len(read)), 0]
+
+
+def test_the_begin_of_a_dump_looks_at_none_but_the_first() -> None:
+    """Else a hundred thousand SAs keep all others waiting."""
+    desk = Desk(A)
+    for spi in range(1, 1001):
+        desk.ask(add(spi=spi))
+    sad = desk.engine._state.sad
+    for page in list(sad._pages)[1:]:
+        sad._pages[page] = {}
+    (dump,) = (e for e in desk.effects(DUMP) if isinstance(e, Dump))
+    assert 0 < len(list(dump.records)) <= 256
 
 
 @pytest.mark.parametrize(

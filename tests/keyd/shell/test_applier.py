@@ -96,10 +96,10 @@ class World:
 
     async def commit(self, step: Step) -> None:
         await self.gate.wait()
-        if self.refuse & {p.id for p in step.policies}:
+        if self.refuse & {p.id for p in step.added}:
             raise ShellError("nft says no")
         self.commits.append(step)
-        self.did.append(f"nft {[p.id for p in step.policies]}")
+        self.did.append(f"nft +{[p.id for p in step.added]} -{[p.id for p in step.removed]}")
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ async def test_a_reply_comes_after_its_commit_and_the_workers(
 ) -> None:
     nursery.start_soon(world.applier.run)
     await world.applier.obey([InstallSa(SA), *add(7)])
-    assert world.did == ["sa+", "nft [7]", "workers +[7] -[]", "1<added 7"]
+    assert world.did == ["sa+", "nft +[7] -[]", "workers +[7] -[]", "1<added 7"]
 
 
 async def test_what_needs_no_commit_is_done_without_a_checkpoint(world: World) -> None:
@@ -144,7 +144,7 @@ async def test_a_full_channel_delays_replies_to_changes_and_no_others(
     nursery.start_soon(world.applier.obey, add(1))
     await trio.testing.wait_all_tasks_blocked()
     await world.applier.obey([Send(B, b"got")])
-    assert sorted(world.did) == ["2<got", "nft [1]", "sa+", "workers +[1] -[]"]
+    assert sorted(world.did) == ["2<got", "nft +[1] -[]", "sa+", "workers +[1] -[]"]
     world.flushed.set()
     await trio.testing.wait_all_tasks_blocked()
     assert sorted(world.did[-2:]) == ["1<added", "1<added 1"]
@@ -176,7 +176,7 @@ async def test_changes_that_wait_go_into_one_transaction(
             clients.start_soon(world.applier.obey, add(number))
             await trio.testing.wait_all_tasks_blocked()
         world.gate.set()
-    assert [[p.id for p in step.policies] for step in world.commits] == [[1], [1, 2, 3, 4]]
+    assert [[p.id for p in step.added] for step in world.commits] == [[1], [2, 3, 4]]
     assert [d for d in world.did if "<" in d] == [f"1<added {n}" for n in (1, 2, 3, 4)]
 
 
@@ -202,7 +202,7 @@ async def test_one_list_may_hold_several_changes(nursery: trio.Nursery, world: W
     nursery.start_soon(world.applier.run)
     await world.applier.obey([*add(1), *add(2)])
     assert [d for d in world.did if "<" in d or "nft" in d] == [
-        "nft [1]", "1<added 1", "nft [1, 2]", "1<added 2",
+        "nft +[1] -[]", "1<added 1", "nft +[2] -[]", "1<added 2",
     ]  # fmt: skip
 
 
@@ -221,7 +221,7 @@ async def test_without_nft_every_change_holds_at_once(world: World) -> None:
 
 def test_committed_keeps_match_order_with_holds_first() -> None:
     committed = Committed([policy(3), policy(9, is_hold=True)])
-    after, step = committed.step(
+    step = committed.step(
         [
             PoliciesChanged(added=(policy(4, priority=-5), policy(5))),
             PoliciesChanged(removed=(policy(3),)),
@@ -229,17 +229,20 @@ def test_committed_keeps_match_order_with_holds_first() -> None:
             PoliciesChanged(removed=(policy(6),)),
         ]
     )
-    assert [p.id for p in step.policies] == [9, 4, 5]
     assert [p.id for p in step.added] == [4, 5]
     assert [p.id for p in step.removed] == [3]
     assert [p.id for p in committed.policies] == [9, 3]
-    assert after.policies == step.policies
+    committed.take(step)
+    assert [p.id for p in committed.policies] == [9, 4, 5]
 
 
 def test_committed_replaces_a_policy_of_the_same_id() -> None:
     old, new = policy(1), policy(1, priority=3)
-    _, step = Committed([old]).step([PoliciesChanged(added=(new,), removed=(old,))])
-    assert (step.added, step.removed, step.policies) == ((new,), (old,), (new,))
+    committed = Committed([old])
+    step = committed.step([PoliciesChanged(added=(new,), removed=(old,))])
+    assert (step.added, step.removed) == ((new,), (old,))
+    committed.take(step)
+    assert committed.policies == (new,)
 
 
 async def test_what_is_behind_a_change_is_told_after_it(
@@ -273,7 +276,7 @@ async def test_a_change_that_is_not_the_last_waits_for_the_others(
         await trio.testing.wait_all_tasks_blocked()
     assert world.commits == []
     await world.applier.obey(add(3))
-    assert [[p.id for p in step.policies] for step in world.commits] == [[1, 2, 3]]
+    assert [[p.id for p in step.added] for step in world.commits] == [[1, 2, 3]]
     last = world.applier.begin(add(4), more=True)
     assert last is not None
     world.applier.commit_now()

@@ -1,5 +1,6 @@
 """Blocks of policies: the first match stays the first, whatever is passed over."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from keyd.model import PolicySpec
 from keyd.shell import blocks
-from keyd.shell.blocks import Layout, entrances, in_order, spans
+from keyd.shell.blocks import Blocks, entrances, in_order, spans
 from pfkey.const import UNSPEC_PROTO, Dir, PolicyType
 from pfkey.selector import Range, Selector
 
@@ -24,6 +25,7 @@ def host(number: int, first: int = 10) -> Range:
     return Range(bytes((first, number >> 16 & 255, number >> 8 & 255, number & 255)), 32)
 
 
+Ruled = tuple[PolicySpec, list[str]]
 ANYWHERE = Range(bytes(4), 0)
 MANY = [(policy(n, ANYWHERE, host(n)), [f"rule {n}", f"fragments {n}"]) for n in range(1, 1001)]
 
@@ -73,52 +75,75 @@ def test_a_packet_that_a_policy_selects_enters_its_block(
     assert any(is_let_in(way, *ends) for way in entrances(some))
 
 
+def laid(some: Sequence[Ruled], before: Blocks | None = None, *gone: Ruled) -> Blocks:
+    made = before.copy() if before else Blocks("c")
+    for spec, _ in gone:
+        made.remove(spec)
+    for spec, rules in some:
+        made.insert(spec, rules)
+    made.settle()
+    return made
+
+
 def test_few_rules_stay_one_chain() -> None:
-    few = MANY[: blocks.LINEAR_MAX]
-    assert Layout().rules("c", few) == {"c": [rule for _, rules in few for rule in rules]}
+    few = laid(MANY[: blocks.LINEAR_MAX])
+    assert few.is_linear
+    assert not laid(MANY[blocks.LINEAR_MAX :][:1], few).is_linear
+    assert few.is_linear, "what was is left alone"
+
+
+def test_what_becomes_fewer_is_one_chain_again_once_it_is_few() -> None:
+    made = laid((), laid(MANY), *MANY[300:])
+    assert not made.is_linear
+    assert laid((), made, *MANY[200:300]).is_linear
 
 
 def test_blocks_are_entered_in_order_and_hold_every_rule_once() -> None:
-    laid = Layout().rules("c", MANY)
-    *names, main = laid
-    assert main == "c"
-    assert len(names) > 10
-    assert [way.rsplit(" ", 1)[1] for way in laid["c"]] == names
-    assert [r for name in names for r in laid[name]] == [r for _, rules in MANY for r in rules]
-    assert all(way.startswith("ip daddr { ") for way in laid["c"]), "the side that selects"
+    made = list(laid(MANY))
+    assert len(made) > 10
+    ways = [way for block in made for way in block.ways]
+    assert [way.rsplit(" ", 1)[1] for way in ways] == [block.name for block in made]
+    assert [r for b in made for r in b.rules] == [r for _, rules in MANY for r in rules]
+    assert all(way.startswith("ip daddr { ") for way in ways), "the side that selects"
 
 
 def test_one_policy_more_or_less_changes_one_block() -> None:
-    laid = Layout()
-    before = laid.rules("c", MANY)
-    fewer = MANY[:500] + MANY[501:]
-    after = laid.rules("c", fewer)
-    assert after["c"] == before["c"], "what led into the block still leads there"
-    assert sum(after[name] != before[name] for name in before) == 1
-    more = [*fewer, (policy(5000, ANYWHERE, host(5)), ["x"])]
-    again = laid.rules("c", more)
-    assert sum(again.get(name) != after[name] for name in after) <= 2
+    before = laid(MANY)
+    after = laid((), before, MANY[500])
+    assert ways(after) == ways(before), "what led into the block still leads there"
+    assert len({*after} - {*before}) == 1
+    again = laid([(policy(5000, ANYWHERE, host(5)), ["x"])], after)
+    assert len({*again} - {*after}) == 1
+
+
+def ways(made: Blocks) -> list[str]:
+    return [way for block in made for way in block.ways]
 
 
 def test_a_block_that_lost_most_of_its_policies_is_led_into_anew() -> None:
-    laid = Layout()
-    laid.rules("c", MANY)
-    many = [one for one in MANY if one[0].id > 63 or one[0].id < 9]
-    assert laid.rules("c", many)["c"][0] == "ip daddr { 10.0.0.1-10.0.0.8 } jump c_1"
+    before = laid(MANY)
+    name = next(iter(before)).name
+    after = laid((), before, *MANY[20:64])
+    assert ways(after)[0] == f"ip daddr {{ 10.0.0.1-10.0.0.20 }} jump {name}"
+
+
+def test_small_neighbours_are_joined() -> None:
+    before = laid(MANY)
+    after = laid((), before, *MANY[5:64], *MANY[80:128])
+    assert [len(block.entries) for block in after][:2] == [21, 64]
 
 
 def test_a_policy_that_changed_is_another_one() -> None:
     """Its id is the same, and it may be about other addresses."""
-    laid = Layout()
-    laid.rules("c", MANY)
-    moved = [(replace(MANY[0][0], selector=Selector(ANYWHERE, host(0, 99), 255)), ["x"]), *MANY[1:]]
-    assert "99.0.0.0" in laid.rules("c", moved)["c"][0]
+    moved = (replace(MANY[0][0], selector=Selector(ANYWHERE, host(0, 99), 255)), ["x"])
+    assert "99.0.0.0" in ways(laid([moved], laid(MANY), MANY[0]))[0]
 
 
-def test_a_block_is_bounded_whatever_the_numbers_are() -> None:
-    odd = [(replace(spec, id=64 * spec.id + 1), rules) for spec, rules in MANY]
-    laid = Layout().rules("c", odd)
-    assert max(map(len, laid.values())) <= 2 * blocks.BLOCK_MAX
+def test_a_block_is_bounded_wherever_policies_come() -> None:
+    first = laid(MANY[::7])
+    every = laid([one for one in MANY if one not in MANY[::7]], first)
+    assert max(len(block.entries) for block in every) <= blocks.BLOCK_MAX
+    assert [r for b in every for r in b.rules] == [r for _, rules in MANY for r in rules]
 
 
 def test_both_versions_have_their_own_way_into_a_block() -> None:

@@ -136,7 +136,7 @@ async def test_the_file_is_in_force_in_one_transaction_before_anybody_can_come(
     assert plane.did[:3] == ["open socket=False", "start socket=False", "commit socket=False"]
     assert len(plane.did) == 4
     (step,) = plane.steps
-    assert len(step.policies) == 2
+    assert len(step.added) == 2
     assert [policy.is_hold for policy in step.removed] == [True]
 
 

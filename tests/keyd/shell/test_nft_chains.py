@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyd.model import PolicySpec
-from keyd.shell.blocks import LINEAR_MAX
+from keyd.shell import blocks
+from keyd.shell.blocks import LINEAR_MAX, order
 from keyd.shell.nft_chains import UNKNOWN, Chains
 from keyd.shell.nft_rules import POLICY_CHAINS, Frame
 from pfkey.const import Dir, PolicyType
@@ -107,8 +108,29 @@ class Nft:
 
 
 def rules_of(policies: Sequence[PolicySpec]) -> dict[str, list[str]]:
-    ordered = sorted(policies, key=lambda p: not p.is_hold)
+    ordered = sorted(policies, key=order)
     return {name: [r for p in ordered for r in write(p)[name]] for name in NAMES}
+
+
+class World:
+    """Chains and the nft that follows them."""
+
+    def __init__(self, *, owned: bool = True) -> None:
+        self.nft, self.chains = Nft(), Chains()
+        self.policies: list[PolicySpec] = []
+        self._owned = owned
+
+    def become(self, policies: Sequence[PolicySpec]) -> list[str]:
+        """Make these the policies; the commands that it took."""
+        added = [one for one in policies if one not in self.policies]
+        removed = [one for one in self.policies if one not in policies]
+        after = self.chains.after(added, removed, write)
+        before = {name: chain.rules.copy() for name, chain in self.chains.laid.items()}
+        commands = self.nft.commit(self.chains, after, owned=self._owned)
+        assert before == {name: chain.rules for name, chain in self.chains.laid.items()}
+        self.chains, self.policies = after, list(policies)
+        assert {name: self.nft.flat(name) for name in NAMES} == rules_of(policies)
+        return commands
 
 
 POLICIES = st.lists(st.integers(1, 12), unique=True, max_size=10)
@@ -121,109 +143,106 @@ POLICIES = st.lists(st.integers(1, 12), unique=True, max_size=10)
 def test_any_databases_follow_one_another(
     states: list[tuple[list[int], set[int], bool]], owned: bool
 ) -> None:
-    nft, chains = Nft(), Chains()
+    world = World(owned=owned)
     for numbers, changed, has_holds in states:
-        policies = [
-            replace(policy(n, int(n in changed)), is_hold=has_holds and n in changed)
-            for n in numbers
-        ]
-        after = chains.after(policies, (), (), write)
-        nft.commit(chains, after, owned=owned)
-        chains = after
-        assert {name: chains.by_name[name].rules for name in NAMES} == rules_of(policies)
+        world.become(
+            [
+                replace(policy(n, int(n in changed)), is_hold=has_holds and n in changed)
+                for n in numbers
+            ]
+        )
 
 
-@given(st.lists(st.tuples(POLICIES, st.sets(st.integers(0, 9))), max_size=8))
-def test_what_is_added_and_removed_is_as_good_as_the_whole(
-    changes: list[tuple[list[int], set[int]]],
+@given(
+    st.lists(st.tuples(st.sets(st.integers(1, 60)), st.sets(st.integers(1, 60))), max_size=8),
+    st.booleans(),
+)
+def test_any_databases_follow_one_another_in_small_blocks(
+    states: list[tuple[set[int], set[int]]], owned: bool
 ) -> None:
-    nft, chains, now = Nft(), Chains(), list[PolicySpec]()
-    for numbers, places in changes:
-        removed = [p for at, p in enumerate(now) if at in places]
-        left = [p for p in now if p not in removed]
-        added = [policy(n) for n in numbers if all(n != p.id for p in left)]
-        now = [*left, *added]
-        after = chains.after(now, added, removed, write)
-        nft.commit(chains, after)
-        whole = Chains().after(now, (), (), write)
-        assert after.policies == whole.policies
-        for name in NAMES:
-            assert after.by_name[name].rules == whole.by_name[name].rules
-            assert after.by_name[name].owners == whole.by_name[name].owners
-        chains = after
+    """A block of four, cut at eight, joined below two; one chain up to ten."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("LINEAR_MAX", 10), ("BLOCK_MAX", 8), ("_BLOCK", 4), ("_FEW", 2)):
+            patch.setattr(blocks, name, value)
+        world = World(owned=owned)
+        for numbers, changed in states:
+            world.become([policy(n, -int(n in changed)) for n in numbers])
+            sizes = [len(b.entries) for b in world.chains._blocks["policy_out"]]
+            assert max(sizes, default=1) <= 8
+            assert min(sizes, default=1) > 0
 
 
-def test_wrong_hints_are_not_believed() -> None:
-    nft, chains = Nft(), Chains()
-    after = chains.after([policy(1), policy(2)], [policy(2)], (), write)
-    nft.commit(chains, after)
-    again = after.after([policy(2), policy(1), policy(3)], [policy(3)], (), write)
-    nft.commit(after, again)
-    assert again.by_name["policy_out"].rules == rules_of(again.policies)["policy_out"]
+def test_what_is_refused_leaves_no_trace() -> None:
+    world = World()
+    world.become([policy(n) for n in range(1, 900)])
+    world.chains.after([policy(5000)], [policy(n) for n in range(300, 500)], write)
+    world.become([policy(n) for n in range(1, 910) if n != 250])
 
 
 def test_one_in_the_middle_costs_a_command_and_no_question_twice() -> None:
-    nft, chains = Nft(), Chains()
+    world = World()
     many = [policy(2 * n) for n in range(1, 100)]
-    after = chains.after(many, many, (), write)
-    nft.commit(chains, after)
-    chains = after
+    world.become(many)
     for number in (51, 101, 151):
         many = sorted([*many, policy(number)], key=lambda p: p.order)
-        after = chains.after(many, [policy(number)], (), write)
-        commands = nft.commit(chains, after)
+        commands = world.become(many)
         assert [command.split()[0] for command in commands] == ["insert"] * len(commands)
-        chains = after
     for _ in range(20):
-        gone = many.pop(30)
-        after = chains.after(many, (), [gone], write)
-        assert len(nft.commit(chains, after)) <= 3
-        chains = after
-    assert nft.asked <= 4  # once for each chain, and where a rule is new
+        many.pop(30)
+        assert len(world.become(many)) <= 3
+    assert world.nft.asked <= 4  # once for each chain, and where a rule is new
 
 
 @pytest.mark.parametrize("owned", [True, False])
 def test_many_policies_follow_one_another_in_blocks(owned: bool) -> None:
     """From few to many and back, one at the front, in the middle, at the end, gone, changed."""
-    nft, chains = Nft(), Chains()
+    world = World(owned=owned)
     many = [policy(n) for n in range(1, LINEAR_MAX + 200)]
-    states = [
-        many[:20], many, [policy(5000), *many], many[:300] + many[301:], [*many, policy(7000)],
-        [replace(one, priority=1) if one.id == 77 else one for one in many], many[::-1],
-        [one for one in many if one.id % 3], many[:10], [],
-    ]  # fmt: skip
-    for policies in states:
-        before = chains.policies
-        added = [one for one in policies if one not in before]
-        removed = [one for one in before if one not in policies]
-        after = chains.after(policies, added, removed, write)
-        nft.commit(chains, after, owned=owned)
-        chains = after
-        chains.settle()
-        assert {name: nft.flat(name) for name in NAMES} == rules_of(policies)
+    backwards = [replace(one, order=-one.order) for one in many]
+    for policies in (
+        many[:20], many, [replace(policy(5000), order=0), *many], many[:300] + many[301:],
+        [*many, policy(7000)], [replace(one, priority=1) if one.id == 77 else one for one in many],
+        backwards, [one for one in many if one.id % 3], many[:10], [],
+    ):  # fmt: skip
+        world.become(policies)
 
 
 def test_one_policy_of_many_costs_a_few_commands() -> None:
-    nft, chains = Nft(), Chains()
+    world = World()
     many = [policy(n) for n in range(1, LINEAR_MAX + 200)]
-    after = chains.after(many, many, (), write)
-    nft.commit(chains, after)
+    world.become(many)
     more = [*many, policy(9999)]
-    last = after.after(more, more[-1:], (), write)
-    assert len(nft.commit(after, last)) < 10
-    gone = [one for one in more if one.id != 300]
-    assert len(nft.commit(last, last.after(gone, (), [policy(300)], write))) < 10
+    assert len(world.become(more)) < 10
+    assert len(world.become([one for one in more if one.id != 300])) < 10
 
 
 def test_of_many_policies_all_errors_are_sent_to_be_judged() -> None:
     frame = Frame(bypass_uid=77, fragment_key=1)
     many = [policy(n) for n in range(LINEAR_MAX + 1)]
-    nft, few = Nft(), Chains().after(many[:-1], (), (), frame.policy_rules)
+    nft, few = Nft(), Chains().after(many[:-1], (), frame.policy_rules)
     nft.commit(Chains(), few)
     assert len(nft.chains["policy_error"]) == LINEAR_MAX
-    more = few.after(many, (), (), frame.policy_rules)
+    more = few.after(many[-1:], (), frame.policy_rules)
     nft.commit(few, more)
     assert [rule for _, rule in nft.chains["policy_error"]] == ["goto steer_error"]
-    less = more.after(many[:-1], (), (), frame.policy_rules)
+    assert not any(name.startswith("policy_error_") for name in nft.chains)
+    less = more.after((), many[LINEAR_MAX // 2 :], frame.policy_rules)
     nft.commit(more, less)
-    assert len(nft.chains["policy_error"]) == LINEAR_MAX
+    assert len(nft.chains["policy_error"]) == LINEAR_MAX // 2
+
+
+def test_what_stays_is_not_looked_at() -> None:
+    """The rules of one policy are written, and the blocks of the others are the same objects."""
+    many = [policy(n) for n in range(1, LINEAR_MAX + 200)]
+    world = World()
+    world.become(many)
+    written: list[int] = []
+
+    def noted(spec: PolicySpec) -> dict[str, list[str]]:
+        written.append(spec.id)
+        return write(spec)
+
+    after = world.chains.after([replace(policy(9999), order=300)], [many[400]], noted)
+    assert written == [9999]
+    kept = set(map(id, world.chains._blocks["policy_out"]))
+    assert sum(id(block) not in kept for block in after._blocks["policy_out"]) <= 2

@@ -18,6 +18,7 @@ from pfkey.const import Dir, Level, Mode, PolicyType
 from pfkey.errors import ShellError
 from pfkey.lab.hosts import Host, Net
 from pfkey.selector import Range, Selector
+from tests.support.steering import follow
 from tests.support.wire import in_host
 
 pytestmark = pytest.mark.root
@@ -34,7 +35,8 @@ def policy(id: int, dir: Dir = Dir.OUT, type: PolicyType = PolicyType.IPSEC) -> 
 
 
 def commit(host: Host, steer: Steer, policies: Sequence[PolicySpec]) -> None:
-    in_host(host, lambda: steer.commit(tuple(policies), (), ()))
+    numbered = [replace(one, order=n) for n, one in enumerate(policies)]
+    in_host(host, lambda: follow(steer, numbered))
 
 
 def rules(host: Host) -> dict[str, list[str]]:
@@ -89,18 +91,18 @@ def test_any_sequence_of_commits_equals_one_fresh_write(host: Host, steer: Steer
         current = list({p.id: p for p in current}.values())
         commit(host, steer, current)
     stepwise = rules(host)
-    in_host(host, lambda: steer.commit((), (), ()))
+    commit(host, steer, [])
     assert not any(rules(host).values())
-    in_host(host, lambda: steer.commit(current, (), ()))
+    commit(host, steer, current)
     assert rules(host) == stepwise
     assert sum(map(len, stepwise.values())) > 10
 
 
 def test_a_policy_that_changes_under_its_id_is_written_anew(host: Host, steer: Steer) -> None:
-    in_host(host, lambda: steer.commit([policy(3)], (), ()))
+    commit(host, steer, [policy(3)])
     before = rules(host)
     discard = replace(policy(3), type=PolicyType.DISCARD, requests=())
-    in_host(host, lambda: steer.commit([discard], (), ()))
+    commit(host, steer, [discard])
     assert rules(host) != before
     assert "out_discard" in rules(host)["policy_out"][0]
 
@@ -108,26 +110,26 @@ def test_a_policy_that_changes_under_its_id_is_written_anew(host: Host, steer: S
 def test_a_refused_commit_changes_nothing(
     host: Host, steer: Steer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_host(host, lambda: steer.commit([policy(3)], (), ()))
+    commit(host, steer, [policy(3)])
     before = rules(host)
     broken = {"policy_out": ["ip saddr 10.0.0.1 accept"], "policy_in": ["goto nowhere"]}
     with monkeypatch.context() as patch:
         patch.setattr(Frame, "policy_rules", lambda *_: broken)
         with pytest.raises(ShellError, match="nftables"):
-            in_host(host, lambda: steer.commit([policy(4)], (), ()))
+            commit(host, steer, [policy(4)])
     assert rules(host) == before
-    in_host(host, lambda: steer.commit([policy(3), policy(6)], (), ()))
+    commit(host, steer, [policy(3), policy(6)])
     assert len(rules(host)["policy_out"]) == 2
 
 
 def test_holds_stand_first_wherever_they_are_listed(host: Host, steer: Steer) -> None:
     held = replace(policy(6), id=-1, is_hold=True)
-    in_host(host, lambda: steer.commit([policy(3), held], (), ()))
+    commit(host, steer, [policy(3), held])
     assert "hold_dropped" in rules(host)["policy_out"][0]
 
 
 def test_a_second_steer_is_refused_and_harms_nothing(host: Host, steer: Steer) -> None:
-    in_host(host, lambda: steer.commit([policy(3)], (), ()))
+    commit(host, steer, [policy(3)])
     before = rules(host)
     with pytest.raises(ShellError, match="stop the other pfkeyd"):
         in_host(host, Steer(bypass_uid=8).open)
@@ -147,7 +149,7 @@ def test_a_device_of_others_is_refused_and_left_alone(host: Host) -> None:
 def test_a_plain_leftover_is_adopted_on_a_kernel_that_can_own(host: Host) -> None:
     old = Steer(bypass_uid=7, owned=False)
     in_host(host, old.open)
-    in_host(host, lambda: old.commit([policy(3), policy(6, Dir.IN)], (), ()))
+    in_host(host, lambda: old.commit([policy(3), policy(6, Dir.IN)]))
     in_host(host, lambda: old.close(hold=True))
     new = Steer(bypass_uid=8)
     found = in_host(host, new.open)
@@ -163,7 +165,7 @@ def test_a_plain_leftover_is_adopted_on_a_kernel_that_can_own(host: Host) -> Non
 def test_a_mask_of_ones_own_is_used_everywhere(host: Host) -> None:
     made = Steer(bypass_uid=7, mark_mask=0x0000FF00)
     in_host(host, made.open)
-    in_host(host, lambda: made.commit([policy(3)], (), ()))
+    in_host(host, lambda: made.commit([policy(3)]))
     assert "fwmark 0x4b00/0xff00 lookup 7575" in host.ip("rule")
     table = json.loads(host.run("nft", "-j", "list", "table", "inet", "pfkey").stdout)
     assert str(0x4B000000) not in json.dumps(table)
@@ -177,18 +179,18 @@ def test_five_hundred_policies_are_committed_one_by_one_and_at_once(
 
     def one_by_one() -> None:
         for n in range(1, len(many) + 1):
-            steer.commit(many[:n], many[n - 1 : n], ())
+            steer.commit(many[n - 1 : n])
 
     in_host(host, one_by_one)
     stepwise = rules(host)["policy_out"]
-    in_host(host, lambda: steer.commit((), (), many))
-    in_host(host, lambda: steer.commit(many, many, ()))
+    in_host(host, lambda: steer.commit((), many))
+    in_host(host, lambda: steer.commit(many))
     assert rules(host)["policy_out"] == stepwise
     kept = [p for p in many if p.id % 5]
-    in_host(host, lambda: steer.commit(kept, (), ()))
+    commit(host, steer, kept)
     cut = rules(host)["policy_out"]
-    in_host(host, lambda: steer.commit((), (), ()))
-    in_host(host, lambda: steer.commit(kept, (), ()))
+    commit(host, steer, [])
+    commit(host, steer, kept)
     assert rules(host)["policy_out"] == cut
 
 
@@ -204,7 +206,7 @@ def test_selectors_of_both_families_and_all_kinds_are_taken_by_nft(
         for n, (dir, (src, dst), sport, dport, proto) in enumerate(itertools.product(
             (Dir.IN, Dir.OUT), ends, (0, 8), (0, 3), (0, 1, 6, 17, 47, 58, 132, 135, 255)))
     ]  # fmt: skip
-    in_host(host, lambda: steer.commit(many, (), ()))
+    commit(host, steer, many)
     assert len(rules(host)["policy_in"]) > 50
 
 

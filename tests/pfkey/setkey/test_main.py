@@ -441,3 +441,29 @@ def test_a_reader_of_decoded_files_who_leaves_is_no_fault_of_a_file(tmp_path: Pa
          str(file)], capture_output=True, text=True, check=False, timeout=30,
     )  # fmt: skip
     assert (done.stdout, done.stderr) == ("No SAD entries.\n", "")
+
+
+def test_reading_ends_where_it_can_come_to_nothing(
+    engine: FakeEngine,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert main(["-f", "/dev/zero"]) == 1
+    assert capsys.readouterr().err.startswith("setkey: /dev/zero: not a text; ")
+    monkeypatch.setattr("pfkey.setkey.reading.OCTETS_MAX", 100_000)
+    large = conf(tmp_path, "#\n" * 50_001)
+    said = f"setkey: {large}: larger than 100000 octets; cut it into several files\n"
+    for options in (["-f", large], [large]):
+        assert main(options) == 1
+        assert capsys.readouterr().err == said
+    assert main(["-f", conf(tmp_path, "#\n" * 50_000)]) == 0
+    assert engine.types() == [MsgType.REGISTER]
+
+
+def test_a_file_may_be_a_pipe(engine: FakeEngine, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with subprocess.Popen(["sh", "-c", 'printf "flush;\n" > "$0"; ', str(fifo)]):
+        assert main(["-f", str(fifo)]) == 0
+    assert engine.types() == [MsgType.REGISTER, MsgType.FLUSH]
