@@ -24,7 +24,7 @@ help:
 	@echo "make fuzz         hostile octets for FUZZ_SECONDS (60; 0: for ever), then property tests"
 	@echo "                  with FUZZ_EXAMPLES (1000; 0: none); keeps what it finds as test cases"
 	@echo "make soak         kills everything in the middle of transfers, hundreds of times (SOAK_KILLS=N)"
-	@echo "make matrix       every algorithm in every mode over every family, the wire read by scapy"
+	@echo "make matrix       every algorithm in every mode over every family, both ways, judged by scapy"
 	@echo "make bench        what is fast and how fast; each line is JSON (BENCH=scale: that one alone)"
 	@echo "make test-lowest  the tests with the oldest libraries that pyproject.toml allows"
 	@echo "make docs         write docs/library-reference.md from the docstrings"
