@@ -10,7 +10,7 @@ BENCH  ?= *
 
 # what the programs need, then what only the tests need
 APT_RUN  := iproute2 libnftables1 iputils-ping procps util-linux
-APT_TEST := nftables tcpdump tshark linux-libc-dev libc6-dev gcc mandoc libcap2-bin iperf3 \
+APT_TEST := nftables tcpdump tshark linux-libc-dev libc6-dev gcc mandoc libcap2-bin iperf3 iptables \
 	openiked strongswan-charon libcharon-extra-plugins strongswan-swanctl \
 	libstrongswan-standard-plugins
 
