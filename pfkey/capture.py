@@ -24,6 +24,7 @@ from pfkey.const import SaState
 from pfkey.entries import SadEntry
 from pfkey.errors import ShellError
 from pfkey.peel import Peeled, Peeler
+from pfkey.pieces import Pieces
 
 DEVICE = "pfkey"  # what the names of our devices begin with
 _ETH_P_ALL, _OUTGOING = 3, 4
@@ -69,11 +70,12 @@ class Matcher:
 
     def __init__(self, entries: Callable[[], list[SadEntry]]) -> None:
         self._ask = entries
-        self._peeler = Peeler()
+        self._peeler = Peeler(entries())
         self._asked = float("-inf")
         self._number = 0
         self._inside: deque[Seen] = deque(maxlen=_RECENT)  # going out, not sealed yet
         self._sealed: deque[Seen] = deque(maxlen=_RECENT)  # come in, not opened yet
+        self._pieces = Pieces()
 
     def inside(self, packet: bytes, *, is_inbound: bool) -> str:
         """The comment of a packet of pfkey0."""
@@ -94,12 +96,15 @@ class Matcher:
 
     def sealed(self, packet: bytes, *, is_inbound: bool, now: float) -> str | None:
         """The comment of a packet of the wire; None for one that has no layer of ours."""
-        peeled = self._peeler.peel(packet)
+        whole = self._pieces.add(packet) or packet  # the last piece speaks for all
+        peeled = self._peeler.peel(whole)
         if peeled is not None and not peeled.is_open and now - self._asked >= _ASK_SECONDS:
             self._asked = now
             self._peeler = Peeler(self._ask())
-            peeled = self._peeler.peel(packet)
-        if peeled is None or not (peeled.layers or peeled.is_piece):
+            peeled = self._peeler.peel(whole)
+        if peeled is None or not (
+            peeled.layers or self._peeler.is_piece(peeled, self._pieces.start(packet))
+        ):
             return None
         self._number += 1
         what = _layers(peeled)
@@ -178,12 +183,11 @@ class Capture:
     ) -> None:  # fmt: skip
         self._path, self._out, self._secrets = path, out, secrets
         self._entries: dict[tuple[int, str, str, int], SadEntry] = {}
-        self._written: str | None = None  # of secrets
         self._tap = tap
-        self._matcher = Matcher(self._sas)
         self._interfaces: dict[str, int] = {}
         self.lost = 0
-        self._sas()
+        self._written: str | None = None  # of secrets
+        self._matcher = Matcher(self._sas)
         out.write(pcapng.section(program))
         out.flush()
 
