@@ -103,7 +103,7 @@ def test_everything_large_passes_authenticated(two: Two, keys: str, steps: str) 
             got.extend(drain(listener))
             return len(got) == 4
 
-        until(arrived, 5, "all datagrams arrive")
+        until(arrived, what="all datagrams arrive")
         assert [len(g) for g in got] == [1, 1000, 5000, 60000]
         assert transfer(two.a, two.b, B, MEGABYTE) == b"payload-pattern-" * (MEGABYTE // 16)
     assert set(tap.protocols(A, B)) == {51}

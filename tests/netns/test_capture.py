@@ -76,7 +76,7 @@ def test_each_sealed_packet_names_the_one_inside_and_tshark_opens_it(
         assert two.ping()
         assert two.ping("-s", "3000")
         assert len(transfer(two.a, two.b, two.other, OCTETS)) == OCTETS
-        until(lambda: path.stat().st_size > OCTETS, 5)
+        until(lambda: path.stat().st_size > OCTETS)
     secrets = path.with_name("packets.pcapng.esp_sa")
     for file in (path, secrets):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -276,7 +276,7 @@ def test_only_root_may_and_a_number_of_packets_ends_it(two: Two, tmp_path: Path)
 def test_tcpdump_shows_what_is_inside(two: Two) -> None:
     watching = two.a.start("tcpdump", "-lni", "pfkey0", "-c", "4")
     assert watching.stderr
-    until(lambda: "listening on pfkey0" in watching.stderr.readline(), 5)  # type: ignore[union-attr]
+    until(lambda: "listening on pfkey0" in watching.stderr.readline())  # type: ignore[union-attr]
     assert two.ping()
     assert watching.wait(5) == 0
     assert watching.stdout

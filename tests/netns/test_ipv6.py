@@ -231,9 +231,9 @@ def test_a_clear_piece_joins_no_protected_one(dual: Dual, name: str) -> None:
             through.sendto(protected, (own, 0))
             if way.inside == 6 and claimed == ESP and not is_head_protected:
                 # it may be of a packet that is to be opened here: it waits for its head
-                until(functools.partial(is_held, dual, held + 1), 3, "the protected piece waits")
+                until(functools.partial(is_held, dual, held + 1), what="the protected piece waits")
             else:
-                until(functools.partial(has_come, inner, came), 3, "the protected piece")
+                until(functools.partial(has_come, inner, came), what="the protected piece")
             if not is_clear_first:
                 wire.inject(clear)
         for piece in fragments(other, own, 17, whole, ident=99):
