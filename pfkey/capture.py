@@ -7,6 +7,7 @@ which; they go nowhere unless `secrets` is given.
 
 import contextlib
 import ctypes
+import math
 import os
 import socket
 import stat
@@ -165,7 +166,7 @@ def private(path: Path) -> BinaryIO:
 
 
 class Capture:
-    """One capture: `run` until interrupted, or until `most` packets are written.
+    """One capture: `run` until `stop`, or until `most` packets are written.
 
     Args:
         path: the socket of pfkeyd.
@@ -186,6 +187,7 @@ class Capture:
         self._tap = tap
         self._interfaces: dict[str, int] = {}
         self.lost = 0
+        self._stopped_at = math.inf
         self._written: str | None = None  # of secrets
         self._matcher = Matcher(self._sas)
         out.write(pcapng.section(program))
@@ -206,6 +208,10 @@ class Capture:
             self._written = secrets
         return entries
 
+    def stop(self) -> None:
+        """Have `run` end with the packets that came before; may be called by a signal's handler."""
+        self._stopped_at = min(self._stopped_at, time.time())
+
     def run(self, most: int | None = None) -> None:
         """Write packets as they come."""
         written = 0
@@ -214,9 +220,13 @@ class Capture:
                 octets, ancillary, _, address = self._tap.recvmsg(_PACKET_OCTETS_MAX, 64)
             except TimeoutError:
                 self._out.flush()
+                if self._stopped_at < math.inf:
+                    return
                 continue
             seconds, nanoseconds = struct.unpack("=qq", ancillary[0][2][:16])
             at = seconds + nanoseconds / 1e9
+            if at > self._stopped_at:
+                return
             written += self._write(octets, address[0], at, is_inbound=address[2] != _OUTGOING)
 
     def _write(self, octets: bytes, device: str, at: float, *, is_inbound: bool) -> bool:

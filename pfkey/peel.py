@@ -80,12 +80,10 @@ class Peeled:
         """
         if not self.is_open or (self.src, self.dst) != (other.src, other.dst):
             return False
-        if other.is_whole and not self.is_whole:
+        if not self.is_whole:
             return self._is_cut_of(other)
-        if self.proto != other.proto:
+        if self.proto != other.proto or not other.is_whole:
             return False
-        if not (self.is_whole and other.is_whole):
-            return self.payload == other.payload
         if self.proto != _TCP or min(len(self.payload), len(other.payload)) < _TCP_OCTETS:
             # checksums may be completed on the way: ports, and what follows the checksum
             return self.payload[:2] + self.payload[8:] == other.payload[:2] + other.payload[8:]
@@ -96,14 +94,19 @@ class Peeled:
         return here + octets <= room or there + room <= octets
 
     def _is_cut_of(self, other: "Peeled") -> bool:
-        """Whether this fragment, cut before it was sealed, is of that packet."""
-        proto, piece = self.proto, self.payload
-        if proto == _FRAGMENT and piece:
-            proto, piece = piece[0], piece[_FRAGMENT_OCTETS:]
-        # in the first, a checksum may be completed
+        """Whether this fragment, cut before it was sealed, is of that packet, or fragment."""
+        (proto, piece), (theirs, whole) = self._behind_fragment(), other._behind_fragment()
+        at = self.offset - other.offset
+        # at the beginning, a checksum may be completed
         unlike = 0 if self.offset else _TCP_OCTETS
-        there = other.payload[self.offset + unlike : self.offset + len(piece)]
-        return proto == other.proto and len(there) > 0 and there == piece[unlike:]
+        there = whole[at + unlike : at + len(piece)]
+        return proto == theirs and at >= 0 and len(there) > 0 and there == piece[unlike:]
+
+    def _behind_fragment(self) -> tuple[int, bytes]:
+        """(protocol, payload) without IPv6's fragment header."""
+        if self.proto == _FRAGMENT and len(self.payload) >= _FRAGMENT_OCTETS:
+            return self.payload[0], self.payload[_FRAGMENT_OCTETS:]
+        return self.proto, self.payload
 
 
 def _span(segment: bytes) -> tuple[int, int]:

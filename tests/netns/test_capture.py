@@ -114,8 +114,10 @@ def test_tunnels_and_pieces_of_packets(net: Net, tmp_path: Path) -> None:
         assert any(vpn.ping(BEHIND[4][1], "-s", "3000") for _ in range(2))
     assert not path.with_name("tunnel.pcapng.esp_sa").exists(), "keys only where asked for"
     rows = fields(path, "frame.interface_name", "frame.comment")
-    assert len([row for row in rows if row[0] == "tor" and "inside: packet" in row[1]]) >= 4
-    assert len([row for row in rows if row[1].startswith("inside packet")]) >= 4
+    going = [row[1] for row in rows if row[0] == "tor" and "spi 0x000037a5" in row[1]]
+    assert len(going) >= 7, "two small ones, and the pieces of large ones"
+    assert all("; inside: packet" in comment for comment in going)
+    assert len([row for row in rows if row[1].startswith("inside packet")]) >= 7
 
 
 @dataclass(frozen=True)
