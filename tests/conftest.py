@@ -1,6 +1,7 @@
 """Rules for all tests: no skip under CI, root where it is asked for, Hypothesis' settings."""
 
 import os
+import signal
 import socket
 from collections.abc import Generator, Iterator
 
@@ -20,6 +21,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("house")
+
+
+def pytest_configure() -> None:
+    """A job in the background ignores SIGINT, and so would each program that a test interrupts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
