@@ -12,7 +12,7 @@ from pfkey.lab.hosts import Host, Net
 from tests.netns.test_conversation import Two, transfer
 from tests.support.sites import BEHIND, KEY, MAC, Vpn
 from tests.support.steering import ESP, ICMPV6, join
-from tests.support.system import AUTHENTIC_KEYS, ENDS, A, B, Daemon, require, until, versions
+from tests.support.system import AUTHENTIC_KEYS, ENDS, A, B, Daemon, nft, require, until, versions
 from tests.support.wire import Tap, family, in_host
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
@@ -27,10 +27,6 @@ table inet nat {
 """
 
 
-def nft(host: Host, rules: str) -> None:
-    host.run("nft", "-f", "-", stdin=rules)
-
-
 def tracked(host: Host, src: str, dst: str) -> list[str]:
     """The connections between two IPv4 addresses that the kernel keeps track of there."""
     lines = host.run("cat", "/proc/net/nf_conntrack").stdout.splitlines()
@@ -38,12 +34,6 @@ def tracked(host: Host, src: str, dst: str) -> list[str]:
 
 
 # ---------------------------------------------------------------- NAT
-
-
-@pytest.fixture(scope="module")
-def vpn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vpn]:
-    with Net() as net:
-        yield Vpn(net, tmp_path_factory.mktemp("vpn"))
 
 
 def keeps_nat_away(vpn: Vpn) -> bool:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from pfkey.lab.hosts import Net
 from tests.support.sites import BEHIND, Vpn
 from tests.support.steering import ICMPV6
 from tests.support.system import ENDS, until
@@ -40,12 +39,6 @@ def traffic_class(packet: bytes) -> int:
 
 def hops(packet: bytes) -> int:
     return packet[8] if packet[0] >> 4 == 4 else packet[7]
-
-
-@pytest.fixture(scope="module")
-def vpn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vpn]:
-    with Net() as net:
-        yield Vpn(net, tmp_path_factory.mktemp("vpn"))
 
 
 class Way:

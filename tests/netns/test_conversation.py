@@ -73,11 +73,6 @@ def transfer(sender: Host, receiver: Host, address: str, octets: int) -> bytes:
     return bytes(got)
 
 
-@pytest.fixture
-def two(net: Net, tmp_path: Path) -> Two:
-    return Two(net, tmp_path)
-
-
 def test_use_without_keys_is_clear_and_with_keys_is_protected(two: Two) -> None:
     two.load(OUT_USE_A, OUT_USE_B)
     with Tap(two.b, two.b_dev) as tap:

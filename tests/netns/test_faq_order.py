@@ -11,7 +11,7 @@ import pytest
 
 from pfkey.lab.hosts import Host, Net
 from pfkey.lab.traffic import ping
-from tests.support.system import AUTHENTIC_KEYS, A, B, Daemon, require
+from tests.support.system import AUTHENTIC_KEYS, A, B, Daemon, nft, require
 from tests.support.wire import Tap
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
@@ -62,10 +62,6 @@ class Two:
 @pytest.fixture
 def two(net: Net, tmp_path: Path) -> Two:
     return Two(net, tmp_path)
-
-
-def nft(host: Host, rules: str) -> None:
-    host.run("nft", "-f", "-", stdin=rules)
 
 
 def seen(host: Host) -> dict[str, int]:

@@ -15,7 +15,6 @@ from scapy.layers.inet import IP
 from scapy.layers.ipsec import ESP, SecurityAssociation
 from scapy.utils import wrpcap
 
-from pfkey.lab.hosts import Net
 from tests.netns.test_conversation import MEGABYTE, Two, transfer
 from tests.support.system import A, B, until
 from tests.support.wire import Tap, drain, in_host, udp_listener
@@ -48,11 +47,6 @@ def load(two: Two, steps: str) -> None:
             + f"spdadd {own} {other} any -P out ipsec {steps.format(own=own, other=other)};"
             + f"spdadd {other} {own} any -P in ipsec {steps.format(own=other, other=own)};"
         )
-
-
-@pytest.fixture
-def two(net: Net, tmp_path: Path) -> Two:
-    return Two(net, tmp_path)
 
 
 def of_esp(packet: bytes) -> IP:

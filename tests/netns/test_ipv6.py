@@ -28,6 +28,7 @@ from tests.support.wire import (
     Tap,
     drain,
     family,
+    has_come,
     in_host,
     is_of_the_link,
     protocol,
@@ -244,10 +245,6 @@ def test_a_clear_piece_joins_no_protected_one(dual: Dual, name: str) -> None:
 
 def is_held(dual: Dual, number: int) -> bool:
     return dual.da.counter("pfkey", "frag_held") == number
-
-
-def has_come(tap: Tap, before: int) -> bool:
-    return len(tap.packets) > before
 
 
 HOP_BY_HOP, OPTIONS = bytes((0, 0, 5, 2, 0, 0, 1, 0)), bytes((0, 0, 0x1E, 4)) + b"abcd"

@@ -3,7 +3,6 @@
 import os
 import socket
 import struct
-from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -16,12 +15,21 @@ from keyd.model import SaSpec
 from keyd.packet import tunnel
 from keyd.packet.esp import EspSa
 from pfkey.const import Mode
-from pfkey.lab.hosts import Net
 from tests.netns.test_conversation import MEGABYTE, transfer
 from tests.support.sites import AH, BEHIND, ESP, KEY, MAC, SPI, Vpn
 from tests.support.steering import ICMPV6, UDP, Wire, arrives, datagram, fragments, packet
 from tests.support.system import ENDS, until
-from tests.support.wire import Tap, checksum, drain, family, in_host, packed, protocol, udp_listener
+from tests.support.wire import (
+    Tap,
+    checksum,
+    drain,
+    family,
+    has_come,
+    in_host,
+    packed,
+    protocol,
+    udp_listener,
+)
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -32,12 +40,6 @@ WAYS = {
     "6-in-6": (6, 6, "esp"), "4-in-6": (4, 6, "esp"), "6-in-4": (6, 4, "esp"),
     "6-in-6-ah": (6, 6, "ah"), "6-in-4-ah": (6, 4, "ah"),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def vpn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vpn]:
-    with Net() as net:
-        yield Vpn(net, tmp_path_factory.mktemp("vpn"))
 
 
 @pytest.fixture(params=WAYS)
@@ -128,10 +130,6 @@ def test_clear_packets_for_a_host_behind_are_refused(vpn: Vpn, way: tuple[int, i
     for piece in pieces(7):
         through.sendto(piece, (h, 0))
     assert len(arrives(listener)) == 1200, "both pieces protected"
-
-
-def has_come(tap: Tap, before: int) -> bool:
-    return len(tap.packets) > before
 
 
 def is_counted(vpn: Vpn, group: str, name: str, number: int) -> bool:
