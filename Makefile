@@ -11,6 +11,7 @@ BENCH  ?= *
 # what the programs need, then what only the tests need
 APT_RUN  := iproute2 libnftables1 iputils-ping procps util-linux
 APT_TEST := curl nftables tcpdump tshark linux-libc-dev libc6-dev gcc mandoc libcap2-bin iperf3 \
+	iptables \
 	openiked strongswan-charon libcharon-extra-plugins strongswan-swanctl \
 	libstrongswan-standard-plugins crun golang-github-containers-common
 
@@ -24,7 +25,7 @@ help:
 	@echo "make fuzz         hostile octets for FUZZ_SECONDS (60; 0: for ever), then property tests"
 	@echo "                  with FUZZ_EXAMPLES (1000; 0: none); keeps what it finds as test cases"
 	@echo "make soak         kills everything in the middle of transfers, hundreds of times (SOAK_KILLS=N)"
-	@echo "make matrix       every algorithm in every mode over every family, the wire read by scapy"
+	@echo "make matrix       every algorithm in every mode over every family, both ways, judged by scapy"
 	@echo "make bench        what is fast and how fast; each line is JSON (BENCH=scale: that one alone)"
 	@echo "make test-lowest  the tests with the oldest libraries that pyproject.toml allows"
 	@echo "make docs         write docs/library-reference.md from the docstrings"

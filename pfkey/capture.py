@@ -7,6 +7,7 @@ which; they go nowhere unless `secrets` is given.
 
 import contextlib
 import ctypes
+import math
 import os
 import socket
 import stat
@@ -24,6 +25,7 @@ from pfkey.const import SaState
 from pfkey.entries import SadEntry
 from pfkey.errors import ShellError
 from pfkey.peel import Peeled, Peeler
+from pfkey.pieces import Pieces
 
 DEVICE = "pfkey"  # what the names of our devices begin with
 _ETH_P_ALL, _OUTGOING = 3, 4
@@ -69,11 +71,12 @@ class Matcher:
 
     def __init__(self, entries: Callable[[], list[SadEntry]]) -> None:
         self._ask = entries
-        self._peeler = Peeler()
+        self._peeler = Peeler(entries())
         self._asked = float("-inf")
         self._number = 0
         self._inside: deque[Seen] = deque(maxlen=_RECENT)  # going out, not sealed yet
         self._sealed: deque[Seen] = deque(maxlen=_RECENT)  # come in, not opened yet
+        self._pieces = Pieces()
 
     def inside(self, packet: bytes, *, is_inbound: bool) -> str:
         """The comment of a packet of pfkey0."""
@@ -94,12 +97,15 @@ class Matcher:
 
     def sealed(self, packet: bytes, *, is_inbound: bool, now: float) -> str | None:
         """The comment of a packet of the wire; None for one that has no layer of ours."""
-        peeled = self._peeler.peel(packet)
+        whole = self._pieces.add(packet) or packet  # the last piece speaks for all
+        peeled = self._peeler.peel(whole)
         if peeled is not None and not peeled.is_open and now - self._asked >= _ASK_SECONDS:
             self._asked = now
             self._peeler = Peeler(self._ask())
-            peeled = self._peeler.peel(packet)
-        if peeled is None or not (peeled.layers or peeled.is_piece):
+            peeled = self._peeler.peel(whole)
+        if peeled is None or not (
+            peeled.layers or self._peeler.is_piece(peeled, self._pieces.start(packet))
+        ):
             return None
         self._number += 1
         what = _layers(peeled)
@@ -160,7 +166,7 @@ def private(path: Path) -> BinaryIO:
 
 
 class Capture:
-    """One capture: `run` until interrupted, or until `most` packets are written.
+    """One capture: `run` until `stop`, or until `most` packets are written.
 
     Args:
         path: the socket of pfkeyd.
@@ -178,12 +184,12 @@ class Capture:
     ) -> None:  # fmt: skip
         self._path, self._out, self._secrets = path, out, secrets
         self._entries: dict[tuple[int, str, str, int], SadEntry] = {}
-        self._written: str | None = None  # of secrets
         self._tap = tap
-        self._matcher = Matcher(self._sas)
         self._interfaces: dict[str, int] = {}
         self.lost = 0
-        self._sas()
+        self._stopped_at = math.inf
+        self._written: str | None = None  # of secrets
+        self._matcher = Matcher(self._sas)
         out.write(pcapng.section(program))
         out.flush()
 
@@ -202,6 +208,10 @@ class Capture:
             self._written = secrets
         return entries
 
+    def stop(self) -> None:
+        """Have `run` end with the packets that came before; may be called by a signal's handler."""
+        self._stopped_at = min(self._stopped_at, time.time())
+
     def run(self, most: int | None = None) -> None:
         """Write packets as they come."""
         written = 0
@@ -210,9 +220,13 @@ class Capture:
                 octets, ancillary, _, address = self._tap.recvmsg(_PACKET_OCTETS_MAX, 64)
             except TimeoutError:
                 self._out.flush()
+                if self._stopped_at < math.inf:
+                    return
                 continue
             seconds, nanoseconds = struct.unpack("=qq", ancillary[0][2][:16])
             at = seconds + nanoseconds / 1e9
+            if at > self._stopped_at:
+                return
             written += self._write(octets, address[0], at, is_inbound=address[2] != _OUTGOING)
 
     def _write(self, octets: bytes, device: str, at: float, *, is_inbound: bool) -> bool:

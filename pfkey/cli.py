@@ -26,6 +26,8 @@ from pfkey.run import launch
 from pfkey.setkey.main import main as setkey
 from pfkey.transport import socket_path
 
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; its exit status."""
@@ -161,6 +163,14 @@ def _packets(options: argparse.Namespace) -> int:
             out = stack.enter_context(capture.private(options.file))
         made = capture.Capture(_path(options), tap, out, f"pfkey {program_version()}", secrets)
         stack.callback(made.close)
+
+        def interrupted(*_: object) -> None:
+            made.stop()
+            for number in _ENDING:  # the second time, at once
+                signal.signal(number, signal.default_int_handler)
+
+        for number in _ENDING:
+            signal.signal(number, interrupted)
         print("pfkey capture: an interrupt ends it", file=sys.stderr, flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             made.run(options.count)

@@ -1,6 +1,7 @@
 """The data path as the daemon sees it: steering in its thread, the state file, the workers."""
 
 import logging
+import math
 import os
 import secrets
 import time
@@ -40,6 +41,7 @@ T = TypeVar("T")
 _ROLES = ("out", "in")
 _SETTLE_SECONDS = 0.05  # foreign changes come in bursts; one look after each
 _STEER_RETRY_SECONDS = 1.0
+_LOOK_SECONDS = 1.0  # nothing tells of a table of iptables-legacy
 _NOBODYS = 0x38000000  # user ids from here to twice this belong to no system's conventions
 
 # What nft counts, and under which of netstat's names users find it.
@@ -151,8 +153,10 @@ class RealPlane:
         async with trio.open_nursery() as starting:
             for role in _ROLES:
                 starting.start_soon(nursery.start, workers.supervise, role, snapshot)
-        for fd in self._steer.event_fds():
+        *links, nft = self._steer.event_fds()
+        for fd in links:
             nursery.start_soon(self._watch, fd)
+        nursery.start_soon(self._watch, nft, _LOOK_SECONDS)
         nursery.start_soon(self._watch_own)
         if self._natt is not None:
             nursery.start_soon(self._natt.run)
@@ -212,12 +216,13 @@ class RealPlane:
     async def _commit_natt(self, elements: frozenset[Element]) -> None:
         await self._in_thread(lambda: self._steer.natt(elements))
 
-    async def _watch(self, fd: int) -> None:
-        """Put back what others take, until cancelled."""
+    async def _watch(self, fd: int, at_most: float = math.inf) -> None:
+        """Put back what others take, until cancelled; look also where nothing was said so long."""
         failed = ""
         while True:
             if not failed:
-                await trio.lowlevel.wait_readable(fd)
+                with trio.move_on_after(at_most):
+                    await trio.lowlevel.wait_readable(fd)
             self._steer.drain_events(fd)
             try:
                 restored = await self._in_thread(partial(self._steer.ensure, fd))

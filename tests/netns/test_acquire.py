@@ -144,9 +144,9 @@ def test_a_refusal_drops_what_waits(two: Asked) -> None:
     sender.sendto(b"x", (B, 4000))
     seq = here.acquire().seq
     here.refuse(seq)
-    until(lambda: two.grew("pfkey", "queue_dropped") == 1, 5, "it is dropped")
+    until(lambda: two.grew("pfkey", "queue_dropped") == 1, what="it is dropped")
     sender.sendto(b"y", (B, 4000))
-    until(lambda: two.grew("pfkey", "queue_dropped") == 2, 5, "so is the next")
+    until(lambda: two.grew("pfkey", "queue_dropped") == 2, what="so is the next")
     assert list(here.notices(MsgType.ACQUIRE, 0.3)) == []
     assert f"acquire-refused seq={seq} errno=2" in two.da.log
 
@@ -205,8 +205,8 @@ def test_the_only_daemon_dies_and_its_successor_is_asked(two: Asked) -> None:
     pinging = ping(two, "-i0.3", "-c30")
     first.acquire()
     first.close()
-    until(lambda: two.grew("pfkey", "queue_dropped") > 0, 5, "nobody makes the SA")
-    until(lambda: two.grew("ipsec", "out_nosa") > 0, 5, "and nothing waits any more")
+    until(lambda: two.grew("pfkey", "queue_dropped") > 0, what="nobody makes the SA")
+    until(lambda: two.grew("ipsec", "out_nosa") > 0, what="and nothing waits any more")
     second = two.manager(two.da)
     negotiate(second, there, second.acquire())
     two.a.run("ping", "-c1", "-W2", B)
@@ -251,7 +251,7 @@ def test_a_storm_is_a_few_acquires_and_nothing_stands_still(two: Asked) -> None:
         asked += 1
     assert ended(pinging)
     assert asked < 200
-    until(lambda: "acquires-limited" in two.da.log, 5, "the log tells of it")
+    until(lambda: "acquires-limited" in two.da.log, what="the log tells of it")
     status = two.da.control("status")
     assert status["acquires_limited"] > 0
     assert status["acquires"] < 200

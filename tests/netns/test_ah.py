@@ -2,13 +2,11 @@
 
 import contextlib
 import socket
-from pathlib import Path
 
 import pytest
 from scapy.layers.inet import IP
 from scapy.layers.ipsec import AH, ESP, SecurityAssociation
 
-from pfkey.lab.hosts import Net
 from tests.netns.test_conversation import MEGABYTE, Two, transfer
 from tests.support.system import A, B, until
 from tests.support.wire import Tap, drain, in_host, mac_of, udp_listener
@@ -41,11 +39,6 @@ def load(two: Two, keys: str, steps: str) -> None:
 
 AH_ONLY = "ah/transport//require"
 BOTH = "esp/transport//require ah/transport//require"
-
-
-@pytest.fixture
-def two(net: Net, tmp_path: Path) -> Two:
-    return Two(net, tmp_path)
 
 
 def judge(packet: bytes) -> IP:
@@ -103,7 +96,7 @@ def test_everything_large_passes_authenticated(two: Two, keys: str, steps: str) 
             got.extend(drain(listener))
             return len(got) == 4
 
-        until(arrived, 5, "all datagrams arrive")
+        until(arrived, what="all datagrams arrive")
         assert [len(g) for g in got] == [1, 1000, 5000, 60000]
         assert transfer(two.a, two.b, B, MEGABYTE) == b"payload-pattern-" * (MEGABYTE // 16)
     assert set(tap.protocols(A, B)) == {51}

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 from scapy.layers.inet import IP
-from scapy.layers.ipsec import AH, ESP, SecurityAssociation
 
 from pfkey import algorithms
 from pfkey.algorithms import Algorithm, Kind
 from pfkey.lab.hosts import Net
-from tests.keyd.packet.test_esp import SCAPY_AUTHS, SCAPY_CIPHERS
 from tests.netns.test_conversation import Two
+from tests.support.judge import of_sa
 from tests.support.system import until
 from tests.support.wire import Tap, drain, udp_listener
 
@@ -69,15 +68,8 @@ def cases() -> list[tuple[str, str, Algorithm | None, Algorithm | None]]:
 
 def judged(packet: bytes, cipher: Algorithm | None, auth: Algorithm | None, spi: int) -> bytes:
     """The datagram as scapy finds it."""
-    keys: dict[str, object] = {}
-    if auth:
-        keys = {"auth_algo": SCAPY_AUTHS[auth.name], "auth_key": key_of(auth)}
-    if cipher is None:
-        sa = SecurityAssociation(AH, spi=spi, **keys)
-    else:
-        keys |= {"crypt_algo": SCAPY_CIPHERS[cipher.name], "crypt_key": key_of(cipher) or None}
-        sa = SecurityAssociation(ESP, spi=spi, crypt_icv_size=cipher.icv or None, **keys)
-    return bytes(sa.decrypt(IP(packet)))
+    keys = [key_of(row) if row else b"" for row in (cipher, auth)]
+    return bytes(of_sa(spi, cipher, keys[0], auth, keys[1]).decrypt(IP(packet)))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -110,17 +102,12 @@ def test_every_algorithm_carries_a_datagram_and_scapy_reads_it(net: Net, tmp_pat
             sender.sendto(TEXT + bytes((n,)), (f"20.1.2.{n}", 4000))
         until(arrived, 10, "all datagrams arrive")
     assert sorted(got) == [TEXT + bytes((n,)) for n in range(1, len(all_cases) + 1)]
-    read = 0
     for n, (proto, _, cipher, auth) in enumerate(all_cases, 1):
         ends = socket.inet_aton(f"10.1.2.{n}") + socket.inet_aton(f"20.1.2.{n}")
         (packet,) = [packet for packet in tap.packets if packet[12:20] == ends]
         assert packet[9] == (51 if proto.startswith("ah") else 50)
-        knows_cipher = cipher is None or cipher.name in SCAPY_CIPHERS
-        knows_auth = auth is None or auth.name in SCAPY_AUTHS
-        if (cipher or auth) and knows_cipher and knows_auth:
+        if cipher or auth:
             assert judged(packet, cipher, auth, 1000 + n).endswith(TEXT + bytes((n,)))
-            read += 1
-    assert read >= 25
     for daemon in (two.da, two.db):
         assert daemon.counter("pfkey", "internal") == 0
     shown = two.da.setkey("", "-D")

@@ -12,7 +12,7 @@ from pfkey.lab.hosts import Host, Net
 from tests.netns.test_conversation import Two, transfer
 from tests.support.sites import BEHIND, KEY, MAC, Vpn
 from tests.support.steering import ESP, ICMPV6, join
-from tests.support.system import AUTHENTIC_KEYS, ENDS, A, B, Daemon, require, until, versions
+from tests.support.system import AUTHENTIC_KEYS, ENDS, A, B, Daemon, nft, require, until, versions
 from tests.support.wire import Tap, family, in_host
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
@@ -27,10 +27,6 @@ table inet nat {
 """
 
 
-def nft(host: Host, rules: str) -> None:
-    host.run("nft", "-f", "-", stdin=rules)
-
-
 def tracked(host: Host, src: str, dst: str) -> list[str]:
     """The connections between two IPv4 addresses that the kernel keeps track of there."""
     lines = host.run("cat", "/proc/net/nf_conntrack").stdout.splitlines()
@@ -40,10 +36,27 @@ def tracked(host: Host, src: str, dst: str) -> list[str]:
 # ---------------------------------------------------------------- NAT
 
 
-@pytest.fixture(scope="module")
-def vpn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vpn]:
-    with Net() as net:
-        yield Vpn(net, tmp_path_factory.mktemp("vpn"))
+def keeps_nat_away(vpn: Vpn) -> bool:
+    return all("chain as_it_is" in g.run("nft", "list", "ruleset").stdout for g in (vpn.g, vpn.r))
+
+
+def nothing_is_rewritten(vpn: Vpn, inside: int, outside: int) -> None:
+    """Neither what goes into the tunnel nor what comes out; what no policy selects is."""
+    h, k = BEHIND[inside]
+    with Tap(vpn.r, "tog") as wire, Tap(vpn.k, "tor") as far, Tap(vpn.h, "tog") as near:
+        assert vpn.ping(k)
+        assert vpn.ping(h, host=vpn.k)
+        assert len(transfer(vpn.h, vpn.k, k, OCTETS)) == OCTETS
+        assert len(transfer(vpn.k, vpn.h, h, OCTETS)) == OCTETS
+    assert set(wire.protocols(*ENDS[outside])) == {ESP}
+    for tap, src, dst in ((far, h, k), (near, k, h)):
+        assert set(tap.protocols(src, dst)) == {ICMP[inside], 6}
+        assert len(tap.between(src, dst)) == len(tap.packets), "all with the sender's address"
+    assert vpn.dg.counter("pfkey", "foreign") == vpn.dr.counter("pfkey", "foreign") == 0
+    other = ENDS[4][1]
+    with Tap(vpn.r, "tog") as wire:
+        assert vpn.ping(other), "what no policy selects is masqueraded as ever"
+    assert set(wire.protocols(ENDS[4][0], other)) == {1}
 
 
 @pytest.mark.parametrize(
@@ -53,9 +66,8 @@ def vpn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vpn]:
 def test_masquerading_without_a_device_leaves_inner_packets_alone(
     vpn: Vpn, ways: tuple[int, int], is_first: bool
 ) -> None:
-    """On both gateways: neither what goes into the tunnel nor what comes out is rewritten."""
+    """On both gateways, with nft; the chain of ours goes when the other's has gone."""
     inside, outside = ways
-    h, k = BEHIND[inside]
     vpn.load(inside, outside)
     if is_first:  # the next daemon finds it
         vpn.dg.stop()
@@ -65,27 +77,26 @@ def test_masquerading_without_a_device_leaves_inner_packets_alone(
         if is_first:
             vpn.dg.start()
             vpn.load_g(inside, outside)
-        for gateway in (vpn.g, vpn.r):
-            until(lambda g=gateway: "chain as_it_is" in g.run("nft", "list", "ruleset").stdout)  # type: ignore[misc]
-        with Tap(vpn.r, "tog") as wire, Tap(vpn.k, "tor") as far, Tap(vpn.h, "tog") as near:
-            assert vpn.ping(k)
-            assert vpn.ping(h, host=vpn.k)
-            assert len(transfer(vpn.h, vpn.k, k, OCTETS)) == OCTETS
-            assert len(transfer(vpn.k, vpn.h, h, OCTETS)) == OCTETS
-        assert set(wire.protocols(*ENDS[outside])) == {ESP}
-        for tap, src, dst in ((far, h, k), (near, k, h)):
-            assert set(tap.protocols(src, dst)) == {ICMP[inside], 6}
-            assert len(tap.between(src, dst)) == len(tap.packets), "all with the sender's address"
-        assert vpn.dg.counter("pfkey", "foreign") == vpn.dr.counter("pfkey", "foreign") == 0
-        other = ENDS[4][1]
-        with Tap(vpn.r, "tog") as wire:
-            assert vpn.ping(other), "what no policy selects is masqueraded as ever"
-        assert set(wire.protocols(ENDS[4][0], other)) == {1}
+        until(lambda: keeps_nat_away(vpn))
+        nothing_is_rewritten(vpn, inside, outside)
     finally:
         for gateway in (vpn.g, vpn.r):
             gateway.run("nft", "delete", "table", "inet", "nat")
     for gateway in (vpn.g, vpn.r):
         until(lambda g=gateway: "as_it_is" not in g.run("nft", "list", "ruleset").stdout)  # type: ignore[misc]
+
+
+def test_masquerading_with_iptables_leaves_inner_packets_alone(net: Net, tmp_path: Path) -> None:
+    """Through nft's tables and, last, through the old ones, which stay as long as the host does."""
+    vpn = Vpn(net, tmp_path)
+    for command, version in (("iptables-nft", 4), ("iptables-legacy", 4), ("ip6tables-legacy", 6)):
+        vpn.load(version, version)
+        for gateway in (vpn.g, vpn.r):
+            gateway.run(command, "-t", "nat", "-A", "POSTROUTING", "-j", "MASQUERADE")
+        until(lambda: keeps_nat_away(vpn), what=command)
+        nothing_is_rewritten(vpn, version, version)
+        for gateway in (vpn.g, vpn.r) if command == "iptables-nft" else ():
+            gateway.run("nft", "delete", "table", "ip", "nat")
 
 
 def test_connections_are_tracked_only_where_others_do(vpn: Vpn) -> None:

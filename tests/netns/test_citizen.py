@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from pfkey.lab.hosts import Net
 from tests.support.sites import BEHIND, Vpn
 from tests.support.steering import ICMPV6
 from tests.support.system import ENDS, until
@@ -40,12 +39,6 @@ def traffic_class(packet: bytes) -> int:
 
 def hops(packet: bytes) -> int:
     return packet[8] if packet[0] >> 4 == 4 else packet[7]
-
-
-@pytest.fixture(scope="module")
-def vpn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vpn]:
-    with Net() as net:
-        yield Vpn(net, tmp_path_factory.mktemp("vpn"))
 
 
 class Way:
@@ -79,14 +72,14 @@ class Way:
         for tap in (self.wire, self.far, self.near):
             tap.forget()
         self.sender.sendto(b"citizen", (self.k, PORT))
-        until(lambda: self.wire.between(*ENDS[self.outside]), 5, "a sealed packet")
+        until(lambda: self.wire.between(*ENDS[self.outside]), what="a sealed packet")
         (packet,) = self.wire.between(*ENDS[self.outside])
         return packet
 
     def send(self) -> tuple[bytes, bytes]:
         """One datagram; the packet on the wire, and the one that k got."""
         packet = self.sealed()
-        until(lambda: drain(self.listener) == [b"citizen"], 5, "the datagram")
+        until(lambda: drain(self.listener) == [b"citizen"], what="the datagram")
         (opened,) = self.far.between(self.h, self.k)
         return packet, opened
 
@@ -129,7 +122,7 @@ def test_congestion_on_the_way_is_told_inside_or_the_packet_dropped(way: Way) ->
             assert traffic_class(opened) == DSCP | CE
         way.of_class(DSCP | NOT_ECT)
         way.sealed()
-        until(lambda: way.vpn.dr.counter("esp", "tunnel") == dropped + 1, 5, "it is counted")
+        until(lambda: way.vpn.dr.counter("esp", "tunnel") == dropped + 1, what="it is counted")
         assert drain(way.listener) == []
     finally:
         way.vpn.r.run("nft", "delete", "table", "inet", "congested")
@@ -167,5 +160,5 @@ def test_a_tunnel_is_two_hops_and_its_own_limit_is_outside(way: Way) -> None:
     def is_told() -> bool:
         return any(protocol(p) == icmp and p[at] == exceeded for p in way.near.packets)
 
-    until(is_told, 5, "time exceeded")
+    until(is_told, what="time exceeded")
     assert way.wire.between(*ENDS[way.outside]) == []

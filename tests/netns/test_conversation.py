@@ -78,11 +78,6 @@ def transfer(sender: Host, receiver: Host, address: str, octets: int) -> bytes:
     return bytes(got)
 
 
-@pytest.fixture
-def two(net: Net, tmp_path: Path) -> Two:
-    return Two(net, tmp_path)
-
-
 def test_use_without_keys_is_clear_and_with_keys_is_protected(two: Two) -> None:
     two.load(OUT_USE_A, OUT_USE_B)
     with Tap(two.b, two.b_dev) as tap:
@@ -153,7 +148,7 @@ def test_large_pings_and_datagrams_pass_protected(two: Two, keys: str) -> None:
             got.extend(drain(listener))
             return len(got) == 4
 
-        until(arrived, 5, "all datagrams arrive")
+        until(arrived, what="all datagrams arrive")
         assert [len(g) for g in got] == [1, 1000, 5000, 60000]
     assert set(tap.protocols(A, B)) == {50}
     assert max(len(p) for p in tap.packets) <= 1500
@@ -281,7 +276,7 @@ def test_the_first_matching_policy_decides(two: Two) -> None:
         for port in listeners:
             with contextlib.suppress(OSError):
                 sender.sendto(b"to %d" % port, (B, port))
-        until(lambda: tap.protocols(A, B) == {17: 1, 50: 1}, 5, "one clear, one protected")
+        until(lambda: tap.protocols(A, B) == {17: 1, 50: 1}, what="one clear, one protected")
     got = {port: drain(listener) for port, listener in listeners.items()}
     assert got == {5001: [b"to 5001"], 5002: [], 5003: [b"to 5003"]}
     assert two.da.counter("ipsec", "out_polvio") == 1

@@ -11,26 +11,34 @@ import pytest
 
 from pfkey.lab.hosts import Host, Net
 from pfkey.lab.traffic import ping
-from tests.support.system import AUTHENTIC_KEYS, A, B, Daemon, require
+from tests.support.system import AUTHENTIC_KEYS, A, B, Daemon, nft, require
 from tests.support.wire import Tap
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 PINGS = 2
+AH_KEYS = f"""
+add {A} {B} ah 24500 -A hmac-sha1 0x{"11" * 20};
+add {B} {A} ah 24501 -A hmac-sha1 0x{"22" * 20};
+"""
 WATCH = """
 table inet watch {{
     chain inbound {{
         type filter hook input priority filter
         iifname {dev} meta l4proto esp counter comment "wire in esp"
+        iifname {dev} meta l4proto ah counter comment "wire in ah"
         iifname {dev} meta l4proto icmp counter comment "wire in icmp"
         iifname pfkey0 meta l4proto esp counter comment "pfkey0 in esp"
+        iifname pfkey0 meta l4proto ah counter comment "pfkey0 in ah"
         iifname pfkey0 meta l4proto icmp counter comment "pfkey0 in icmp"
     }}
     chain outbound {{
         type filter hook postrouting priority filter
         oifname {dev} meta l4proto esp counter comment "wire out esp"
+        oifname {dev} meta l4proto ah counter comment "wire out ah"
         oifname {dev} meta l4proto icmp counter comment "wire out icmp"
         oifname pfkey0 meta l4proto esp counter comment "pfkey0 out esp"
+        oifname pfkey0 meta l4proto ah counter comment "pfkey0 out ah"
         oifname pfkey0 meta l4proto icmp counter comment "pfkey0 out icmp"
     }}
 }}
@@ -56,10 +64,6 @@ def two(net: Net, tmp_path: Path) -> Two:
     return Two(net, tmp_path)
 
 
-def nft(host: Host, rules: str) -> None:
-    host.run("nft", "-f", "-", stdin=rules)
-
-
 def seen(host: Host) -> dict[str, int]:
     """How many packets each rule of WATCH saw, those that saw none left out."""
     rules = json.loads(host.run("nft", "-j", "list", "table", "inet", "watch").stdout)["nftables"]
@@ -71,12 +75,17 @@ def seen(host: Host) -> dict[str, int]:
     return counted
 
 
-def test_a_filter_sees_esp_on_the_wire_and_the_inner_packet_on_pfkey0(two: Two) -> None:
+@pytest.mark.parametrize("proto", ["esp", "ah"])
+def test_a_filter_sees_what_is_sealed_on_the_wire_and_the_inner_packet_on_pfkey0(
+    two: Two, proto: str
+) -> None:
+    for daemon, own, other in ((two.da, A, B), (two.db, B, A)):
+        daemon.setkey("spdflush;" + AH_KEYS + require(own, other).replace("esp/", f"{proto}/"))
     nft(two.a, WATCH.format(dev=two.a_dev))
     nft(two.b, WATCH.format(dev=two.b_dev))
     assert two.answered() == PINGS
     each_side = dict.fromkeys(
-        ("wire in esp", "pfkey0 in icmp", "pfkey0 out icmp", "wire out esp"), PINGS
+        (f"wire in {proto}", "pfkey0 in icmp", "pfkey0 out icmp", f"wire out {proto}"), PINGS
     )
     assert seen(two.a) == each_side
     assert seen(two.b) == each_side

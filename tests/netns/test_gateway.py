@@ -57,7 +57,7 @@ def test_large_datagrams_pass_forwarded_in_both_directions(leaf: LeafNet) -> Non
             got.extend(drain(listener))
             return len(got) == 4
 
-        until(arrived, 5, "all datagrams arrive")
+        until(arrived, what="all datagrams arrive")
         assert [len(g) for g in got] == [1, 1000, 5000, 60000]
 
 

@@ -15,7 +15,6 @@ from scapy.layers.inet import IP
 from scapy.layers.ipsec import ESP, SecurityAssociation
 from scapy.utils import wrpcap
 
-from pfkey.lab.hosts import Net
 from tests.netns.test_conversation import MEGABYTE, Two, transfer
 from tests.support.system import A, B, until
 from tests.support.wire import Tap, drain, in_host, udp_listener
@@ -50,11 +49,6 @@ def load(two: Two, steps: str) -> None:
         )
 
 
-@pytest.fixture
-def two(net: Net, tmp_path: Path) -> Two:
-    return Two(net, tmp_path)
-
-
 def of_esp(packet: bytes) -> IP:
     """What is inside, as scapy authenticates and decrypts it."""
     sa = SecurityAssociation(
@@ -85,7 +79,7 @@ def exchange(two: Two, *datagrams: bytes) -> bool:
 
     for datagram in datagrams:
         sender.sendto(datagram, listener.getsockname())
-    until(arrived, 5, "all datagrams arrive")
+    until(arrived, what="all datagrams arrive")
     return sorted(got) == sorted(datagrams)
 
 
@@ -134,7 +128,7 @@ def test_in_a_tunnel_of_its_own_what_does_not_shrink_is_a_packet_in_a_packet(two
     listener, sender = udp_listener(two.b, B, 0), udp_listener(two.a, A, 0)
     with Tap(two.b, two.b_dev) as tap:
         sender.sendto(hard, listener.getsockname())
-        until(lambda: arriving(tap), 5, "it is on the wire")
+        until(lambda: arriving(tap), what="it is on the wire")
     assert [packet[9] for packet in arriving(tap)] == [4]
     assert drain(listener) == [], "no SA, no way in"
 
@@ -214,5 +208,5 @@ def test_bombs_and_nonsense_are_dropped_and_counted(two: Two) -> None:
     ):
         expected = two.db.counter("ipcomp", name) + 1
         raw.sendto(payload, (B, 0))
-        until(partial(is_counted, two, name, expected), 5, name)
+        until(partial(is_counted, two, name, expected), what=name)
     assert two.ping("-s", "1000", "-p", "00")

@@ -28,6 +28,7 @@ from tests.support.wire import (
     Tap,
     drain,
     family,
+    has_come,
     in_host,
     is_of_the_link,
     protocol,
@@ -231,9 +232,9 @@ def test_a_clear_piece_joins_no_protected_one(dual: Dual, name: str) -> None:
             through.sendto(protected, (own, 0))
             if way.inside == 6 and claimed == ESP and not is_head_protected:
                 # it may be of a packet that is to be opened here: it waits for its head
-                until(functools.partial(is_held, dual, held + 1), 3, "the protected piece waits")
+                until(functools.partial(is_held, dual, held + 1), what="the protected piece waits")
             else:
-                until(functools.partial(has_come, inner, came), 3, "the protected piece")
+                until(functools.partial(has_come, inner, came), what="the protected piece")
             if not is_clear_first:
                 wire.inject(clear)
         for piece in fragments(other, own, 17, whole, ident=99):
@@ -244,10 +245,6 @@ def test_a_clear_piece_joins_no_protected_one(dual: Dual, name: str) -> None:
 
 def is_held(dual: Dual, number: int) -> bool:
     return dual.da.counter("pfkey", "frag_held") == number
-
-
-def has_come(tap: Tap, before: int) -> bool:
-    return len(tap.packets) > before
 
 
 HOP_BY_HOP, OPTIONS = bytes((0, 0, 5, 2, 0, 0, 1, 0)), bytes((0, 0, 0x1E, 4)) + b"abcd"

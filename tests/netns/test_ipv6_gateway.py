@@ -3,7 +3,6 @@
 import os
 import socket
 import struct
-from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -16,12 +15,21 @@ from keyd.model import SaSpec
 from keyd.packet import tunnel
 from keyd.packet.esp import EspSa
 from pfkey.const import Mode
-from pfkey.lab.hosts import Net
 from tests.netns.test_conversation import MEGABYTE, transfer
 from tests.support.sites import AH, BEHIND, ESP, KEY, MAC, SPI, Vpn
 from tests.support.steering import ICMPV6, UDP, Wire, arrives, datagram, fragments, packet
 from tests.support.system import ENDS, until
-from tests.support.wire import Tap, checksum, drain, family, in_host, packed, protocol, udp_listener
+from tests.support.wire import (
+    Tap,
+    checksum,
+    drain,
+    family,
+    has_come,
+    in_host,
+    packed,
+    protocol,
+    udp_listener,
+)
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -32,12 +40,6 @@ WAYS = {
     "6-in-6": (6, 6, "esp"), "4-in-6": (4, 6, "esp"), "6-in-4": (6, 4, "esp"),
     "6-in-6-ah": (6, 6, "ah"), "6-in-4-ah": (6, 4, "ah"),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def vpn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vpn]:
-    with Net() as net:
-        yield Vpn(net, tmp_path_factory.mktemp("vpn"))
 
 
 @pytest.fixture(params=WAYS)
@@ -89,7 +91,7 @@ def test_a_host_behind_is_told_what_fits_and_fragments_itself(
         if inside == 6:
             talker.sendto(bytes(full), (k, PORT))
             assert len(arrives(listener)) == full
-            until(lambda: [p[6] for p in far.between(h, k)].count(44) == 2, 3, "two fragments")
+            until(lambda: [p[6] for p in far.between(h, k)].count(44) == 2, what="two fragments")
     assert vpn.dg.counter("pfkey", "icmp_toobig_sent") == told + 1
 
 
@@ -107,7 +109,7 @@ def test_clear_packets_for_a_host_behind_are_refused(vpn: Vpn, way: tuple[int, i
 
     head, tail = pieces(1)
     wire.inject(packet(k, h, UDP, datagram(k, h, PORT)), head, tail, *reversed(pieces(2)))
-    until(lambda: vpn.dg.counter("ipsec", "in_polvio") == refused + 5, 3)
+    until(lambda: vpn.dg.counter("ipsec", "in_polvio") == refused + 5)
     through = in_host(vpn.k, lambda: socket.socket(family(k), socket.SOCK_RAW, socket.IPPROTO_RAW))
     with Tap(vpn.h, "tog") as near:
         for ident, is_head_protected, is_clear_first in (
@@ -119,19 +121,15 @@ def test_clear_packets_for_a_host_behind_are_refused(vpn: Vpn, way: tuple[int, i
             if is_clear_first:
                 wire.inject(clear)
             through.sendto(protected, (h, 0))
-            until(partial(has_come, near, before), 3, "the protected piece")
+            until(partial(has_come, near, before), what="the protected piece")
             if not is_clear_first:
                 wire.inject(clear)
-    until(lambda: vpn.dg.counter("ipsec", "in_polvio") == refused + 9, 3)
+    until(lambda: vpn.dg.counter("ipsec", "in_polvio") == refused + 9)
     assert len(near.packets) == 4, "the protected ones and no other"
     assert drain(listener) == []
     for piece in pieces(7):
         through.sendto(piece, (h, 0))
     assert len(arrives(listener)) == 1200, "both pieces protected"
-
-
-def has_come(tap: Tap, before: int) -> bool:
-    return len(tap.packets) > before
 
 
 def is_counted(vpn: Vpn, group: str, name: str, number: int) -> bool:
@@ -185,10 +183,10 @@ def test_what_may_not_come_out_of_a_tunnel_does_not(vpn: Vpn, outside: int) -> N
         for seq, ((group, name), inner) in enumerate(cases, 2**16):
             before = vpn.dg.counter(group, name)
             wire.inject(sealed(vpn, inner, outside, seq))
-            until(partial(is_counted, vpn, group, name, before + 1), 3, f"{name}: {inner.hex()}")
+            until(partial(is_counted, vpn, group, name, before + 1), what=f"{name}: {inner.hex()}")
         good = packet(k, h, UDP, datagram(k, h, PORT))
         wire.inject(sealed(vpn, good, outside, 2**17))
-        until(lambda: near.packets, 3)
+        until(lambda: near.packets)
     assert len(near.packets) == 1, "of all these, one"
 
 

@@ -33,7 +33,7 @@ def test_debug_logs_what_is_dropped_and_why(two: Knobbed) -> None:
     two.turn(two.da, "net.inet.ipsec.test_integrity=1")
     assert not two.ping()
     where = f"src={A} dst={B} proto=50"
-    until(lambda: f"dropped=1 group=esp reason=badauth {where}" in two.db.log, 5, "it is logged")
+    until(lambda: f"dropped=1 group=esp reason=badauth {where}" in two.db.log, what="it is logged")
     two.turn(two.da, "net.inet.ipsec.test_integrity=0")
     two.turn(two.db, "net.inet6.ipsec6.debug=0")
     assert two.ping()

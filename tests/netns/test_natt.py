@@ -207,7 +207,7 @@ def test_everything_passes_a_nat(natted: Natted, mode: str) -> None:
         listener, sender = udp_listener(natted.b, B, 0), udp_listener(natted.a, A, 0)
         for octets in (0, 1, 1000, 5000, 60000):
             sender.sendto(bytes(octets), listener.getsockname())
-            until(partial(has_come, listener, bytes(octets)), 5, f"{octets} octets")
+            until(partial(has_come, listener, bytes(octets)), what=f"{octets} octets")
         pattern = b"payload-pattern-" * (MEGABYTE // 16)
         assert transfer(natted.a, natted.b, B, MEGABYTE) == pattern
     seen = IP(tap.packets[0])
@@ -249,12 +249,12 @@ table inet filter {
         )
     assert natted.ping()
     peer.sendto(b"\0\0\0\0IKE", (B, 4500))
-    until(lambda: drain(daemon) == [b"\0\0\0\0IKE"], 5, "IKE arrives")
+    until(lambda: drain(daemon) == [b"\0\0\0\0IKE"], what="IKE arrives")
     before = natted.count(natted.db, "pfkey", "natt_keepalives_in")
     peer.sendto(b"\xff", (B, 4500))
-    until(lambda: natted.count(natted.db, "pfkey", "natt_keepalives_in") == before + 1, 5)
+    until(lambda: natted.count(natted.db, "pfkey", "natt_keepalives_in") == before + 1)
     daemon.sendto(b"\0\0\0\0back", (N, 4500))
-    until(lambda: drain(peer) == [b"\0\0\0\0back"], 5, "and back")
+    until(lambda: drain(peer) == [b"\0\0\0\0back"], what="and back")
     assert natted.ping("-s", "3000")
     assert drain(daemon) == []
     assert drain(peer) == []
@@ -263,12 +263,12 @@ table inet filter {
 def test_without_such_sas_the_port_is_anybodys(natted: Natted) -> None:
     daemon, peer = udp_listener(natted.b, B, 4500), udp_listener(natted.a, A, 4500)
     peer.sendto(b"\1\2\3\4 no IKE", (B, 4500))
-    until(lambda: drain(daemon) == [b"\1\2\3\4 no IKE"], 5, "it arrives")
+    until(lambda: drain(daemon) == [b"\1\2\3\4 no IKE"], what="it arrives")
     natted.load("transport")
     natted.db.setkey("flush; spdflush;")
     natted.da.setkey("flush; spdflush;")
     peer.sendto(b"\1\2\3\4 again", (B, 4500))
-    until(lambda: drain(daemon) == [b"\1\2\3\4 again"], 5, "and again")
+    until(lambda: drain(daemon) == [b"\1\2\3\4 again"], what="and again")
 
 
 def test_keepalives_go_where_nothing_else_does(natted: Natted) -> None:
@@ -276,7 +276,7 @@ def test_keepalives_go_where_nothing_else_does(natted: Natted) -> None:
     before = natted.count(natted.db, "pfkey", "natt_keepalives_in")
     with Tap(natted.b, natted.b_dev) as tap:
         until(lambda: any(map(is_keepalive, tap.between(N, B))), 40, "a keepalive")
-    until(lambda: natted.count(natted.db, "pfkey", "natt_keepalives_in") > before, 5)
+    until(lambda: natted.count(natted.db, "pfkey", "natt_keepalives_in") > before)
     assert natted.count(natted.db, "ipsec", "in_polvio") == 0
 
 
@@ -340,7 +340,7 @@ def test_a_forged_datagram_moves_nothing(natted: Natted) -> None:
     for payload in (struct.pack(">II", 1000, 1 << 31) + bytes(64), b"\xff", bytes(4) + b"IKE"):
         octets = datagram(N, B, 7777, 4500, payload)
         sender.sendto(packet(N, B, 17, octets), (B, 0))
-    until(lambda: natted.count(natted.db, "esp", "badauth") == 1, 5, "the forged one is counted")
+    until(lambda: natted.count(natted.db, "esp", "badauth") == 1, what="the forged one is counted")
     assert natted.ping()
     assert natted.count(natted.db, "pfkey", "natt_moved") == 0
 

@@ -41,23 +41,23 @@ def test_links_addresses_and_routes_may_change(two: Attacked) -> None:
     with only_esp(two):
         for octets in {4: (900, 1500, 700), 6: (1400, 1500, 1280)}[two.version]:
             mtu(octets)
-            until(lambda: two.ping("-s", "3000"), 5)
+            until(lambda: two.ping("-s", "3000"))
         mtu(1500)
         two.a.ip("link", "set", two.a_dev, "down")
         assert not two.ping()
         two.a.ip("link", "set", two.a_dev, "up")
         address()
-        until(two.ping, 5)
+        until(two.ping)
         two.a.ip("addr", "del", f"{two.own}/{32 if two.version == 4 else 128}", "dev", two.a_dev)
         assert two.version == 6 or not two.ping()  # IPv6 has another address to send from
         address()
-        until(two.ping, 5)
+        until(two.ping)
         metric = ("metric", "1") if two.version == 6 else ()
         two.a.ip("route", "replace", "unreachable", two.other, *metric)
         assert not two.ping()
         two.a.ip("route", "del", "unreachable", two.other, *metric)
         address()
-        until(two.ping, 5)
+        until(two.ping)
         assert len(transfer(two.a, two.b, two.other, MEGABYTE)) == MEGABYTE
     assert "internal" not in counters(two.da)
 

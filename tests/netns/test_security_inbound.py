@@ -70,7 +70,7 @@ def test_every_crafted_packet_ends_in_one_counter(two: Attacked) -> None:
             grown = {n: after.get(n, 0) - before.get(n, 0) for n in ("input", *DROPS)}
             return {n: count for n, count in grown.items() if count} == wanted
 
-        until(ended, 3, sort)
+        until(ended, what=sort)
     assert sorted(map(len, drain(listener))) == [5, 1200]
 
 
@@ -114,8 +114,8 @@ def test_a_noisy_run_adds_up_on_both_sides(two: Attacked) -> None:
         others = ("out_nosa", "foreign", "icmp_toobig_sent", "out_inval")
         return sent["tun_segments"] == sent["output"] + sum(sent.get(n, 0) for n in others)
 
-    until(all_ended, 3, "each packet that came in has one end")
-    until(all_left, 3, "each segment that was read has one end")
+    until(all_ended, what="each packet that came in has one end")
+    until(all_left, what="each segment that was read has one end")
     got = counters(two.db)
     assert min(got[name] for name in ("replay", "notdb")) > 50
 
@@ -246,7 +246,7 @@ def test_a_source_that_cannot_be_brings_nothing_in(two: Attacked) -> None:
     time.sleep(0.2)
     assert [got for got in drain(listener) if got == b"hello"] == []
     two.to_b(two.esp(two.sealed(b"after")))
-    until(lambda: b"after" in drain(listener), 3)
+    until(lambda: b"after" in drain(listener))
 
 
 def test_transport_mode_needs_no_policy_as_the_faqs_first_example_has_it(two: Attacked) -> None:
@@ -291,7 +291,7 @@ def test_clear_fragments_join_no_head_or_tail_that_was_protected(two: Attacked) 
         two.to_b(two.esp(two.sealed(b"between")))
         two.to_b(order[1])
         assert arrives(listener) == b"between"
-    until(lambda: counters(two.db)["in_polvio"] == before + 4, 3)
+    until(lambda: counters(two.db)["in_polvio"] == before + 4)
     assert drain(listener) == []
 
 

@@ -79,7 +79,7 @@ def test_our_marks_on_others_packets_open_nothing(two: Attacked) -> None:
 
     with only_esp(two) as tap:
         in_host(two.a, send)
-        until(lambda: len(tap.between(two.own, two.other)) >= 8, 3)
+        until(lambda: len(tap.between(two.own, two.other)) >= 8)
     assert counters(two.da)["out_guard"] >= 8
 
 
@@ -142,7 +142,7 @@ def test_broadcast_and_multicast_go_in_clear_or_not_at_all(
             with contextlib.suppress(OSError):
                 in_host(a, lambda to=to: sender.sendto(b"all", (to, 9)))  # type: ignore[misc]
         if level == "use":
-            until(lambda: len(tap.packets) == 3, 3)
+            until(lambda: len(tap.packets) == 3)
     at = slice(16, 20) if version == 4 else slice(24, 40)
     got = [socket.inet_ntop(family(own), p[at]) for p in tap.packets if p[-3:] == b"all"]
     assert got == ([to.split("%")[0] for to in wanted] if level == "use" else [])
@@ -164,7 +164,7 @@ def test_what_the_sender_wrote_into_the_ip_header_stays(two: Attacked) -> None:
     with only_esp(two) as tap, Tap(two.b, "pfkey0") as inner:
         sender.sendto(b"small", (two.other, PORT))
         sender.sendto(b"large" * 1000, (two.other, PORT))
-        until(lambda: len(inner.packets) == 2, 3)
+        until(lambda: len(inner.packets) == 2)
     assert [len(got) for got in drain(listener)] == [5, 5000]
     for octets in tap.packets + inner.packets:
         if two.version == 4:

@@ -66,7 +66,7 @@ def told(two: Attacked, quoted: bytes, mtu: int, kind: int, code: int) -> int:
             now.get(name, 0) > before.get(name, 0) for name in ("icmp_ignored", "icmp_accepted")
         )
 
-    until(heard, 3, f"type {kind} code {code}")
+    until(heard, what=f"type {kind} code {code}")
     return counters(two.da).get("icmp_accepted", 0) - before.get("icmp_accepted", 0)
 
 

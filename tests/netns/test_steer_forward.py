@@ -63,7 +63,7 @@ class Site(Steered):
         gateway.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
         self.out = policy(Dir.OUT, self.h_addr, self.w_addr)
         self.back = policy(Dir.IN, self.w_addr, self.h_addr)
-        until(lambda: self.ping(), 5)
+        until(lambda: self.ping())
         self.wires = {name: Wire(*ends) for name, ends in links.items()}
         super().__init__(gateway)
 
@@ -117,7 +117,7 @@ def test_what_a_policy_selects_enters_the_tun_one_hop_shorter(site: Site) -> Non
     assert taken.endswith(WORD)
     assert packed(site.h_addr) + packed(site.w_addr) in taken
     site.commit(policy(Dir.OUT, site.i_addr, site.w_addr))
-    assert site.ping(), "others are not concerned"
+    until(site.ping, what="others are not concerned")
 
 
 def test_the_first_matching_policy_decides(site: Site) -> None:
@@ -169,7 +169,7 @@ def test_marks_that_others_give_on_the_way_in_do_not_count(site: Site) -> None:
         add chain inet others c { type filter hook prerouting priority -150; }
         add rule inet others c meta mark set 0x4b000007
     """)  # fmt: skip
-    assert site.ping(), "nothing is steered that no policy selects"
+    until(site.ping, what="nothing is steered that no policy selects")
     site.commit(site.out)
     with site.quiet():
         site.send(site.w_addr)
@@ -213,7 +213,7 @@ def test_what_the_data_path_opened_is_forwarded_and_not_taken_again(
     fwd = policy(Dir.FWD, site.w_addr, site.h_addr)
     site.commit(site.out, site.back, fwd)
     site.write(packet(site.w_addr, site.h_addr, UDP, datagram(site.w_addr, site.h_addr, PORT)))
-    until(lambda: site.wires["h"].between(site.w_addr, site.h_addr), 3)
+    until(lambda: site.wires["h"].between(site.w_addr, site.h_addr))
     (got,) = site.wires["h"].between(site.w_addr, site.h_addr)
     assert site.hops(got) == 63
     taken = site.packets()
@@ -251,7 +251,7 @@ def test_ipsec_between_others_obeys_like_any_protocol(site: Site, proto: int) ->
     """A protected protocol's number opens the door to the gateway itself, to nobody behind it."""
     sealed = packet(site.w_addr, site.h_addr, proto, bytes(range(200)))
     site.wire.inject(sealed)
-    until(lambda: site.wires["h"].between(site.w_addr, site.h_addr), 3)
+    until(lambda: site.wires["h"].between(site.w_addr, site.h_addr))
     site.commit(site.back, site.out)
     with site.wires["h"].quiet(site.w_addr, site.h_addr):
         site.wire.inject(sealed)
@@ -413,7 +413,7 @@ def test_a_super_packet_that_was_opened_is_cut_for_the_next_link(site: Site) -> 
     offload(site.host, "toh", 0x24, 0)
     os.write(site.steer.tun_fd, vnet + whole)
     wire = site.wires["h"]
-    until(lambda: len(wire.between(site.w_addr, site.h_addr)) == 9, 3)
+    until(lambda: len(wire.between(site.w_addr, site.h_addr)) == 9)
     assert max(map(len, wire.between(site.w_addr, site.h_addr))) == ip_octets + 20 + 1400
 
 
@@ -436,7 +436,7 @@ def test_too_big_reaches_the_host_behind_the_gateway(site: Site) -> None:
         total = checksum((pseudo if site.is_ipv6 else b"") + kind + bytes(2) + rest)
         answer = kind + struct.pack(">H", total) + rest
         site.write(packet(site.w_addr, site.h_addr, ICMPV6 if site.is_ipv6 else ICMP, answer))
-        until(lambda: "mtu 1300" in site.h.ip("route", "get", site.w_addr), 3)
+        until(lambda: "mtu 1300" in site.h.ip("route", "get", site.w_addr))
 
 
 def test_what_is_held_is_not_forwarded(site: Site) -> None:

@@ -52,7 +52,7 @@ class Rig(Steered):
         a = net.host("a", ipv6=True)
         self.a_dev, b_dev = steering.join(net, a, A, self.b, B)
         self.wire = Wire(self.b, b_dev, a, self.a_dev)
-        until(lambda: a.run("ping", "-c1", "-W0.3", B, check=False).returncode == 0, 5)
+        until(lambda: a.run("ping", "-c1", "-W0.3", B, check=False).returncode == 0)
         super().__init__(a)
 
     def send(self, dport: int = PORT, payload: bytes = WORD, **how: str) -> None:
@@ -91,14 +91,14 @@ def test_what_a_policy_selects_enters_the_tun_whole_and_not_the_wire(rig: Rig) -
     assert (packet[6], packet[8:40]) == (UDP, packed(A) + packed(B))
     assert len(packet) == 40 + 8 + 6000, "one datagram, not fragments"
     rig.commit()
-    assert rig.ping()
+    until(rig.ping)
 
 
 def test_the_first_matching_policy_decides(rig: Rig) -> None:
     rig.commit(policy(Dir.OUT, A, B, NONE, proto=UDP, dport=53), OUT)
     rig.send(53)
     rig.send(54)
-    until(lambda: rig.wire.between(A, B), 3)
+    until(lambda: rig.wire.between(A, B))
     assert len(rig.packets()) == 1
     with rig.wire.quiet(A, B):
         rig.commit(policy(Dir.OUT, "2001:db8::/32", "::/0", PolicyType.DISCARD))
@@ -113,7 +113,7 @@ def test_neighbours_are_found_under_policies_for_everything(rig: Rig) -> None:
         host.ip("-6", "neigh", "flush", "all")
     rig.b.run("ping", "-c1", "-W0.3", A, check=False)
     rig.send(device=rig.a_dev)
-    until(lambda: B in rig.host.ip("-6", "neigh", "show", "nud", "reachable"), 5)
+    until(lambda: B in rig.host.ip("-6", "neigh", "show", "nud", "reachable"))
     assert rig.count("in_polvio") == 1, "the ping, not the solicitations"
 
 
@@ -127,7 +127,7 @@ def test_discovery_in_fragments_or_from_afar_is_no_discovery(rig: Rig) -> None:
         ipv6(B, A, FRAGMENT, piece(ICMPV6, solicitation, 0, more=False), hops=255),
         ipv6(B, A, ICMPV6, echo, hops=255),
     )
-    until(lambda: rig.count("in_polvio") == 4, 3)
+    until(lambda: rig.count("in_polvio") == 4)
 
 
 def test_sockets_that_name_a_device_do_not_get_past_the_guard(rig: Rig) -> None:
@@ -152,14 +152,14 @@ def test_scopes_do_not_get_past_the_guard(rig: Rig) -> None:
     local = rig.b.ip("-6", "-br", "addr", "show", "scope", "link", "dev", "toa").split()[2]
     address = local.split("/")[0]
     own = rig.host.ip("-6", "-br", "addr", "show", "scope", "link", "dev", "tob").split()[2]
-    assert rig.ping(to=f"{address}%tob")
+    until(lambda: rig.ping(to=f"{address}%tob"))
     rig.commit(ALL_OUT)
     with rig.wire.quiet(own.split("/")[0], address):
         assert not rig.ping(to=f"{address}%tob")
         rig.send(to=f"{address}%tob")
         rig.send(to="ff02::1%tob")
     rig.commit(policy(Dir.OUT, "::/0", "fe80::/10", NONE), ALL_OUT)
-    assert rig.ping(to=f"{address}%tob")
+    until(lambda: rig.ping(to=f"{address}%tob"))
 
 
 def test_the_guard_stands_without_rule_and_routes(rig: Rig) -> None:
@@ -253,7 +253,7 @@ def test_clear_fragments_do_not_get_in_in_either_order(
     with udp_listener(rig.host, A, PORT) as receiver:
         for head, tail in pieces():
             rig.wire.inject(head, tail)
-        until(lambda: len(drain(receiver)) or None, 3)
+        until(lambda: len(drain(receiver)) or None)
         time.sleep(0.1)
         drain(receiver)
         rig.commit(

@@ -53,6 +53,11 @@ def until(claim: Callable[[], object], seconds: float = 10, what: str = "") -> N
         time.sleep(0.02)
 
 
+def nft(host: Host, rules: str) -> None:
+    """Load a file of nft's language in a host."""
+    host.run("nft", "-f", "-", stdin=rules)
+
+
 class Daemon:
     """pfkeyd in a host."""
 

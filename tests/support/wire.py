@@ -234,6 +234,11 @@ def udp_listener(host: Host, address: str, port: int) -> socket.socket:
     return in_host(host, make)
 
 
+def has_come(tap: Tap, before: int) -> bool:
+    """Whether more packets are there than so many."""
+    return len(tap.packets) > before
+
+
 def drain(listener: socket.socket) -> list[bytes]:
     """Everything that waits on a non-blocking datagram socket."""
     got = []

@@ -23,12 +23,10 @@ from keyd.packet.esp import SEQ_MAX
 from pfkey import algorithms, crypto
 from pfkey.const import IPPROTO_AH, Mode, SaFlag
 from pfkey.errors import CryptoError
+from tests.support.judge import SCAPY_AUTHS
 
 ROWS = [row for row in algorithms.AUTH if row.icv and row.wall in crypto.AUTHENTICATORS]
-SCAPY = {
-    "hmac-md5": "HMAC-MD5-96", "hmac-sha1": "HMAC-SHA1-96", "hmac-sha256": "SHA2-256-128",
-    "hmac-sha384": "SHA2-384-192", "hmac-sha512": "SHA2-512-256",
-}  # fmt: skip
+SCAPY = {name: theirs for name, theirs in SCAPY_AUTHS.items() if name != "null"}
 SHA1 = next(row for row in ROWS if row.name == "hmac-sha1")
 SHA256 = next(row for row in ROWS if row.name == "hmac-sha256")
 GMAC = next(row for row in ROWS if row.iv)

@@ -18,6 +18,7 @@ from keyd.packet.ip import rebuild
 from pfkey import algorithms, crypto
 from pfkey.const import IPPROTO_ESP, KameFlag, Mode, SaFlag
 from pfkey.errors import CryptoError, UnsupportedAlgorithmError
+from tests.support.judge import SCAPY_AUTHS, SCAPY_CIPHERS
 
 ROOT = Path(__file__).parents[3]
 PACKETS = tomllib.loads((ROOT / "specs/vectors/rfc3602.toml").read_text())["packet"]
@@ -39,17 +40,6 @@ PAIR_ROWS = [
     *((enc, NULL_AUTH) for enc in AEADS),
 ]
 PAIRS = [pytest.param(enc, auth, id=f"{enc.name}+{auth.name}") for enc, auth in PAIR_ROWS]
-SCAPY_CIPHERS = {
-    "null": "NULL", "des-cbc": "DES", "3des-cbc": "3DES", "aes-cbc": "AES-CBC",
-    "cast128-cbc": "CAST", "blowfish-cbc": "Blowfish", "aes-ctr": "AES-CTR",
-    "aes-gcm-16": "AES-GCM",  # with shorter tags scapy has no GCM
-    "aes-ccm-8": "AES-CCM", "aes-ccm-12": "AES-CCM", "aes-ccm-16": "AES-CCM",
-    "aes-gmac": "AES-NULL-GMAC", "chacha20-poly1305": "CHACHA20-POLY1305",
-}  # fmt: skip
-SCAPY_AUTHS = {
-    "null": "NULL", "hmac-md5": "HMAC-MD5-96", "hmac-sha1": "HMAC-SHA1-96",
-    "hmac-sha256": "SHA2-256-128", "hmac-sha384": "SHA2-384-192", "hmac-sha512": "SHA2-512-256",
-}  # fmt: skip
 SCAPY_PAIRS = [
     pair
     for pair in PAIRS
