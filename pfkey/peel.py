@@ -14,12 +14,13 @@ from pfkey.const import (
     IPPROTO_AH,
     IPPROTO_COMP,
     IPPROTO_ESP,
+    NATT_PORT,
     SATYPE_OF_PROTO,
     KameFlag,
     SaFlag,
     SaType,
 )
-from pfkey.entries import NATT_PORT, SadEntry
+from pfkey.entries import SadEntry
 
 _EXTENSIONS = (0, 43, 60)
 _IPV4, _IPV6, _FRAGMENT = 4, 41, 44
