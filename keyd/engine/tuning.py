@@ -96,12 +96,12 @@ def level_of_default(state: State, octets: int, proto: int, mode: Mode) -> Level
     return Level(state.sysctl[f"{_TREE[octets]}.{_DEFLEVS[proto]}_{how}_deflev"])
 
 
-def adopt(state: State, defaults: Iterable[PolicySpec]) -> None:
+def adopt(state: State, left: Iterable[PolicySpec]) -> None:
     """A crashed predecessor had def_policy turned to discard, and so it stays."""
-    for spec in defaults:
+    for spec in left:
         octets = len(spec.selector.src.address)
         state.sysctl.set(f"{_TREE[octets]}.def_policy", DISCARD)
-        state.spd.defaults.update({one.id: one for one in _defaults(octets)})
+        state.spd.defaults.update({one.id: one for one in defaults(octets)})
 
 
 def settings(state: State) -> Settings:
@@ -155,7 +155,7 @@ def _policies(state: State, name: str, before: int) -> list[Effect]:
 def _turn_defaults(
     state: State, octets: int
 ) -> tuple[tuple[PolicySpec, ...], tuple[PolicySpec, ...]]:
-    wanted = _defaults(octets) if state.sysctl[f"{_TREE[octets]}.def_policy"] == DISCARD else ()
+    wanted = defaults(octets) if state.sysctl[f"{_TREE[octets]}.def_policy"] == DISCARD else ()
     there = [s for s in state.spd.defaults.values() if len(s.selector.src.address) == octets]
     if bool(wanted) == bool(there):
         return (), ()
@@ -165,7 +165,7 @@ def _turn_defaults(
     return wanted, tuple(there)
 
 
-def _defaults(octets: int) -> tuple[PolicySpec, ...]:
+def defaults(octets: int) -> tuple[PolicySpec, ...]:
     """What selects all that no policy does, and discards it."""
     anywhere = Range(bytes(octets), 0)
     return tuple(

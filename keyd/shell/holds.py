@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import replace
 
+from keyd.engine.tuning import defaults
 from keyd.model import PolicySpec, Request
 from pfkey.const import Dir, Level, Mode, PolicyType
 from pfkey.selector import Range, Selector
@@ -72,12 +73,17 @@ def decode_comment(text: str) -> PolicySpec | None:
 def holds(comments: Iterable[str]) -> list[PolicySpec]:
     """The holds that a leftover table's comments ask for, in match order, ids -1, -2, …
 
-    Policies that let packets pass are not held, nor inbound ones that demanded nothing.
+    Policies that let packets pass are not held, nor inbound ones that demanded nothing. What a knob
+    put behind all others is as the engine knows it, so that turning the knob takes it out again.
     """
     found: dict[object, PolicySpec] = {}
     for text in comments:
         spec = decode_comment(text)
         if spec is None or (spec.key, spec.is_default) in found:
+            continue
+        if spec.is_default:
+            known = defaults(len(spec.selector.src.address))
+            found[spec.key, True] = next(one for one in known if one.dir == spec.dir)
             continue
         is_protecting = spec.type == PolicyType.IPSEC and (spec.dir == Dir.OUT or spec.is_required)
         if is_protecting or spec.type == PolicyType.DISCARD:
