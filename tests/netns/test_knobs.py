@@ -50,6 +50,7 @@ def test_a_protocol_is_switched_off_and_on(two: Knobbed) -> None:
 
 
 def test_a_receiver_is_tried_with_one_number_again_and_again(two: Knobbed) -> None:
+    assert two.ping(), "so that there is a number to repeat"
     before = two.db.counter("esp", "replay")
     two.turn(two.da, "net.inet.ipsec.test_replay=1")
     assert not two.ping()
