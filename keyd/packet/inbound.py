@@ -187,8 +187,8 @@ class Inbound:
         if has_tunnel and not self._is_local(head.dst):
             words.append(self._judge_by(self._forwarded, head, layers))
         refusals = [word for word in words if word.said not in (_NAMED, _NAMELESS)]
-        if not refusals and has_tunnel:
-            words += self._of_answer(packet, head, layers)
+        if has_tunnel and all(word.said == _NAMELESS for word in words):
+            words.append(self._of_answer(packet, head, layers))
         named = tuple(self.tallies.of(word.policy) for word in words if word.said == _NAMED)
         # transport mode asks for no policy; out of a tunnel comes only what one names
         if refusals or (has_tunnel and not named):
@@ -229,13 +229,13 @@ class Inbound:
             return _Word(count.IN_POLVIO, policy.id)
         return _Word(_NAMED if as_asked(policy, layers[::-1]) else _REFUSED, policy.id)
 
-    def _of_answer(self, packet: bytes, head: Head, layers: list[Peeled]) -> list[_Word]:
-        """Of an ICMP error that came as an answer to what it quotes had to (RFC 4301 6.2)."""
+    def _of_answer(self, packet: bytes, head: Head, layers: list[Peeled]) -> _Word:
+        """Whether an ICMP error came as an answer to what it quotes had to (RFC 4301 6.2)."""
         told = icmp.answered(packet, head)
         policy = self._policies.protecting(*told) if told is not None else None
         if policy is None or policy.is_hold or not as_asked(policy, layers[::-1]):
-            return []
-        return [_Word(_NAMED, policy.id)]
+            return _Word(_NAMELESS)
+        return _Word(_NAMED, policy.id)
 
     def flush(self) -> Iterator[tuple[int, int, Frame]]:
         """(door, segments in it, buffers for one writev) for each frame of this batch."""

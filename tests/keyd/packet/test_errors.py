@@ -12,7 +12,7 @@ from keyd.packet import datagram, icmp
 from pfkey.const import UNSPEC_PROTO, Dir, Level, Mode, PolicyType
 from pfkey.selector import Range, Selector
 from tests.support.packets import A6, B6, A, B, ipv4, ipv6, udp
-from tests.support.pipelines import ESP, G6, H6, TRANSPORT, TUNNEL, G, H, Pair, Step
+from tests.support.pipelines import ESP, G6, H6, NOW, TRANSPORT, TUNNEL, G, H, Pair, Step
 
 ROUTER, ROUTER6 = bytes((10, 9, 9, 9)), bytes.fromhex("fd09" + "00" * 13 + "09")
 TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
@@ -162,3 +162,11 @@ def test_a_receiver_takes_what_its_policies_would_take_the_answer_from(
     rig.into.update_policies((), (1 + Dir.IN,))
     assert rig.receive(rig.send(bytes(10) + packet)) == []
     assert rig.dropped()["esp", "pdrops"] == 1
+
+
+def test_an_error_that_a_policy_selects_and_that_answers_under_it_counts_once() -> None:
+    rig = Pair(((ESP, TUNNEL, G, H),), A, B)
+    packet = error(ipv4(UDP, udp(SECRET), src=B, dst=A), A, B)
+    assert rig.receive(rig.send(bytes(10) + packet)) == [bytes(10) + packet]
+    (told,) = rig.into.tallies.take(NOW / 1e6)
+    assert (told.packets, told.octets) == (1, len(packet))
