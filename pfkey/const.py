@@ -28,6 +28,8 @@ IPPROTO_ESP = 50
 IPPROTO_AH = 51
 IPPROTO_COMP = 108
 NATT_PORT = 4500  # of ESP in UDP and of IKE behind a NAT (RFC 3948)
+# values of UDP_ENCAP and of X_NAT_T_TYPE; the first, of the drafts before the RFC, is not done
+UDP_ENCAP_ESPINUDP_NON_IKE, UDP_ENCAP_ESPINUDP = 1, 2
 
 
 class MsgType(IntEnum):

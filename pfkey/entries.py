@@ -12,7 +12,15 @@ from typing import Self
 
 from pfkey import hot
 from pfkey.addresses import address_extension, pair, prefix, render_address
-from pfkey.const import NATT_PORT, UNSPEC_PROTO, ExtType, Mode, SaState, SaType
+from pfkey.const import (
+    NATT_PORT,
+    UDP_ENCAP_ESPINUDP,
+    UNSPEC_PROTO,
+    ExtType,
+    Mode,
+    SaState,
+    SaType,
+)
 from pfkey.dialect import LINUX, Dialect
 from pfkey.errors import WireError
 from pfkey.ext_key import Key
@@ -27,7 +35,6 @@ from pfkey.hot_parts import Place
 from pfkey.message import Extension, Message
 from pfkey.neutral import understood
 
-UDP_ENCAP_ESPINUDP = 2
 WINDOW_SAID = 255  # the most that sadb_sa_replay can say
 
 

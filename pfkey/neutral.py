@@ -10,7 +10,15 @@ of ESP in UDP stays as it is: which end the peer's port is of, only who knows th
 
 from dataclasses import replace
 
-from pfkey.const import HEADER_OCTETS, NATT_PORT, ExtType, Mode, MsgType, OpenbsdFlag
+from pfkey.const import (
+    HEADER_OCTETS,
+    NATT_PORT,
+    UDP_ENCAP_ESPINUDP,
+    ExtType,
+    Mode,
+    MsgType,
+    OpenbsdFlag,
+)
 from pfkey.dialect import LINUX, Dialect
 from pfkey.errors import WireError
 from pfkey.ext_address import Address
@@ -136,7 +144,8 @@ def _in_own_words(
 def _udpencap(message: Message) -> tuple[NatTPort, ...]:
     """What OpenBSD says of the ports of ESP in UDP."""
     kind, sport, dport = message.nat_t_type, message.nat_t_sport, message.nat_t_dport
-    if message.sa is None or kind is None or kind.type != 2 or sport is None or dport is None:
+    is_in_udp = kind is not None and kind.type == UDP_ENCAP_ESPINUDP
+    if message.sa is None or not is_in_udp or sport is None or dport is None:
         return ()
     return (NatTPort(exttype=ExtType.X_UDPENCAP, port=peers_port(sport.port, dport.port)),)
 

@@ -10,14 +10,20 @@ from dataclasses import dataclass
 from errno import EINVAL, EOPNOTSUPP
 
 from keyd.model import SaSpec
-from pfkey.const import IPPROTO_ESP, NATT_PORT, ExtType, OpenbsdFlag
+from pfkey.const import (
+    IPPROTO_ESP,
+    NATT_PORT,
+    UDP_ENCAP_ESPINUDP,
+    UDP_ENCAP_ESPINUDP_NON_IKE,
+    ExtType,
+    OpenbsdFlag,
+)
 from pfkey.errors import SadbError
 from pfkey.ext_address import Address
 from pfkey.ext_x_natt import NatTPort, NatTType
 from pfkey.message import Extension, Message
 from pfkey.neutral import peers_port
 
-NON_IKE, ESP_IN_UDP = 1, 2
 _OTHERS = (
     ExtType.X_NAT_T_SPORT, ExtType.X_NAT_T_DPORT, ExtType.X_NAT_T_OA, ExtType.X_NAT_T_OAI,
     ExtType.X_NAT_T_OAR,
@@ -56,10 +62,10 @@ def encapsulation(
             if found is not None and not (isinstance(found, NatTPort) and found.port == 0):
                 raise SadbError(EINVAL, f"{exttype.name} without X_NAT_T_TYPE 2")
         return Encapsulation()
-    if kind.type == NON_IKE:
+    if kind.type == UDP_ENCAP_ESPINUDP_NON_IKE:
         why = "ESP in UDP of type 1, from the drafts before RFC 3948, is not done; type 2 is"
         raise SadbError(EOPNOTSUPP, why)
-    if kind.type != ESP_IN_UDP:
+    if kind.type != UDP_ENCAP_ESPINUDP:
         raise SadbError(EINVAL, f"X_NAT_T_TYPE {kind.type} is none; ESP in UDP is 2")
     _check_proto(proto)
     sport, dport = (
@@ -68,7 +74,7 @@ def encapsulation(
     if not sport or not dport:
         raise SadbError(EINVAL, "ESP in UDP needs X_NAT_T_SPORT and X_NAT_T_DPORT")
     return Encapsulation(
-        encap=ESP_IN_UDP, sport=sport, dport=dport,
+        encap=UDP_ENCAP_ESPINUDP, sport=sport, dport=dport,
         oa_src=_original(message, (ExtType.X_NAT_T_OA, ExtType.X_NAT_T_OAI), octets),
         oa_dst=_original(message, (ExtType.X_NAT_T_OAR,), octets),
     )  # fmt: skip
@@ -92,7 +98,7 @@ def _openbsd(message: Message, proto: int, *, is_inbound: bool) -> Encapsulation
     given = message.ext(ExtType.X_UDPENCAP)
     peer = (given.port if isinstance(given, NatTPort) else 0) or NATT_PORT
     sport, dport = (peer, NATT_PORT) if is_inbound else (NATT_PORT, peer)
-    return Encapsulation(encap=ESP_IN_UDP, sport=sport, dport=dport)
+    return Encapsulation(encap=UDP_ENCAP_ESPINUDP, sport=sport, dport=dport)
 
 
 def _check_proto(proto: int) -> None:

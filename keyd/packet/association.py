@@ -14,10 +14,10 @@ from keyd.packet.drop import Drop
 from keyd.packet.esp import ESN_MAX, SEQ_MAX, EspSa
 from keyd.packet.esp_old import esp_sa
 from keyd.packet.ipcomp import CompSa
-from keyd.packet.natt import ENCAP_ESPINUDP, UDP_OCTETS
+from keyd.packet.natt import UDP_OCTETS
 from keyd.packet.replay import Window
 from keyd.packet.tunnel import DfBit, Knobs
-from pfkey.const import IPPROTO_AH, IPPROTO_COMP, KameFlag, SaFlag
+from pfkey.const import IPPROTO_AH, IPPROTO_COMP, UDP_ENCAP_ESPINUDP, KameFlag, SaFlag
 from pfkey.errors import CryptoError
 
 
@@ -45,7 +45,7 @@ class _Sa:
             self.comp = CompSa(spec)
         else:
             self.esp = esp_sa(spec)
-        if spec.encap not in (0, ENCAP_ESPINUDP) or (spec.encap and self.esp is None):
+        if spec.encap not in (0, UDP_ENCAP_ESPINUDP) or (spec.encap and self.esp is None):
             raise CryptoError(f"encapsulation {spec.encap} of protocol {spec.proto} cannot be done")
         self.is_encapsulated = bool(spec.encap)
         self.tune(Settings())

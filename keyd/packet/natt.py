@@ -18,7 +18,6 @@ from pfkey.const import IPPROTO_ESP
 
 Octets = bytes | bytearray | memoryview
 
-ENCAP_ESPINUDP = 2  # UDP_ENCAP_ESPINUDP; 1, of the drafts before the RFC, is not done
 UDP = 17
 UDP_OCTETS = 8
 MARKER_OCTETS = 4  # of zeros before IKE

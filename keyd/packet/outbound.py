@@ -197,9 +197,8 @@ class Outbound:
         ports = (0, 0) if head.is_fragment else head.ports
         policy = self._policy or self._policies.match(src, dst, head.proto, *ports)
         if head.is_fragment and self._policies.is_vague(src, dst, head.proto, policy):
-            return Flow(
-                self.tallies.nobody, joins=True
-            )  # only the whole shows which policy is meant
+            # only the whole shows which policy is meant
+            return Flow(self.tallies.nobody, joins=True)
         if policy is None or policy.type in (PolicyType.NONE, PolicyType.BYPASS):
             if icmp.is_error(head):
                 return self._of_error(packet, head)

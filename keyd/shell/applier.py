@@ -204,12 +204,8 @@ class Applier:
                 for one in batch:
                     await self._commit_together([one], commit)
                 return
-            LOG.error(
-                "commit-refused added=%d removed=%d reason=%s",
-                len(step.added),
-                len(step.removed),
-                error,
-            )
+            sizes = len(step.added), len(step.removed)
+            LOG.error("commit-refused added=%d removed=%d reason=%s", *sizes, error)
             self._engine.revert(batch[0].change)
             self._begin(batch[0].change.on_failure, batch[0].done)
             return

@@ -126,7 +126,9 @@ class Blocks:
         # from blocks to one chain only where it stays one for a while
         self.is_linear = self._count <= (LINEAR_MAX if was_linear else LINEAR_MAX // 2)
         kept: list[Block] = []
-        for block in filter(_entries_of, self._all):
+        for block in self._all:
+            if not block.entries:
+                continue
             if kept and _are_one(kept[-1], block):
                 if not kept[-1].is_new:
                     kept[-1] = kept[-1].copy()
@@ -163,10 +165,6 @@ class Blocks:
 
     def _made(self, entries: list[_Entry]) -> Block:
         return Block(f"{self._chain}_{next(self._numbers):x}", entries, entries[0][0])
-
-
-def _entries_of(block: Block) -> list[_Entry]:
-    return block.entries
 
 
 def _are_one(block: Block, other: Block) -> bool:

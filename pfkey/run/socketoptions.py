@@ -14,6 +14,7 @@ from errno import EINVAL, EIO, EMSGSIZE, ENETDOWN, ENOPROTOOPT, EOPNOTSUPP, EPER
 from socket import AF_INET, AF_INET6, IPPROTO_UDP, SOL_SOCKET, socket
 from typing import Any
 
+from pfkey.const import UDP_ENCAP_ESPINUDP, UDP_ENCAP_ESPINUDP_NON_IKE
 from pfkey.errors import SadbError
 from pfkey.run import xfrm
 from pfkey.run.caller import Caller
@@ -34,7 +35,6 @@ from pfkey.run.memory import Memory, take_socket
 from pfkey.run.notify import Call, Listener
 
 _SO_PROTOCOL, _SO_DOMAIN = 38, 39
-_NON_IKE, _ESPINUDP = 1, 2  # values of UDP_ENCAP
 _PAGE = 4096  # Linux takes no longer policy
 _POLICY_OCTETS, _DIRECTION_AT = 16, 6  # of sadb_x_policy
 _INT_OCTETS = 4
@@ -160,18 +160,18 @@ class SocketOptions:
             if call.argument(4) < _INT_OCTETS:
                 raise OSError(EINVAL, "length")
             (value,) = struct.unpack("=i", memory.read(call.arguments[3], _INT_OCTETS))
-        if value == _NON_IKE:  # of drafts long gone, whose packets look otherwise
+        if value == UDP_ENCAP_ESPINUDP_NON_IKE:  # of drafts long gone, whose packets look otherwise
             raise OSError(ENOPROTOOPT, "UDP_ENCAP_ESPINUDP_NON_IKE")
         sock = self._udp_socket(call)
         if sock is None:
             return
         try:  # what the kernel alone knows, and nothing for what is ours
-            sock.setsockopt(SOL_UDP, UDP_ENCAP, 0 if value == _ESPINUDP else value)
+            sock.setsockopt(SOL_UDP, UDP_ENCAP, 0 if value == UDP_ENCAP_ESPINUDP else value)
         except OSError:
             sock.close()
             raise
         uid = None if self._daemons.is_privileged(caller) else caller.euid
-        params = {"encap": value == _ESPINUDP, "uid": uid}
+        params = {"encap": value == UDP_ENCAP_ESPINUDP, "uid": uid}
         self._ask(call, caller, "set_encap", params, sock, or_kernel=True)
 
     def _get_encap(self, call: Call, caller: Caller) -> None:
@@ -182,7 +182,7 @@ class SocketOptions:
         kernels = sock.getsockopt(SOL_UDP, UDP_ENCAP)
 
         def give(record: Record) -> None:
-            value = struct.pack("=i", _ESPINUDP if record.values["encap"] else kernels)
+            value = struct.pack("=i", UDP_ENCAP_ESPINUDP if record.values["encap"] else kernels)
             with Memory(call.tid) as memory:
                 self._check(call)
                 (room,) = struct.unpack("=i", memory.read(length_at, _INT_OCTETS))

@@ -6,7 +6,16 @@
 from collections.abc import Iterator
 
 from pfkey import policy
-from pfkey.const import NATT_PORT, UNSPEC_PROTO, Dir, ExtType, MsgType, SaState, SaType
+from pfkey.const import (
+    NATT_PORT,
+    UDP_ENCAP_ESPINUDP,
+    UNSPEC_PROTO,
+    Dir,
+    ExtType,
+    MsgType,
+    SaState,
+    SaType,
+)
 from pfkey.ext_address import Address
 from pfkey.ext_key import Key
 from pfkey.ext_lifetime import Lifetime
@@ -28,7 +37,6 @@ from pfkey.setkey.statements import (
     TableStatement,
 )
 
-UDP_ENCAP_ESPINUDP = 2
 WINDOW_SAID = 255  # the most that sadb_sa_replay can say
 
 
